@@ -1,0 +1,3 @@
+from kontext_plugin.cli import main
+
+main()

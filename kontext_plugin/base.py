@@ -1,0 +1,70 @@
+"""What the first layer of sources is put upon: the base that ships with Kontext, or the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document
+
+PLATFORMS = ("linux/amd64", "linux/arm64")
+ENTRYPOINT = "/kontext-extractor"
+WORKDIR = "/workspace"
+
+_FOLDER = os.path.join(os.path.dirname(__file__), "base")
+
+
+@dataclass(frozen=True)
+class Base:
+    """An image to build on, and what it lacks to be self-extracting."""
+
+    image: Image
+    extractor: Digest  # of the shipped base, whose extractor runs in any case
+    source: str = ""  # where the user's base is: REPO@sha256:…; "": the shipped one
+    layout: str = ""  # the shipped one's OCI layout
+    extractor_layer: Layer | None = None  # to be put upon the user's base
+    extractor_paths: tuple[str, ...] = ()  # of that layer's blob, if there is one
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All that lies below the first layer with sources."""
+        return (*self.image.layers, *((self.extractor_layer,) if self.extractor_layer else ()))
+
+
+def shipped(platform: str) -> Base:
+    """The base for a platform out of PLATFORMS. Raises KontextError where it was never built."""
+    layout = os.path.join(_FOLDER, platform.replace("/", "-"))
+    try:
+        (descriptor,) = json.loads(_read(layout, "index.json"))["manifests"]
+        content = _read(layout, _blob(descriptor["digest"]))
+    except OSError as error:
+        raise KontextError(
+            f"the base image for {platform} is not in this installation: {error}",
+            hint="Build it with scripts/build-base, or install a released Kontext.",
+        ) from error
+    image = from_document(digest_of(content), json.loads(content))
+    return Base(image, image.digest, layout=layout)
+
+
+def upon(image: Image, source: str, platform: str) -> Base:
+    """The user's own base: the shipped one's layer with the extractor is put upon it."""
+    own = shipped(platform)
+    (layer,) = own.image.layers
+    return Base(
+        image,
+        own.extractor,
+        source=source,
+        extractor_layer=layer,
+        extractor_paths=(os.path.join(own.layout, _blob(layer.digest)),),
+    )
+
+
+def _blob(digest: str) -> str:
+    return os.path.join("blobs", *digest.split(":"))
+
+
+def _read(layout: str, name: str) -> bytes:
+    with open(os.path.join(layout, name), "rb") as file:
+        return file.read()

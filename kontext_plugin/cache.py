@@ -1,0 +1,165 @@
+"""What this machine remembers between pushes, and the place for temporary layers.
+
+Everything here may be lost, damaged or stale: each file starts with the SHA-256 of the rest, and
+what does not check out is treated as absent. Only the user may read it (0700, 0600).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from kontext_plugin import manifest as manifests
+from kontext_plugin.base_choice import Previous
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image import Digest, Image, Layer, digest_of
+
+Stats = Mapping[str, tuple[str, str]]
+"""Path to the signature of its lstat (opaque; see scan.py) and its content's hex SHA-256."""
+
+_STATS_VERSION = "kontext stats 1"
+_PUBLISHED_VERSION = "kontext published 1"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """`root` is None where no cache can be had: everything still works, and is slower."""
+
+    root: str | None
+
+    def stats(self, directory: str) -> Stats:
+        """What was known of a directory's files when it was last pushed from this machine."""
+        fields = self._read("stats", directory).decode("utf-8", "replace").split("\0")
+        if fields[0] != _STATS_VERSION:
+            return {}
+        return dict(zip(fields[1::3], zip(fields[2::3], fields[3::3], strict=False), strict=False))
+
+    def save_stats(self, directory: str, stats: Stats) -> None:
+        fields = [_STATS_VERSION]
+        for path, (signature, digest) in stats.items():
+            fields += (path, signature, digest)
+        self._write("stats", directory, "\0".join(fields).encode())
+
+    def published(self, reference: str, digest: Digest) -> Previous | None:
+        """What `reference` held when this machine last looked, if that was the image `digest`."""
+        head, _, content = self._read("published", reference).partition(b"\n")
+        try:
+            record = json.loads(head)
+            if record["version"] != _PUBLISHED_VERSION or record["digest"] != digest:
+                return None
+            image = Image(
+                digest,
+                tuple(Layer(Digest(layer), size) for layer, size in record["layers"]),
+                digest_of(content),
+            )
+            # Its schema was checked before it was saved.
+            return Previous(image, manifests.decode(json.loads(content)))
+        except (ValueError, LookupError, TypeError):
+            return None
+
+    def save_published(self, reference: str, image: Image, manifest: bytes) -> None:
+        record = {
+            "version": _PUBLISHED_VERSION,
+            "digest": image.digest,
+            "layers": [[layer.digest, layer.size] for layer in image.layers],
+        }
+        self._write("published", reference, json.dumps(record).encode() + b"\n" + manifest)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[str]:
+        """A private directory that is gone afterwards; what a killed push left goes as well."""
+        parent = os.path.join(self.root, "tmp") if self.root else tempfile.gettempdir()
+        try:
+            if self.root:
+                os.makedirs(parent, mode=0o700, exist_ok=True)
+                _sweep(parent)
+            folder, lock = _locked_folder(parent)
+        except OSError as error:
+            raise KontextError(
+                f"no temporary directory in {parent}: {error.strerror}",
+                hint="Free some space, or name another folder with KONTEXT_CACHE_DIR or TMPDIR.",
+            ) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+    def _path(self, kind: str, key: str) -> str | None:
+        if self.root is None:
+            return None
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        return os.path.join(self.root, kind, name)
+
+    def _read(self, kind: str, key: str) -> bytes:
+        """The content, or nothing at all: absent, unreadable and damaged are one."""
+        path = self._path(kind, key)
+        if path is None:
+            return b""
+        try:
+            with open(path, "rb") as file:
+                checksum, content = file.read(64), file.read()
+        except OSError:
+            return b""
+        return content if hashlib.sha256(content).hexdigest().encode() == checksum else b""
+
+    def _write(self, kind: str, key: str, content: bytes) -> None:
+        """Replaces the file as a whole. A cache that cannot be written costs time, not the push."""
+        path = self._path(kind, key)
+        if path is None:
+            return
+        with contextlib.suppress(OSError, KontextError), self.scratch() as folder:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            temporary = os.path.join(folder, "new")
+            with open(temporary, "wb", opener=_private) as file:
+                file.write(hashlib.sha256(content).hexdigest().encode())
+                file.write(content)
+            os.replace(temporary, path)
+
+
+def open_cache() -> Cache:
+    """The user's cache: KONTEXT_CACHE_DIR, else `kontext` in XDG_CACHE_HOME or ~/.cache."""
+    root = os.environ.get("KONTEXT_CACHE_DIR") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kontext"
+    )
+    root = os.path.abspath(root)
+    try:
+        os.makedirs(root, mode=0o700, exist_ok=True)
+    except OSError:
+        return Cache(None)
+    return Cache(root if os.access(root, os.W_OK | os.X_OK) else None)
+
+
+def _locked_folder(parent: str) -> tuple[str, int]:
+    """A new folder and the descriptor that holds its lock for as long as it is open."""
+    while True:
+        folder = tempfile.mkdtemp(prefix="kontext-", dir=parent)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.isdir(folder):  # else another push swept it before it was locked
+            return folder, lock
+        os.close(lock)
+
+
+def _sweep(parent: str) -> None:
+    """Removes the scratch directories that no living process holds."""
+    for name in os.listdir(parent):
+        folder = os.path.join(parent, name)
+        with contextlib.suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,266 @@
+"""docker's plugin protocol: global flags, commands, help, exit codes. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from kontext_plugin import __version__, report
+from kontext_plugin.errors import FAILED, INTERRUPTED, KontextError, UsageError
+from kontext_plugin.options import Command, Option, help_text, parse, table, usage_line
+
+PUSH = Command(
+    name="push",
+    summary="Upload a directory, or only what changed of it",
+    usage="[OPTIONS] [DIR]",
+    description=(
+        "Upload a directory to a registry as a self-extracting image.\n"
+        "A later push to the same tag uploads one layer with only what changed.\n"
+        "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
+    ),
+    options=(
+        Option("tag", "Where to push: REGISTRY/REPOSITORY[:TAG] (required)", "t", kind="list"),
+        Option(
+            "base", "Image to build on, instead of the one with the extractor alone", kind="string"
+        ),
+        Option("directory", "The same as DIR", kind="string", hidden=True),
+        Option("dry-run", "Say what would be uploaded, and change nothing"),
+        Option("fresh", "Reuse nothing of the image under the tag"),
+        Option("git", "Keep .git, which is left out by default"),
+        Option(
+            "ignore-file",
+            "File with ignore rules (default .kontextignore, else .dockerignore, in DIR)",
+            kind="string",
+        ),
+        Option("insecure", "Allow plain http and unknown certificates"),
+        Option("label", "Set a label, KEY=VALUE, on the image", kind="list"),
+        Option("platform", "linux/amd64 or linux/arm64 (default linux/amd64)", kind="string"),
+        Option("quiet", "Print the digest and errors only", "q"),
+    ),
+    max_arguments=1,
+)
+VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
+
+_DESCRIPTION = "Upload source directories to a registry, only what changed"
+
+
+@dataclass(frozen=True)
+class Globals:
+    """docker's global flags, as far as they matter here (docker passes them on, unexported)."""
+
+    config: str = ""
+    debug: bool = False
+
+
+def main() -> NoReturn:
+    """The program. Ends with docker's exit codes: 0, 1, 125 for usage, 130 when interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """One place turns errors into messages and exit codes."""
+    flags = Globals()
+    try:
+        flags, arguments = _global_flags(argv)
+        _watch_docker()
+        if flags.config:
+            # crane and the credential helpers know of --config by this alone.
+            os.environ["DOCKER_CONFIG"] = os.path.abspath(flags.config)
+        return _dispatch(arguments, flags)
+    except KeyboardInterrupt:
+        report.show("Interrupted; the tag shows what it showed before, or the whole new image")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our stdout is gone; nothing of it must be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KontextError as error:
+        if flags.debug:
+            _show_traceback()
+        report.show(f"ERROR: {error.message}")
+        if error.hint:
+            report.show(error.hint)
+        return error.exit_code
+    except Exception as error:
+        if flags.debug:
+            _show_traceback()
+        report.show(f"ERROR: {type(error).__name__}: {error}")
+        report.show("This is a fault of Kontext's. 'docker -D kontext …' shows where it lies.")
+        return FAILED
+
+
+def _dispatch(arguments: list[str], flags: Globals) -> int:
+    # docker puts the plugin's name first, or behind `help` and `__complete`.
+    verb, *rest = arguments or [""]
+    if verb in ("help", "__complete", "__completeNoDesc") and rest[:1] == ["kontext"]:
+        rest = rest[1:]
+    elif verb == "kontext":
+        verb, *rest = rest or [""]
+    if verb in ("__complete", "__completeNoDesc"):
+        return _complete(rest)
+    if verb == "help":
+        verb, rest = (rest or [""])[0], ["--help"]
+    if verb in ("", "-h", "--help"):
+        print(_overview())
+        return 0
+    if verb not in _COMMANDS:
+        return _usage_error(
+            UsageError(f"docker: unknown command: docker kontext {verb}"),
+            "Usage:  docker kontext COMMAND",
+            "docker kontext",
+        )
+    command, action = _COMMANDS[verb]
+    options_end = rest.index("--") if "--" in rest else len(rest)
+    if {"-h", "--help"} & set(rest[:options_end]):
+        print(help_text(command), end="")
+        return 0
+    try:
+        action(rest, flags)
+    except UsageError as error:
+        return _usage_error(error, usage_line(command), command.path)
+    return 0
+
+
+def _push(arguments: list[str], flags: Globals) -> None:
+    parsed, positional = parse(PUSH, arguments)
+    if parsed.directory is not None and positional:
+        raise UsageError("give either DIR or --directory, not both")
+    if not parsed.tag:
+        raise UsageError("docker: 'docker kontext push' requires --tag")
+
+    from kontext_plugin import base, reference
+    from kontext_plugin.commands import push
+
+    platform = parsed.platform or base.PLATFORMS[0]
+    if platform not in base.PLATFORMS:
+        raise UsageError(
+            f"there is no extractor for the platform {platform!r}, "
+            f"only for {' and '.join(base.PLATFORMS)}"
+        )
+    options = push.Options(
+        tags=tuple(reference.parse(text) for text in parsed.tag),
+        directory=positional[0] if positional else parsed.directory or ".",
+        base=parsed.base or "",
+        platform=platform,
+        labels=dict(_label(text) for text in parsed.label or ()),
+        ignore_file=parsed.ignore_file or "",
+        keep_git=parsed.git,
+        fresh=parsed.fresh,
+        dry_run=parsed.dry_run,
+        insecure=parsed.insecure,
+    )
+    image = push.push(options, report.Report(quiet=parsed.quiet, debug=flags.debug))
+    if image:
+        print(image)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key or not value or "\r" in text:
+        raise UsageError(f"invalid label {text!r}: it must be KEY=VALUE, both not empty")
+    return key, value
+
+
+def _version(arguments: list[str], flags: Globals) -> None:
+    parse(VERSION, arguments)
+    print(f"kontext {__version__}")
+
+
+_Action = Callable[[list[str], Globals], None]
+_COMMANDS: dict[str, tuple[Command, _Action]] = {
+    command.name: (command, action) for command, action in ((PUSH, _push), (VERSION, _version))
+}
+
+
+def _overview() -> str:
+    commands = table([(name, command.summary) for name, (command, _) in _COMMANDS.items()])
+    return (
+        f"Usage:  docker kontext COMMAND\n\n{_DESCRIPTION}\n\nCommands:\n{commands}\n\n"
+        "Run 'docker kontext COMMAND --help' for more information on a command."
+    )
+
+
+def _usage_error(error: UsageError, usage: str, path: str) -> int:
+    report.show(error.message)
+    if error.hint:
+        report.show(error.hint)
+    report.show(f"\n{usage}\n\nRun '{path} --help' for more information")
+    return error.exit_code
+
+
+def _complete(arguments: list[str]) -> int:
+    """cobra's protocol: candidates, then a directive (4: no files, 16: directories only)."""
+    *before, last = arguments or [""]
+    if not before:
+        candidates = {name: command.summary for name, (command, _) in _COMMANDS.items()}
+        directive = 4
+    else:
+        command = _COMMANDS.get(before[0], (None,))[0]
+        options = command.options if command and last.startswith("-") else ()
+        candidates = {f"--{option.name}": option.help for option in options if not option.hidden}
+        directive = 4 if candidates else 16
+    for name, text in candidates.items():
+        if name.startswith(last):
+            print(f"{name}\t{text}")
+    print(f":{directive}")
+    return 0
+
+
+def _global_flags(argv: Sequence[str]) -> tuple[Globals, list[str]]:
+    """docker's global flags, which come first and which docker has checked already."""
+    import getopt
+
+    # getopt knows no `--flag=false`.
+    switches = ("debug", "tls", "tlsverify", "help")
+    given = [text for text in argv if text not in {f"--{name}=false" for name in switches}]
+    given = [text.removesuffix("=true") if text.startswith("--") else text for text in given]
+    valued = ("config", "context", "host", "log-level", "tlscacert", "tlscert", "tlskey")
+    try:
+        pairs, rest = getopt.getopt(given, "Dhvc:H:l:", [*switches, *(f"{v}=" for v in valued)])
+    except getopt.GetoptError as error:
+        raise UsageError(f"unknown flag: {error.opt}") from error
+    flags = dict(pairs)
+    if "--help" in flags or "-h" in flags:
+        rest = ["help", *rest]
+    return Globals(flags.get("--config", ""), "-D" in flags or "--debug" in flags), rest
+
+
+def _watch_docker() -> None:
+    """Treats docker closing its socket as Ctrl-C: without a terminal it sends no signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    name = os.environ.get("DOCKER_CLI_PLUGIN_SOCKET")
+    if name:
+        import threading
+
+        threading.Thread(target=_wait_for_end, args=(name,), daemon=True).start()
+
+
+def _interrupt(*_: object) -> None:
+    # Once: docker and the terminal may both tell, and nothing must break the clearing up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _wait_for_end(name: str) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect("\0" + name[1:] if name.startswith("@") else name)
+            while connection.recv(1024):
+                pass
+        except OSError:
+            return
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _show_traceback() -> None:
+    import traceback
+
+    report.show(traceback.format_exc())

@@ -1,0 +1,1 @@
+"""One module a command: its story, read top to bottom."""

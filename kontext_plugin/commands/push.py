@@ -1,0 +1,295 @@
+"""`docker kontext push`: uploads a directory, or what changed of it since the tag's image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from kontext_plugin import base, crane, ignore, manifest, published
+from kontext_plugin.base import PLATFORMS, Base
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose
+from kontext_plugin.cache import Cache, open_cache
+from kontext_plugin.crane import Crane
+from kontext_plugin.crane_errors import NotFound
+from kontext_plugin.delta import Sink, write_layer
+from kontext_plugin.diff import Changes, diff, replaced_directories
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
+from kontext_plugin.manifest import Lineage, Manifest, Tree
+from kontext_plugin.reference import Reference
+from kontext_plugin.report import Report, number, size
+from kontext_plugin.scan import Scan, scan
+
+IGNORE_FILES = (".kontextignore", ".dockerignore")
+
+
+@dataclass(frozen=True)
+class Options:
+    tags: tuple[Reference, ...]  # at least one; the first is the one that is built upon
+    directory: str = "."
+    base: str = ""  # "": the one that ships with Kontext
+    platform: str = PLATFORMS[0]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ignore_file: str = ""  # "": the first of IGNORE_FILES that the directory has
+    keep_git: bool = False
+    fresh: bool = False
+    dry_run: bool = False
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The image to be made: what it is built on, what its new layer changes, what it holds."""
+
+    choice: Reuse | Fresh
+    changes: Changes
+    tree: Tree
+    lineage: Lineage
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the image that would be built on is the wanted one already."""
+        return (
+            isinstance(self.choice, Reuse)
+            and not self.changes
+            and self.choice.lineage.labels == self.lineage.labels
+        )
+
+    def manifest(self) -> bytes:
+        return manifest.encode(Manifest(self.tree, self.lineage))
+
+
+def push(options: Options, report: Report) -> str:
+    """Publishes the directory under the tags; returns `REPO@sha256:…`, or "" for a dry run.
+
+    Raises KontextError. Each tag then shows what it showed before, or the new image.
+    """
+    root = _directory(options.directory)
+    rules = _rules(root, options.ignore_file)
+    cache = open_cache()
+    tag = options.tags[0]
+    with _threads() as threads, crane.find(options.insecure, report.trace) as registry:
+        asked = threads.submit(_ask, registry, cache, options)
+        found = scan(root, rules, cache.stats(root), threads, keep_git=options.keep_git)
+        _tell_scan(found, report)
+        below, previous = asked.result()
+
+        wanted = Wanted(below.image.digest, below.extractor, options.platform, options.labels)
+        plan = _plan(previous, wanted, below, found.tree)
+        if options.dry_run:
+            _tell_dry_run(tag, plan, root, report)
+            return ""
+        cache.save_stats(root, found.stats)
+        if isinstance(plan.choice, Reuse) and plan.up_to_date:
+            image = plan.choice.previous.image.digest
+            report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
+        else:
+            _tell_choice(tag, plan.choice, report)
+            try:
+                image = _publish(registry, cache, plan, below, tag, root, report)
+            except NotFound:
+                if isinstance(plan.choice, Fresh):
+                    raise
+                gone = Fresh("layers of the image are gone from the registry")
+                plan = _plan(gone, wanted, below, found.tree)
+                _tell_choice(tag, plan.choice, report)
+                image = _publish(registry, cache, plan, below, tag, root, report)
+        for other in options.tags[1:]:
+            _add_tag(registry, tag, image, other)
+            report.say(f"Tagged {other}")
+    return tag.at(image)
+
+
+def _ask(registry: Crane, cache: Cache, options: Options) -> tuple[Base, Previous | Fresh]:
+    """What the push can build on, from the registry."""
+    tag, platform = options.tags[0], options.platform
+    below = (
+        published.custom_base(registry, options.base, platform)
+        if options.base
+        else base.shipped(platform)
+    )
+    if options.fresh:
+        return below, Fresh("--fresh was given")
+    return below, published.previous(registry, cache, tag)
+
+
+def _plan(previous: Previous | Fresh, wanted: Wanted, below: Base, tree: Tree) -> Plan:
+    choice = previous if isinstance(previous, Fresh) else choose(previous, wanted, tree)
+    if isinstance(choice, Fresh):
+        lineage = Lineage(
+            base=wanted.base,
+            extractor=wanted.extractor,
+            platform=wanted.platform,
+            layers=tuple(layer.digest for layer in below.layers),
+            labels=wanted.labels,
+        )
+        return Plan(choice, diff(Tree(), tree), tree, lineage)
+    old = choice.previous.manifest.tree
+    lineage = replace(
+        choice.lineage,
+        generation=choice.lineage.generation + 1,
+        layers=tuple(layer.digest for layer in choice.previous.image.layers),
+        labels=wanted.labels,
+        replaced_directories=replaced_directories(old, tree, choice.lineage.replaced_directories),
+    )
+    return Plan(choice, diff(old, tree), tree, lineage)
+
+
+def _publish(
+    registry: Crane,
+    cache: Cache,
+    plan: Plan,
+    below: Base,
+    tag: Reference,
+    root: str,
+    report: Report,
+) -> Digest:
+    """Writes the layer, appends it and moves the tag, in this order. Raises KontextError."""
+    content = plan.manifest()
+    if len(content) > manifest.MAX_BYTES:
+        raise KontextError(
+            f"{number(len(plan.tree.files), 'path')} make a manifest of {size(len(content))}, "
+            f"and Kontext reads none above {size(manifest.MAX_BYTES)}",
+            hint="Leave directories out with .kontextignore, or push them separately.",
+        )
+    uploaded: set[Digest] = set()
+    beneath: tuple[str, ...] = ()
+    if isinstance(plan.choice, Reuse):
+        ground = plan.choice.previous.image
+        source, layers = tag.at(ground.digest), ground.layers
+    else:
+        source, layers, beneath = below.source, below.layers, below.extractor_paths
+        if below.layout:
+            source = tag.at(below.image.digest)
+            uploaded |= registry.push_layout(below.layout, source).uploaded
+    with cache.scratch() as folder:
+        path = os.path.join(folder, "layer.tar.gz")
+        layer = _write(path, root, content, plan)
+        made = registry.append(
+            source,
+            [*beneath, path],
+            str(tag),
+            labels=plan.lineage.labels,
+            annotations={MANIFEST_ANNOTATION: digest_of(content)},
+            entrypoint=base.ENTRYPOINT,
+            workdir=base.WORKDIR,
+        )
+    image = Image(made.digest, (*layers, layer), digest_of(content))
+    cache.save_published(str(tag), image, content)
+    uploaded |= made.uploaded
+    sent = sum(layer.size for layer in image.layers if layer.digest in uploaded)
+    report.say(f"Pushed {tag}: {_describe(plan.changes)}; uploaded {size(sent)}")
+    return made.digest
+
+
+def _write(path: str, root: str, content: bytes, plan: Plan) -> Layer:
+    try:
+        with open(path, "xb") as file:
+            return write_layer(file, root, content, plan.tree, plan.changes)
+    except OSError as error:
+        raise KontextError(
+            f"the layer cannot be written to {path}: {error.strerror}",
+            hint="Free some space there, or name another folder with KONTEXT_CACHE_DIR.",
+        ) from error
+
+
+def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -> None:
+    if other.repository == tag.repository:
+        registry.tag(tag.at(image), other.tag)
+    else:
+        registry.copy(tag.at(image), str(other))
+
+
+def _directory(directory: str) -> str:
+    """The real path of the source directory. Raises KontextError."""
+    if not os.path.exists(directory):
+        raise KontextError(f"{directory!r} does not exist", hint="Name the directory to upload.")
+    if not os.path.isdir(directory):
+        raise KontextError(
+            f"{directory!r} is not a directory", hint="Kontext uploads whole directories."
+        )
+    return os.path.realpath(directory)
+
+
+def _rules(root: str, chosen: str) -> ignore.IgnoreRules:
+    """The rules of the chosen ignore file, or of the directory's own. Raises KontextError."""
+    candidates = [chosen] if chosen else [os.path.join(root, name) for name in IGNORE_FILES]
+    for path in candidates:
+        try:
+            with open(path, "rb") as file:
+                return ignore.parse(file.read().decode("utf-8", "surrogateescape"), path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise KontextError(f"the ignore file {path!r}: {error.strerror}") from error
+    if chosen:
+        raise KontextError(f"the ignore file {chosen!r} does not exist")
+    return ignore.IgnoreRules()
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """One thread a processor for hashing, and one that waits for the registry."""
+    threads = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+class _Nowhere:
+    """A sink for a layer whose size alone matters."""
+
+    def write(self, data: bytes, /) -> None: ...
+
+
+def _tell_scan(found: Scan, report: Report) -> None:
+    for item in found.special:
+        report.warn(f"{item.path!r} is {item.what} and was left out")
+    text = f"Scanned {number(found.tree.file_count, 'file')}, {size(found.tree.size)}"
+    if found.git:
+        text += f"; left out {found.git[0]!r}" + (
+            f" and {len(found.git) - 1} more .git" if len(found.git) > 1 else ""
+        )
+        text += " (--git keeps it)"
+    report.say(text)
+
+
+def _tell_choice(tag: Reference, choice: Reuse | Fresh, report: Report) -> None:
+    if isinstance(choice, Fresh):
+        report.say(f"Starting afresh: {choice.reason}")
+        return
+    image = choice.previous.image
+    report.say(
+        f"Building on {tag}: generation {choice.lineage.generation}, "
+        f"{number(len(image.layers), 'layer')}, {size(image.size)}"
+    )
+
+
+def _tell_dry_run(tag: Reference, plan: Plan, root: str, report: Report) -> None:
+    if plan.up_to_date:
+        report.say(f"Nothing changed: {tag} is up to date, nothing would be uploaded")
+        return
+    _tell_choice(tag, plan.choice, report)
+    sink: Sink = _Nowhere()
+    layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes)
+    text = f"Would upload {size(layer.size)} in one layer: {_describe(plan.changes)}"
+    if isinstance(plan.choice, Fresh):
+        text += "; and the base image, if the repository does not have it"
+    report.say(text)
+
+
+def _describe(changes: Changes) -> str:
+    parts = [
+        f"{len(paths):,} {what}"
+        for what, paths in (
+            ("added", changes.added),
+            ("changed", changes.changed),
+            ("removed", changes.removed),
+        )
+        if paths
+    ]
+    return ", ".join(parts) or "no file changed"

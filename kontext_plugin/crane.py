@@ -1,0 +1,259 @@
+"""The only door to the registry: the public `crane` binary, driven through plumbum.
+
+One function a verb, with typed results; crane's error texts become errors with a hint. crane reads
+docker's own config.json, its credential helpers included, and asks for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from kontext_plugin.crane_errors import RegistryError, explain
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image import Digest, parse_digest
+
+_GRACE = 0.5
+"""Seconds that an interrupted crane has to end by itself before it is killed."""
+
+_PUSHED = re.compile(r"pushed blob: (sha256:[0-9a-f]{64})")
+_MAX_DOCUMENT = 8 * 1024 * 1024
+"""Bytes; registries must take 4 MiB (distribution specification, "Pushing manifests")."""
+
+
+@dataclass(frozen=True)
+class Published:
+    digest: Digest
+    uploaded: frozenset[Digest]  # the blobs that were not in the registry before
+
+
+@dataclass(frozen=True)
+class Crane:
+    """A crane binary and how to run it. As a context it ends whatever is still running."""
+
+    program: str
+    insecure: bool = False  # http, or a certificate that nobody vouches for
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    trace: Callable[[str], None] = lambda line: None
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def __enter__(self) -> Crane:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            running = tuple(self._running)
+        for process in running:
+            _end(process)
+
+    def manifest(self, name: str) -> bytes:
+        """The manifest document under a tag or digest, byte for byte as it is stored.
+
+        Raises NotFound, Refused, or another RegistryError.
+        """
+        return self._read("manifest", name)
+
+    def config(self, name: str) -> bytes:
+        """The image configuration, as it is stored. Raises RegistryError."""
+        return self._read("config", name)
+
+    def digest(self, name: str, platform: str) -> Digest:
+        """The digest of the image for `platform`, out of an index too. Raises RegistryError."""
+        return self._printed_digest(self._run("digest", "--platform", platform, name)[0], name)
+
+    @contextlib.contextmanager
+    def blob(self, name: str) -> Iterator[IO[bytes]]:
+        """A blob as a stream that may be left early.
+
+        crane checks the digest only at its end: check by other means what is read before.
+        Raises RegistryError, in place of any error in reading a stream that crane broke off.
+        """
+        with self._stream("blob", name) as stream:
+            yield stream
+
+    def push_layout(self, layout: str, name: str) -> Published:
+        """Puts an OCI layout of one image under a digest, without any tag."""
+        return self._publish(name, "push", layout, name)
+
+    def append(
+        self,
+        base: str,
+        layers: Sequence[str],
+        tag: str,
+        *,
+        labels: Mapping[str, str],
+        annotations: Mapping[str, str],
+        entrypoint: str,
+        workdir: str,
+    ) -> Published:
+        """Appends gzip layers to the image `base` and publishes the result under `tag`.
+
+        The tag is written by the very last request: it never shows half a push.
+        """
+        arguments = ["mutate", base, "--tag", tag]
+        for layer in layers:
+            arguments += ["--append", _csv([layer])]
+        arguments += _pairs("--label", labels) + _pairs("--annotation", annotations)
+        arguments += ["--entrypoint", _csv([entrypoint]), "--workdir", workdir]
+        return self._publish(tag, *arguments)
+
+    def tag(self, image: str, tag: str) -> None:
+        """Adds a tag, without its repository, to an image of the same repository."""
+        self._run("tag", image, tag)
+
+    def copy(self, image: str, name: str) -> None:
+        """Puts an image under a name in another repository or registry."""
+        self._run("copy", image, name)
+
+    def _publish(self, name: str, *arguments: str) -> Published:
+        output, messages = self._run(*arguments)
+        uploaded = frozenset(Digest(digest) for digest in _PUSHED.findall(messages))
+        return Published(self._printed_digest(output, name), uploaded)
+
+    def _printed_digest(self, output: bytes, name: str) -> Digest:
+        try:
+            return parse_digest(output.decode("ascii", "replace").strip().rpartition("@")[2])
+        except ValueError as error:
+            raise RegistryError(f"{name}: crane printed no digest") from error
+
+    def _run(self, *arguments: str) -> tuple[bytes, str]:
+        """One crane, start to end: (stdout, stderr). Raises RegistryError where it fails."""
+        with self._process(arguments) as process:
+            output, messages = process.communicate()
+        text = messages.decode("utf-8", "replace")
+        if process.returncode:
+            raise self._failed(arguments, process.returncode, text)
+        return output, text
+
+    def _read(self, *arguments: str) -> bytes:
+        """A small document from crane's stdout. Raises RegistryError, for a large one too."""
+        with self._stream(*arguments) as stream:
+            content = stream.read(_MAX_DOCUMENT + 1)
+            if len(content) > _MAX_DOCUMENT:
+                raise RegistryError(f"{arguments[-1]}: larger than {_MAX_DOCUMENT} bytes")
+            if not content:
+                raise EOFError(f"{arguments[-1]}: nothing came")
+        return content
+
+    @contextlib.contextmanager
+    def _stream(self, *arguments: str) -> Iterator[IO[bytes]]:
+        """crane's stdout. A reader that leaves early ends crane, and that is no error."""
+        messages = bytearray()
+        with self._process(arguments) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            # Read to the side: crane must never wait for a full pipe.
+            drain = threading.Thread(target=_drain, args=(process.stderr, messages), daemon=True)
+            drain.start()
+            try:
+                yield process.stdout
+            except (OSError, ValueError, EOFError) as error:
+                # The reader stumbled: over what crane broke off, or over the content itself?
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    if process.wait(_GRACE) > 0:
+                        drain.join()
+                        text = messages.decode("utf-8", "replace")
+                        raise self._failed(arguments, process.returncode, text) from error
+                raise
+
+    @contextlib.contextmanager
+    def _process(self, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A running crane that does not outlive the block, whatever ends it."""
+        process = self._start(arguments)
+        with self._lock:
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            _end(process)
+            with self._lock:
+                self._running.discard(process)
+
+    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        from plumbum import CommandNotFound, local  # 70 ms: only where crane is needed
+
+        flags = ["--insecure"] if self.insecure else []
+        self.trace(" ".join(["crane", *arguments]))
+        try:
+            # plumbum copied the environment when it was imported, so it is given; and it decodes
+            # what a command prints with errors ignored, so the pipes are read raw.
+            command = local[self.program][[*arguments, *flags]]
+            process: subprocess.Popen[bytes] = command.popen(  # type: ignore[assignment]
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(self.environment),
+            )
+        except (CommandNotFound, OSError) as error:
+            raise KontextError(f"{self.program} cannot be run: {error}", hint=_GET_CRANE) from error
+        return process
+
+    def _failed(self, arguments: Sequence[str], code: int, messages: str) -> RegistryError:
+        self.trace(f"crane ended with {code}:\n{messages.rstrip()}")
+        return explain(messages, arguments, self.environment)
+
+
+_GET_CRANE = (
+    "Kontext needs crane v0.21.9 or later on PATH, or its path in KONTEXT_CRANE. "
+    "Get it with scripts/install-crane, or from github.com/google/go-containerregistry."
+)
+
+
+def find(insecure: bool = False, trace: Callable[[str], None] = lambda line: None) -> Crane:
+    """crane from KONTEXT_CRANE, beside this Python, or on PATH. Raises KontextError."""
+    beside = os.path.join(os.path.dirname(sys.executable), "crane")
+    program = (
+        os.environ.get("KONTEXT_CRANE")
+        or (beside if os.access(beside, os.X_OK) else None)
+        or shutil.which("crane")
+    )
+    if program is None:
+        raise KontextError("crane was not found", hint=_GET_CRANE)
+    return Crane(program, insecure=insecure, trace=trace)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """Ends a process that still runs, and closes its pipes. May be called any number of times."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # the one signal that crane handles
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _drain(pipe: IO[bytes], into: bytearray) -> None:
+    with contextlib.suppress(ValueError):  # closed by _end
+        for chunk in iter(lambda: pipe.read(65536), b""):
+            into += chunk
+
+
+def _csv(values: Sequence[str]) -> str:
+    """One record for pflag's string lists, which split at commas."""
+    record = io.StringIO()
+    csv.writer(record, quoting=csv.QUOTE_ALL, lineterminator="").writerow(values)
+    return record.getvalue()
+
+
+def _pairs(flag: str, values: Mapping[str, str]) -> list[str]:
+    """A flag that gives all pairs at once. pflag parses a value as CSV only if it holds two `=`;
+    with one it strips quotes, so a lone pair is said twice."""
+    pairs = [f"{key}={value}" for key, value in sorted(values.items())]
+    return [flag, _csv(pairs if len(pairs) > 1 else pairs * 2)] if pairs else []

@@ -1,0 +1,160 @@
+"""crane's error texts, which are all it gives (every failure is exit 1), as errors with a hint."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kontext_plugin.errors import KontextError
+from kontext_plugin.reference import registry_of
+
+
+class RegistryError(KontextError):
+    """The registry, or the way to it, failed."""
+
+
+class NotFound(RegistryError):
+    """There is no such tag, image or blob."""
+
+
+class Refused(RegistryError):
+    """The registry wants other credentials, or none of ours may do this."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    pattern: str
+    message: str  # may use {registry}, {config}, {helper} and the pattern's named groups
+    hint: str
+    kind: type[RegistryError] = RegistryError
+
+
+_CASES = (
+    _Case(
+        r"MANIFEST_UNKNOWN|NAME_UNKNOWN|BLOB_UNKNOWN|status code 404",
+        "{name} was not found",
+        "Check the name; a registry may also have removed what no tag shows any more.",
+        NotFound,
+    ),
+    _Case(
+        r'exec: "(?P<helper>docker-credential-[^"]*)": executable file not found',
+        "the credential helper {helper} is not on PATH",
+        "{config} names it for {registry}: install it, or take it out of there and run "
+        "'docker login {registry}'.",
+    ),
+    _Case(
+        r"error getting credentials",
+        "the credential helper for {registry} failed",
+        "{config} names it: try it with 'docker login {registry}', and see what it says with -D.",
+    ),
+    _Case(
+        r"parsing config file \((?P<file>[^)]*)\)",
+        "docker's configuration {file} cannot be read",
+        "It must be valid JSON: mend it, or move it away and run 'docker login' again.",
+    ),
+    _Case(
+        r"UNAUTHORIZED|status code 401",
+        "{registry} refused {name}: it wants other credentials",
+        "Run 'docker login {registry}'; Kontext uses what docker has in {config}.",
+        Refused,
+    ),
+    _Case(
+        r"DENIED|status code 403",
+        "{registry} refused {name}: this account may not do that",
+        "Check the repository's name and the account's rights, or 'docker login {registry}' "
+        "with another one.",
+        Refused,
+    ),
+    _Case(
+        r"connection refused",
+        "{registry} does not answer: connection refused",
+        "Is the registry running, and is the port right?",
+    ),
+    _Case(
+        r"no such host|server misbehaving|Temporary failure in name resolution",
+        "{registry} is not known: there is no such host",
+        "Check the name's spelling, and this machine's network and DNS.",
+    ),
+    _Case(
+        r"server gave HTTP response to HTTPS client",
+        "{registry} speaks plain http, where https was expected",
+        "Use --insecure if you trust the network between.",
+    ),
+    _Case(
+        r"(?:x509|tls): (?P<why>[^\n]*)",
+        "{registry} cannot be trusted: {why}",
+        "Add its certificate authority to the system's, or name it in SSL_CERT_FILE; "
+        "--insecure goes on without.",
+    ),
+    _Case(
+        r"no space left on device",
+        "{registry} has no space left",
+        "Free some space there, or push to another registry.",
+    ),
+    _Case(
+        r"i/o timeout|deadline exceeded|TLS handshake timeout",
+        "{registry} does not answer in time",
+        "Check the network and any proxy between, and try again.",
+    ),
+    _Case(
+        r"TOOMANYREQUESTS|status code 429",
+        "{registry} takes no more requests for now",
+        "Wait a while, or log in: anonymous limits are lower.",
+    ),
+    _Case(
+        r"could not parse reference: (?P<what>[^\n]*)",
+        "{what} is not an image name",
+        "Name it REGISTRY/REPOSITORY:TAG",
+    ),
+    _Case(
+        r"status code (?P<status>5\d\d)[^\n]*",
+        "{registry} failed with status {status}",
+        "Try again later; its own log says why.",
+    ),
+    _Case(
+        r"unexpected EOF|connection reset|broken pipe|\bEOF\b",
+        "{registry} broke the connection off",
+        "Try again; if it happens each time, the registry or a proxy between limits uploads.",
+    ),
+)
+
+_URL = re.compile(r"https?://([^/\s\"@]+)/v2/")
+_SECRETS = re.compile(
+    r"(?<=://)[^/@\s]+@|(?<=[?&])[^=&\s]*=[^&\s\"]+|(?i:(?:basic|bearer) [\w+/=.-]+)"
+)
+
+
+def explain(
+    messages: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> RegistryError:
+    """The error that crane's stderr tells of; `arguments` are crane's, the verb first."""
+    name = _image_name(arguments)
+    facts = {
+        "name": name,
+        # Two registries may take part; the URL tells which one answered.
+        "registry": host[1] if (host := _URL.search(messages)) else registry_of(name),
+        "config": os.path.join(environment.get("DOCKER_CONFIG") or "~/.docker", "config.json"),
+    }
+    for case in _CASES:
+        if found := re.search(case.pattern, messages):
+            facts.update(found.groupdict())
+            return case.kind(case.message.format(**facts), hint=case.hint.format(**facts))
+    last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
+    return RegistryError(
+        f"crane {arguments[0]} failed for {name}: {redact(last)[:500]}",
+        hint="See the whole of it with 'docker -D kontext …'.",
+    )
+
+
+def redact(text: str) -> str:
+    """`text` without what may be a secret: userinfo and queries of URLs, authorization headers."""
+    return _SECRETS.sub("…", text)
+
+
+def _image_name(arguments: Sequence[str]) -> str:
+    """The image that the verb writes, or else reads."""
+    if "--tag" in arguments:
+        return arguments[arguments.index("--tag") + 1]
+    return arguments[-1] if arguments[0] != "tag" else arguments[1]

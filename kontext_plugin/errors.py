@@ -1,0 +1,25 @@
+"""The root of what Kontext raises on purpose; cli.py turns it into a message and exit code."""
+
+FAILED = 1
+USAGE = 125
+INTERRUPTED = 130
+
+
+class KontextError(Exception):
+    """Something went wrong in a way that the user can understand and act on.
+
+    `message` says what happened and to which file or registry; `hint` says what to do.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class UsageError(KontextError):
+    """The command line is wrong; docker's convention is exit code 125."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, exit_code=USAGE)

@@ -1,0 +1,84 @@
+"""Reads what a registry holds: the state a push starts from. None of it is trusted unseen."""
+
+from __future__ import annotations
+
+from kontext_plugin import base, delta, image, manifest, schema
+from kontext_plugin.base_choice import Fresh, Previous
+from kontext_plugin.cache import Cache
+from kontext_plugin.crane import Crane
+from kontext_plugin.crane_errors import NotFound, Refused
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image import Image
+from kontext_plugin.reference import Reference
+
+
+def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
+    """The image under `tag` with its sources, or why there is none to build on.
+
+    Raises RegistryError if the registry cannot be asked.
+    """
+    try:
+        document = crane.manifest(str(tag))
+    except NotFound:
+        return Fresh("there is no image under the tag yet")
+    except Refused as error:
+        # Some registries refuse to read what does not exist yet. If they refuse writing as well,
+        # the first request of the push tells.
+        return Fresh(f"the tag cannot be read ({error.message})")
+    known = cache.published(str(tag), image.digest_of(document))
+    if known is not None:
+        return known
+    try:
+        found = _image(document)
+        content = _manifest_content(crane, tag, found)
+        state = Previous(found, manifest.decode(schema.load_manifest(content)))
+    except NotFound:
+        return Fresh("the image's top layer is gone from the registry")
+    except (schema.InvalidDocument, manifest.InvalidManifest, ValueError) as error:
+        return Fresh(f"the image under the tag is not one to build on: {error}")
+    if found.manifest is None and state.manifest.lineage is not None:
+        return Fresh("the image has lost the annotation that vouches for its manifest")
+    cache.save_published(str(tag), found, content)
+    return state
+
+
+def custom_base(crane: Crane, name: str, platform: str) -> base.Base:
+    """The image `name` as a base for `platform`. Raises KontextError."""
+    repository = name.partition("@")[0]
+    head, slash, last = repository.rpartition("/")
+    repository = head + slash + last.partition(":")[0]
+    source = f"{repository}@{crane.digest(name, platform)}"
+    try:
+        found = _image(crane.manifest(source))
+        config = schema.load(crane.config(source), schema.IMAGE_CONFIG)
+    except schema.InvalidDocument as error:
+        raise KontextError(f"{name} cannot be a base: {error}") from error
+    if f"{config['os']}/{config['architecture']}" != platform:
+        raise KontextError(
+            f"{name} is for {config['os']}/{config['architecture']}, not {platform}",
+            hint="Name the base's own platform with --platform, or another base.",
+        )
+    return base.upon(found, source, platform)
+
+
+def _image(document: bytes) -> Image:
+    """Raises InvalidDocument."""
+    parsed = schema.parse(document)
+    if image.is_index(parsed):
+        raise schema.InvalidDocument("it is an index of several platforms")
+    schema.check(parsed, schema.IMAGE_MANIFEST)
+    return image.from_document(image.digest_of(document), parsed)
+
+
+def _manifest_content(crane: Crane, tag: Reference, found: Image) -> bytes:
+    """The bytes of manifest.json; where the image names their digest, they have it.
+
+    Raises ValueError.
+    """
+    if not found.layers:
+        raise ValueError("it has no layers")
+    with crane.blob(tag.at(found.layers[-1].digest)) as layer:
+        content = delta.read_manifest(layer)
+    if found.manifest not in (None, image.digest_of(content)):
+        raise ValueError("its manifest is not the one that the image names")
+    return content

@@ -1,0 +1,81 @@
+"""Image references, `[HOST[:PORT]/]PATH[:TAG]`, parsed once at the border.
+
+The grammar is that of the distribution specification ("Pulling manifests"), narrowed to what
+crane accepts (a repository of 2 to 255 characters).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from kontext_plugin.errors import UsageError
+
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_PATH = re.compile(
+    r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
+)
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
+)
+DOCKER_HUB = "index.docker.io"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository and a tag in it, as the user spelled them."""
+
+    repository: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}"
+
+    def at(self, digest: str) -> str:
+        """`REPO@sha256:…`, the form that never changes its meaning."""
+        return f"{self.repository}@{digest}"
+
+    @property
+    def registry(self) -> str:
+        """The host (and port) that holds the repository."""
+        return registry_of(self.repository)
+
+
+def registry_of(name: str) -> str:
+    """The registry of an image name: its first component, if that looks like a host."""
+    first, slash, _ = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return first
+    return DOCKER_HUB
+
+
+def parse(text: str) -> Reference:
+    """A reference to push to; the tag defaults to `latest`.
+
+    Raises UsageError for anything that crane or a registry would refuse, a digest included.
+    """
+    if "@" in text:
+        raise UsageError(
+            f"invalid tag {text!r}: a digest cannot be pushed to",
+            hint="Name a tag: REGISTRY/REPOSITORY:TAG",
+        )
+    head, slash, last = text.rpartition("/")
+    name, colon, tag = last.partition(":")
+    repository = head + slash + name
+    if colon and not _TAG.fullmatch(tag):
+        raise _invalid(text, "a tag is up to 128 letters, digits, '_', '.' and '-'")
+    host = registry_of(repository)
+    path = repository[len(host) + 1 :] if repository.startswith(host + "/") else repository
+    if path != repository and not _HOST.fullmatch(host):
+        raise _invalid(text, f"{host!r} is not a host name")
+    if path != path.lower():
+        raise _invalid(text, "repository names are lower case")
+    if not _PATH.fullmatch(path) or not 2 <= len(path) <= 255:
+        raise _invalid(
+            text, "a repository is 2 to 255 of a-z, 0-9, and '.', '_', '-', '/' between them"
+        )
+    return Reference(repository, tag or "latest")
+
+
+def _invalid(text: str, why: str) -> UsageError:
+    return UsageError(f"invalid tag {text!r}: {why}", hint="Name it REGISTRY/REPOSITORY:TAG")

@@ -1,0 +1,63 @@
+"""The only door to jsonschema: JSON from outside becomes a known shape, or an error."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+IMAGE_MANIFEST = "image-manifest"
+IMAGE_CONFIG = "image-config"
+_MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2"}
+
+
+class InvalidDocument(ValueError):
+    """JSON that is broken or of another shape; the text says where and why."""
+
+
+def load(content: bytes, name: str) -> dict[str, Any]:
+    """The document in `content`, valid by the schema `name`. Raises InvalidDocument."""
+    document = parse(content)
+    check(document, name)
+    return document
+
+
+def load_manifest(content: bytes) -> dict[str, Any]:
+    """A Kontext manifest of any version known here. Raises InvalidDocument."""
+    document = parse(content)
+    version = document.get("version", 1)
+    if type(version) is not int or version not in _MANIFEST_VERSIONS:
+        raise InvalidDocument(f"it is of the unknown version {_short(version)}")
+    check(document, _MANIFEST_VERSIONS[version])
+    return document
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """A JSON object, its shape unchecked. Raises InvalidDocument."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidDocument(f"it is not JSON: {_short(error)}") from error
+    if not isinstance(document, dict):
+        raise InvalidDocument("it is no JSON object")
+    return document
+
+
+def check(document: dict[str, Any], name: str) -> None:
+    """Raises InvalidDocument, with the place, unless the schema `name` allows the document."""
+    import jsonschema  # 80 ms: only where something must be validated
+
+    source = resources.files("kontext_plugin").joinpath("schemas", f"{name}.json").read_bytes()
+    validator = jsonschema.Draft202012Validator(json.loads(source))
+    try:
+        error = next(validator.iter_errors(document), None)
+    except RecursionError:
+        raise InvalidDocument("it is nested too deeply") from None
+    if error is not None:
+        place = "/".join(str(part) for part in error.absolute_path)
+        raise InvalidDocument(f"{_short(place) or 'it'}: {_short(error.message)}")
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A tree maps each path to what is there: "dir", "fifo", "file:CONTENT", "exec:CONTENT" or "link:TARGET".
+type tree map[string]string
+
+// A fixture is an image's two paths and an empty workspace, with a place outside of all three.
+type fixture struct {
+	t                                 *testing.T
+	source, manifest, target, outside string
+}
+
+func newFixture(t *testing.T, sources tree) *fixture {
+	t.Helper()
+	top := t.TempDir()
+	// Other users must get in, as some tests run as one.
+	for _, dir := range []string{filepath.Dir(top), top} {
+		must(t, os.Chmod(dir, 0o755))
+	}
+	f := &fixture{
+		t:        t,
+		source:   filepath.Join(top, "source"),
+		manifest: filepath.Join(top, "manifest.json"),
+		target:   filepath.Join(top, "workspace"),
+		outside:  filepath.Join(top, "outside"),
+	}
+	for _, dir := range []string{f.source, f.target, f.outside} {
+		must(t, os.Mkdir(dir, 0o755))
+	}
+	plant(t, f.source, sources)
+	f.writeManifest(sources)
+	plant(t, f.outside, tree{"precious": "file:precious", "d": "dir", "d/deep": "file:deep"})
+	return f
+}
+
+// run runs the extractor on the fixture's workspace.
+func (f *fixture) run(options ...string) (code int, stdout, stderr string) {
+	f.t.Helper()
+	var out, errs bytes.Buffer
+	code = run(append(options, f.target), f.source, f.manifest, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// succeed runs the extractor and returns its summary.
+func (f *fixture) succeed(options ...string) string {
+	f.t.Helper()
+	code, stdout, stderr := f.run(options...)
+	if code != 0 || stderr != "" {
+		f.t.Fatalf("exit code %d, stderr:\n%s", code, stderr)
+	}
+	return stdout
+}
+
+// refuse runs the extractor, which must fail with exactly these lines.
+func (f *fixture) refuse(options []string, want ...string) {
+	f.t.Helper()
+	code, stdout, stderr := f.run(options...)
+	if code != exitFailed || stdout != "" {
+		f.t.Errorf("exit code %d, stdout %q", code, stdout)
+	}
+	if text := "kontext: " + strings.Join(want, "\nkontext: ") + "\n"; stderr != text {
+		f.t.Errorf("stderr is\n%swant\n%s", stderr, text)
+	}
+}
+
+func (f *fixture) outsideIsUntouched() {
+	f.t.Helper()
+	wantTree(f.t, f.outside, tree{"precious": "file:precious", "d": "dir", "d/deep": "file:deep"})
+}
+
+func (f *fixture) writeManifest(sources tree) {
+	f.t.Helper()
+	data, err := json.Marshal(manifestOf(sources))
+	must(f.t, err)
+	must(f.t, os.WriteFile(f.manifest, data, 0o644))
+}
+
+func manifestOf(sources tree) map[string]any {
+	files, links, executable := map[string]string{}, map[string]string{}, []string{}
+	for name, what := range sources {
+		kind, content, _ := strings.Cut(what, ":")
+		sum := sha256.Sum256([]byte(content))
+		switch kind {
+		case "dir":
+			files[name] = ""
+		case "link":
+			links[name] = content
+		case "exec":
+			executable = append(executable, name)
+			fallthrough
+		case "file":
+			files[name] = hex.EncodeToString(sum[:])
+		}
+	}
+	return map[string]any{"version": 2, "files": files, "executable": executable, "links": links, "sizes": []int{1}, "later": nil}
+}
+
+// plant makes a tree below dir, with modes that do not depend on the umask.
+func plant(t *testing.T, dir string, what tree) {
+	t.Helper()
+	for _, name := range slices.Sorted(maps.Keys(what)) {
+		file := filepath.Join(dir, name)
+		kind, content, _ := strings.Cut(what[name], ":")
+		switch kind {
+		case "dir":
+			must(t, os.Mkdir(file, 0o755))
+			must(t, os.Chmod(file, 0o755))
+		case "fifo":
+			must(t, syscall.Mkfifo(file, 0o644))
+		case "link":
+			must(t, os.Symlink(content, file))
+		case "file", "exec":
+			mode := fs.FileMode(0o644)
+			if kind == "exec" {
+				mode = 0o755
+			}
+			must(t, os.WriteFile(file, []byte(content), mode))
+			must(t, os.Chmod(file, mode))
+		default:
+			t.Fatalf("%q: no kind %q", name, kind)
+		}
+	}
+}
+
+// harvest is the reverse of plant. Modes that an extractor never makes are told apart.
+func harvest(t *testing.T, dir string) tree {
+	t.Helper()
+	have := tree{}
+	must(t, filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || file == dir {
+			return err
+		}
+		name, info := strings.TrimPrefix(file, dir+"/"), must2(entry.Info())
+		switch mode := info.Mode(); {
+		case mode.IsDir() && mode.Perm() == 0o755:
+			have[name] = "dir"
+		case mode.Type() == fs.ModeNamedPipe:
+			have[name] = "fifo"
+		case mode.Type() == fs.ModeSymlink:
+			have[name] = "link:" + must2(os.Readlink(file))
+		case mode == 0o644:
+			have[name] = "file:" + string(must2(os.ReadFile(file)))
+		case mode == 0o755:
+			have[name] = "exec:" + string(must2(os.ReadFile(file)))
+		default:
+			have[name] = mode.String()
+		}
+		return nil
+	}))
+	return have
+}
+
+func wantTree(t *testing.T, dir string, want tree) {
+	t.Helper()
+	have := harvest(t, dir)
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if have[name] != want[name] {
+			t.Errorf("%.80q is %.80q, want %.80q", name, have[name], want[name])
+		}
+		delete(have, name)
+	}
+	for name, what := range have {
+		t.Errorf("%.80q is there: %.80q", name, what)
+	}
+}
+
+// underUmask sets the umask for the rest of the test.
+func underUmask(t *testing.T, mask int) {
+	old := syscall.Umask(mask)
+	t.Cleanup(func() { syscall.Umask(old) })
+}
+
+const (
+	argsVariable = "KONTEXT_TEST_ARGS"
+	otherUser    = 1000
+)
+
+// TestMain lets the test program stand in for the extractor, see runAsUser.
+func TestMain(m *testing.M) {
+	if encoded, found := os.LookupEnv(argsVariable); found {
+		var args []string
+		if err := json.Unmarshal([]byte(encoded), &args); err != nil {
+			panic(err)
+		}
+		os.Exit(run(args[2:], args[0], args[1], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// runAsUser runs the extractor as a user without privileges.
+func (f *fixture) runAsUser(options ...string) (code int, output string) {
+	f.t.Helper()
+	args := must2(json.Marshal(append([]string{f.source, f.manifest, f.target}, options...)))
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Dir = "/"
+	cmd.Env = []string{argsVariable + "=" + string(args)}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
+	}
+	out, err := cmd.CombinedOutput()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		f.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// giveToUser hands a tree over to the user of runAsUser.
+func giveToUser(t *testing.T, dir string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	must(t, filepath.WalkDir(dir, func(file string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(file, otherUser, otherUser))
+	}))
+}
+
+// needRoot skips a test that only root can run.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+// mountTmpfs mounts a small filesystem. Where CI runs as root it has to work.
+func mountTmpfs(t *testing.T, dir, options string) {
+	t.Helper()
+	needRoot(t)
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skipf("cannot mount: %v", err)
+	}
+	t.Cleanup(func() { must(t, syscall.Unmount(dir, 0)) })
+}
+
+func inode(t *testing.T, file string) uint64 {
+	t.Helper()
+	return must2(os.Lstat(file)).Sys().(*syscall.Stat_t).Ino
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must2[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
+// parents adds the directories that the paths of a tree need.
+func parents(what tree) tree {
+	for name := range maps.Clone(what) {
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			what[dir] = "dir"
+		}
+	}
+	return what
+}
+
+func manyFiles(count int) tree {
+	what := tree{}
+	for i := range count {
+		what[fmt.Sprintf("d%d/s%d/f%d", i%7, i%13, i)] = fmt.Sprintf("file:content %d", i)
+	}
+	return parents(what)
+}

@@ -1,0 +1,3 @@
+module github.com/kontext-dev/kontext/extractor
+
+go 1.25

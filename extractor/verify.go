@@ -1,0 +1,123 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+)
+
+// verify compares both trees with the manifest: the source's names, all of the target,
+// and with alone also that the target holds nothing else. It reports every difference.
+func verify(p *pool, t trees, want listing, alone bool) {
+	compare(p, t.source, want, true, func(*os.Root, string, fs.FileInfo, item) error { return nil })
+	compare(p, t.target, want, alone, func(dir *os.Root, name string, have fs.FileInfo, want item) error {
+		if want.kind == fs.ModeSymlink {
+			return checkLink(dir, name, want)
+		}
+		return checkFile(p, dir, name, have, want)
+	})
+}
+
+type check func(dir *os.Root, name string, have fs.FileInfo, want item) error
+
+// compare walks down the manifest, and looks into nothing of the tree beside it.
+func compare(p *pool, tree *os.Root, want listing, alone bool, content check) {
+	p.walk(func(dir string) (below []string) {
+		here, err := tree.OpenRoot(dir)
+		if err != nil {
+			p.report(failed("verify", tree, dir, err))
+			return nil
+		}
+		defer here.Close()
+		var files sync.WaitGroup
+		defer files.Wait()
+
+		for name, item := range want[dir] {
+			if p.stopped() {
+				return nil
+			}
+			have, err := here.Lstat(name)
+			switch {
+			case err != nil:
+				p.report(failed("verify", here, name, err))
+			case have.Mode().Type() != item.kind:
+				err := fmt.Errorf("%s, not %s", kindName(have.Mode()), kindName(item.kind))
+				p.report(failed("verify", here, name, err))
+			case item.kind == fs.ModeDir:
+				below = append(below, name)
+			default:
+				p.do(&files, func() {
+					if err := content(here, name, have, item); err != nil {
+						p.report(failed("verify", here, name, err))
+					}
+				})
+			}
+		}
+		if !alone {
+			return below
+		}
+		for entry, err := range list(here) {
+			if err != nil {
+				p.report(failed("list", here, ".", err))
+				return nil
+			}
+			if _, listed := want[dir][entry.Name()]; !listed {
+				p.report(failed("verify", here, entry.Name(), errors.New("not in the manifest")))
+			}
+		}
+		return below
+	})
+}
+
+func checkFile(p *pool, dir *os.Root, name string, have fs.FileInfo, want item) error {
+	f, err := dir.OpenFile(name, readOnly, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := p.buffer()
+	defer p.release(buf)
+	hash := sha256.New()
+	// The struct hides WriteTo, which would not use the buffer.
+	if _, err := io.CopyBuffer(hash, struct{ io.Reader }{f}, buf[:]); err != nil {
+		return err
+	}
+	switch {
+	case hex.EncodeToString(hash.Sum(nil)) != want.sha256:
+		return errors.New("its content is not what the manifest says")
+	case executable(have) && !want.executable:
+		return errors.New("executable, and should not be")
+	case !executable(have) && want.executable:
+		return errors.New("not executable, and should be")
+	}
+	return nil
+}
+
+func checkLink(dir *os.Root, name string, want item) error {
+	to, err := dir.Readlink(name)
+	if err != nil {
+		return err
+	}
+	if to != want.to {
+		return fmt.Errorf("a link to %q, not to %q", to, want.to)
+	}
+	return nil
+}
+
+func kindName(mode fs.FileMode) string {
+	switch mode.Type() {
+	case fs.ModeDir:
+		return "a directory"
+	case fs.ModeSymlink:
+		return "a link"
+	case 0:
+		return "a file"
+	default:
+		return "something special"
+	}
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestVerify(t *testing.T) {
+	promised := parents(tree{"d/f": "file:f", "x": "exec:x", "l": "link:d/f", "e": "dir"})
+	with := func(changes tree) tree {
+		changed := maps.Clone(promised)
+		for name, what := range changes {
+			if changed[name] = what; what == "" {
+				delete(changed, name)
+			}
+		}
+		return changed
+	}
+	const (
+		source = iota
+		target
+	)
+	type wrong struct {
+		where int
+		name  string
+		what  string
+	}
+	// What the image holds, where it promised something else.
+	tests := map[string]struct {
+		holds tree
+		wrong []wrong
+	}{
+		"nothing":        {with(tree{}), nil},
+		"content":        {with(tree{"d/f": "file:g"}), []wrong{{target, "d/f", "its content is not what the manifest says"}}},
+		"length":         {with(tree{"d/f": "file:"}), []wrong{{target, "d/f", "its content is not what the manifest says"}}},
+		"executable":     {with(tree{"d/f": "exec:f"}), []wrong{{target, "d/f", "executable, and should not be"}}},
+		"not executable": {with(tree{"x": "file:x"}), []wrong{{target, "x", "not executable, and should be"}}},
+		"link":           {with(tree{"l": "link:\x1b"}), []wrong{{target, "l", `a link to "\x1b", not to "d/f"`}}},
+		"added":          {with(tree{"d/n\n": "file:n"}), []wrong{{source, "d/n\n", "not in the manifest"}}},
+		"added link":     {with(tree{"n": "link:x"}), []wrong{{source, "n", "not in the manifest"}}},
+		"added tree":     {with(tree{"n": "dir", "n/f": "file:f"}), []wrong{{source, "n", "not in the manifest"}}},
+		"missing": {with(tree{"x": ""}), []wrong{
+			{source, "x", "no such file or directory"}, {target, "x", "no such file or directory"}}},
+		"missing directory": {with(tree{"d": "", "d/f": ""}), []wrong{
+			{source, "d", "no such file or directory"}, {target, "d", "no such file or directory"}}},
+		"link for file": {with(tree{"x": "link:d"}), []wrong{
+			{source, "x", "a link, not a file"}, {target, "x", "a link, not a file"}}},
+		"file for link": {with(tree{"l": "file:l"}), []wrong{
+			{source, "l", "a file, not a link"}, {target, "l", "a file, not a link"}}},
+		"directory for file": {with(tree{"x": "dir"}), []wrong{
+			{source, "x", "a directory, not a file"}, {target, "x", "a directory, not a file"}}},
+		"file for directory": {with(tree{"e": "file:e"}), []wrong{
+			{source, "e", "a file, not a directory"}, {target, "e", "a file, not a directory"}}},
+		"several": {with(tree{"x": "file:y", "d/f": "file:g"}), []wrong{
+			{target, "d/f", "its content is not what the manifest says"}, {target, "x", "its content is not what the manifest says"}}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, test.holds)
+			f.writeManifest(promised)
+			if test.wrong == nil {
+				f.succeed("--verify")
+				return
+			}
+			var lines []string
+			for _, w := range test.wrong {
+				dir := f.source
+				if w.where == target {
+					dir = f.target
+				}
+				lines = append(lines, fmt.Sprintf("verify %q: %s", dir+"/"+w.name, w.what))
+			}
+			f.refuse([]string{"--verify"}, lines...)
+		})
+	}
+}
+
+// What goes wrong after the copy, in the target alone.
+func TestVerifyTarget(t *testing.T) {
+	promised := parents(tree{"d/f": "file:f", "l": "link:d"})
+	tests := map[string]struct {
+		extra tree
+		alone bool
+		wrong string
+	}{
+		"something else":              {tree{"n": "file:n"}, false, ""},
+		"something else, to be alone": {tree{"n": "file:n"}, true, "n"},
+		"far below, to be alone":      {tree{"d/n": "link:n"}, true, "d/n"},
+		"a directory, to be alone":    {tree{"n": "dir"}, true, "n"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, promised)
+			f.succeed()
+			plant(t, f.target, test.extra)
+			trees, err := openTrees(f.source, f.target, false)
+			must(t, err)
+			defer trees.close()
+			p := newPool()
+			verify(p, trees, must2(readManifest(f.manifest)), test.alone)
+			var want []error
+			if test.wrong != "" {
+				want = []error{fmt.Errorf("verify %q: not in the manifest", f.target+"/"+test.wrong)}
+			}
+			if got := p.problems(); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+func TestVerifyNamesTenAndCountsTheRest(t *testing.T) {
+	promised, holds := tree{}, tree{}
+	for i := range 25 {
+		name := fmt.Sprintf("f%02d", i)
+		promised[name], holds[name] = "file:right", "file:wrong"
+	}
+	f := newFixture(t, holds)
+	f.writeManifest(promised)
+	_, _, stderr := f.run("--verify")
+	lines := strings.Split(stderr, "\n")
+	if len(lines) != 12 || !strings.Contains(lines[9], "f09") || lines[10] != "kontext: and 15 more" {
+		t.Errorf("stderr is\n%s", stderr)
+	}
+}
+
+// A manifest that cannot be used is told before anything is written.
+func TestVerifyWithoutGoodManifest(t *testing.T) {
+	tests := map[string]struct {
+		prepare func(t *testing.T, file string)
+		problem string
+	}{
+		"missing": {func(t *testing.T, file string) { must(t, os.Remove(file)) }, "no such file or directory"},
+		"version": {func(t *testing.T, file string) { must(t, os.WriteFile(file, []byte(`{"version":3}`), 0o644)) }, "it is version 3, this extractor knows version 2"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, tree{"x": "file:x"})
+			test.prepare(t, f.manifest)
+			f.refuse([]string{"--verify"}, fmt.Sprintf("read manifest %q: %s", f.manifest, test.problem))
+			wantTree(t, f.target, tree{})
+		})
+	}
+}

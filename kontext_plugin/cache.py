@@ -59,8 +59,8 @@ class Cache:
                 tuple(Layer(Digest(layer), size) for layer, size in record["layers"]),
                 digest_of(content),
             )
-            # Its schema was checked before it was saved.
-            return Previous(image, manifests.decode(json.loads(content)))
+            # Decoded with all checks before it was saved, and undamaged since.
+            return Previous(image, manifests.restore(json.loads(content)))
         except (ValueError, LookupError, TypeError):
             return None
 

@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import struct
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Protocol
 
+from kontext_plugin import tar
 from kontext_plugin.diff import Changes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Layer
-from kontext_plugin.manifest import MANIFEST, MAX_BYTES, SOURCES, Entry, Tree
+from kontext_plugin.manifest import MANIFEST, MAX_BYTES, SOURCES, WHITEOUT, Entry, Tree
 from kontext_plugin.sources import open_file
-
-MTIME = 315532801
-"""1980-01-01 00:00:01 UTC, as in Cloud Native Buildpacks: zip tools fail on times before 1980."""
 
 # zlib-ng gives the same bytes on x86-64, with and without SSE4.2, and on arm64; ISA-L does not.
 # At level 2 they do not depend on how the input is handed over either.
 _LEVEL = 2
 _THREADS = 2
-_BLOCK = 1024 * 1024  # bytes of tar that are compressed on their own
+_BLOCK = 4 * 1024 * 1024  # bytes of tar that one thread compresses at a time
 _COPY = 1024 * 1024
-_ZEROS = b"\0" * tarfile.BLOCKSIZE
-END = _ZEROS * 2
-"""What a tar archive ends with."""
+# RFC 1952: deflate, no flags, no time, no hint, of an unknown system.
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 
 class Sink(Protocol):
@@ -71,20 +70,39 @@ def write_layer(sink: Sink, root: str, manifest: bytes, tree: Tree, changes: Cha
 
 def compress(sink: Sink, archive: Iterable[bytes]) -> Layer:
     """Writes the pieces of a tar archive as one gzip stream, and says what it came to."""
-    from zlib_ng import gzip_ng_threaded  # only where a layer is written
-
     counting = _Counting(sink)
+    blocks = _blocks(archive)
+    first = next(blocks)
+    if len(first) < _BLOCK:
+        from zlib_ng import zlib_ng
+
+        counting.write(_GZIP_HEADER + zlib_ng.compress(first, _LEVEL, wbits=-15))
+        counting.write(struct.pack("<II", zlib.crc32(first), len(first)))
+        return counting.layer()
+
+    from zlib_ng import gzip_ng_threaded  # its threads take 50 ms to end
+
     with gzip_ng_threaded.open(  # type: ignore[no-untyped-call]
         counting, "wb", compresslevel=_LEVEL, threads=_THREADS, block_size=_BLOCK
     ) as compressed:
-        pending = bytearray()
-        for piece in archive:
-            pending += piece
-            while len(pending) >= _BLOCK:  # the cuts, and so the bytes, are ours to fix
-                compressed.write(bytes(pending[:_BLOCK]))
-                del pending[:_BLOCK]
-        compressed.write(bytes(pending))
+        compressed.write(first)
+        for block in blocks:
+            compressed.write(block)
     return counting.layer()
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces in blocks of one size, of which the last may be smaller, even empty.
+
+    The cuts, and so the compressed bytes, are ours to fix.
+    """
+    pending = bytearray()
+    for piece in pieces:
+        pending += piece
+        while len(pending) >= _BLOCK:
+            yield bytes(pending[:_BLOCK])
+            del pending[:_BLOCK]
+    yield bytes(pending)
 
 
 def read_manifest(layer: IO[bytes]) -> bytes:
@@ -96,7 +114,7 @@ def read_manifest(layer: IO[bytes]) -> bytes:
     try:
         with gzip.GzipFile(fileobj=layer) as stream:
             # One plain header, as write_layer makes it: extended headers could be of any size.
-            header = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "strict")
+            header = tarfile.TarInfo.frombuf(stream.read(tar.BLOCKSIZE), "utf-8", "strict")
             if header.name.lstrip("/") != MANIFEST or not header.isreg():
                 raise ValueError("its top layer does not begin with a manifest")
             if header.size > MAX_BYTES:
@@ -111,48 +129,30 @@ def read_manifest(layer: IO[bytes]) -> bytes:
 
 def _tar(root: str, manifest: bytes, tree: Tree, changes: Changes) -> Iterator[bytes]:
     """The layer's tar archive (OCI image specification, layer.md), in pieces."""
-    yield header(MANIFEST, tarfile.REGTYPE, 0o644, size=len(manifest))
-    yield from padded([manifest], len(manifest))
+    yield tar.header(MANIFEST, tar.REGTYPE, 0o644, size=len(manifest))
+    yield from tar.padded([manifest], len(manifest))
     # Parents are always listed: `crane export` shows no entry for one that no layer has.
     for folder in _ancestors([MANIFEST, f"{SOURCES}/"]):
-        yield header(folder, tarfile.DIRTYPE, 0o755)
+        yield tar.header(folder, tar.DIRTYPE, 0o755)
     written = changes.written
     for path in sorted({*written, *_ancestors([*written, *changes.whiteouts])}):
         yield from _entry(root, tree.entry(path))
     for path in changes.whiteouts:
         folder, _, name = f"{SOURCES}/{path}".rpartition("/")
-        yield header(f"{folder}/.wh.{name}", tarfile.REGTYPE, 0o644)
-    yield END
+        yield tar.header(f"{folder}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
+    yield tar.END
 
 
 def _entry(root: str, entry: Entry) -> Iterator[bytes]:
     name = f"{SOURCES}/{entry.path}"
     if entry.kind == "directory":
-        yield header(name, tarfile.DIRTYPE, 0o755)
+        yield tar.header(name, tar.DIRTYPE, 0o755)
     elif entry.kind == "link":
-        yield header(name, tarfile.SYMTYPE, 0o777, target=entry.target)
+        yield tar.header(name, tar.SYMTYPE, 0o777, target=entry.target)
     else:
         mode = 0o755 if entry.executable else 0o644
-        yield header(name, tarfile.REGTYPE, mode, size=entry.size)
-        yield from padded(_content(root, entry), entry.size)
-
-
-def header(name: str, kind: bytes, mode: int, *, size: int = 0, target: str = "") -> bytes:
-    """A tar header that tells nothing of who made it, when and where."""
-    info = tarfile.TarInfo(name)  # owner 0:0 without names is the default
-    info.type = kind
-    info.mode = mode
-    info.size = size
-    info.linkname = target
-    info.mtime = MTIME
-    # PAX, for long names, UTF-8 and sizes over 8 GiB.
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
-
-
-def padded(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """A file's `size` bytes as a tar archive holds them."""
-    yield from pieces
-    yield _ZEROS[: -size % tarfile.BLOCKSIZE]
+        yield tar.header(name, tar.REGTYPE, mode, size=entry.size)
+        yield from tar.padded(_content(root, entry), entry.size)
 
 
 def _content(root: str, entry: Entry) -> Iterator[bytes]:
@@ -160,11 +160,14 @@ def _content(root: str, entry: Entry) -> Iterator[bytes]:
     digest = hashlib.sha256()
     left = entry.size
     try:
-        with open_file(root, entry.path) as file:
-            while left and (piece := file.read(min(left, _COPY))):
+        file = open_file(root, entry.path)
+        try:
+            while left and (piece := os.read(file, min(left, _COPY))):
                 digest.update(piece)
                 left -= len(piece)
                 yield piece
+        finally:
+            os.close(file)
     except OSError as error:
         raise _changed(entry.path, f"cannot be read any more: {error.strerror}") from error
     if left or digest.hexdigest() != entry.digest:

@@ -31,16 +31,20 @@ class Changes:
 
 def diff(old: Tree, new: Tree) -> Changes:
     """The changes that turn `old` into `new`."""
-    before, after = old.paths(), new.paths()
-    differing = {path for path, _ in new.files.items() - old.files.items()}
-    differing |= {path for path, _ in new.links.items() - old.links.items()}
-    differing |= old.executable ^ new.executable
-    removed = before - after
+    added: list[str] = []
+    changed: list[str] = []
+    for columns in ((old.files, new.files), (old.links, new.links)):
+        before, after = columns
+        for path, value in after.items():
+            if before.get(path) != value:
+                (changed if path in old else added).append(path)
+    changed += [path for path in old.executable ^ new.executable if _same_content(path, old, new)]
+    removed = sorted(old.paths() - new.paths())
     return Changes(
-        added=tuple(sorted(after - before)),
-        changed=tuple(sorted(differing & before & after)),
-        removed=tuple(sorted(removed)),
-        whiteouts=tuple(sorted(path for path in removed if _parent_stays(path, new))),
+        added=tuple(sorted(added)),
+        changed=tuple(sorted(changed)),
+        removed=tuple(removed),
+        whiteouts=tuple(path for path in removed if _parent_stays(path, new)),
     )
 
 
@@ -60,3 +64,7 @@ def replaced_directories(old: Tree, new: Tree, before: frozenset[str]) -> frozen
 def _parent_stays(path: str, new: Tree) -> bool:
     parent = path.rpartition("/")[0]
     return not parent or new.is_directory(parent)
+
+
+def _same_content(path: str, old: Tree, new: Tree) -> bool:
+    return path in old.files and old.files[path] == new.files.get(path)

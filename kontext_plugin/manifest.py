@@ -27,8 +27,11 @@ DIRECTORY = ""
 
 Kind = Literal["file", "directory", "link"]
 
-# An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, or a name
-# that layers use for whiteouts (OCI image specification, layer.md, "Whiteouts").
+WHITEOUT = ".wh."
+"""Begins the name that hides a lower layer's entry (OCI image specification, layer.md)."""
+
+# An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
+# whiteout's name, or what is no Unicode.
 _UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
 
 
@@ -112,11 +115,6 @@ class InvalidManifest(ValueError):
     """A manifest that cannot be trusted; the text says why."""
 
 
-def is_safe(path: str) -> bool:
-    """Whether a path stays below its directory and names something that a layer can hold."""
-    return not _UNSAFE.search(path)
-
-
 def encode(manifest: Manifest) -> bytes:
     """Version 2 as canonical JSON. Needs a lineage."""
     tree, lineage = manifest.tree, manifest.lineage
@@ -148,8 +146,17 @@ def decode(document: Mapping[str, Any]) -> Manifest:
 
     Raises InvalidManifest for what a schema cannot say: unsafe paths and contradictions.
     """
+    decoded = restore(document)
+    _check(decoded.tree)
+    if decoded.lineage is not None:
+        _check_paths(decoded.lineage.replaced_directories)
+    return decoded
+
+
+def restore(document: Mapping[str, Any]) -> Manifest:
+    """`decode` for a document that was decoded once before and has stayed in our own hands."""
     if "version" not in document:
-        return _decode_version_1(document)
+        return _version_1(document)
     files: dict[str, str] = document["files"]
     links: dict[str, str] = document["links"]
     regular = sorted(path for path, digest in files.items() if digest != DIRECTORY)
@@ -161,7 +168,6 @@ def decode(document: Mapping[str, Any]) -> Manifest:
         executable=frozenset(document["executable"]),
         links=links,
     )
-    _check(tree)
     lineage = Lineage(
         base=Digest(document["base"]),
         extractor=Digest(document["extractor"]),
@@ -171,17 +177,14 @@ def decode(document: Mapping[str, Any]) -> Manifest:
         labels=document["labels"],
         replaced_directories=frozenset(document["replacedDirectories"]),
     )
-    _check_paths(lineage.replaced_directories)
     return Manifest(tree, lineage)
 
 
-def _decode_version_1(document: Mapping[str, Any]) -> Manifest:
+def _version_1(document: Mapping[str, Any]) -> Manifest:
     # The prototype lists the directory itself as "."; every mode it wrote is 0555.
     files = {path: digest for path, digest in document.get("files", {}).items() if path != "."}
     executable = frozenset(path for path, digest in files.items() if digest != DIRECTORY)
-    tree = Tree(files, dict.fromkeys(executable, 0), executable)
-    _check(tree)
-    return Manifest(tree, None)
+    return Manifest(Tree(files, dict.fromkeys(executable, 0), executable), None)
 
 
 def _check(tree: Tree) -> None:
@@ -199,5 +202,5 @@ def _check(tree: Tree) -> None:
 
 def _check_paths(paths: Iterable[str]) -> None:
     for path in paths:
-        if not is_safe(path):
+        if _UNSAFE.search(path):
             raise InvalidManifest(f"it lists the path {path!r}")

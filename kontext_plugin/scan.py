@@ -10,15 +10,15 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from kontext_plugin import manifest
 from kontext_plugin.cache import Stats
 from kontext_plugin.errors import KontextError
 from kontext_plugin.ignore import ROOT, IgnoreRules
-from kontext_plugin.manifest import DIRECTORY, SOURCES, Tree
+from kontext_plugin.manifest import DIRECTORY, SOURCES, WHITEOUT, Tree
 from kontext_plugin.sources import open_file
 
 MAX_PATH = 3800
@@ -59,20 +59,25 @@ class Scan:
     hashed: int  # files whose content was read
 
 
+class _Regular(NamedTuple):
+    """What the scan needs of a regular file's status, which is ten times as large."""
+
+    signature: str
+    size: int
+    executable: bool
+    settled: int  # nanoseconds: the last change of the content or the status
+
+
 @dataclass
 class _Found:
     """What a walk collects on its way."""
 
     directories: dict[str, str] = field(default_factory=dict)  # each to DIRECTORY
     links: dict[str, str] = field(default_factory=dict)
-    regular: dict[str, os.stat_result] = field(default_factory=dict)
+    regular: dict[str, _Regular] = field(default_factory=dict)
     special: list[LeftOut] = field(default_factory=list)
     git: list[str] = field(default_factory=list)
     refused: list[LeftOut] = field(default_factory=list)
-
-
-class _Unsettled(Exception):
-    """A file went on changing while it was read."""
 
 
 def scan(
@@ -86,27 +91,24 @@ def scan(
     found = _walk(root, rules, keep_git)
     if found.refused:
         raise _refusal(found.refused)
-    digests: dict[str, str] = {}
-    unknown: list[tuple[str, int]] = []
     stats: dict[str, tuple[str, str]] = {}
-    for path, status in found.regular.items():
+    unknown: list[str] = []
+    for path, file in found.regular.items():
         remembered = known.get(path)
-        if remembered and remembered[0] == _signature(status):
-            digests[path] = remembered[1]
+        if remembered and remembered[0] == file.signature:
             stats[path] = remembered
         else:
-            unknown.append((path, status.st_size))
-    for path, status, digest in _hashes(root, unknown, executor):
-        found.regular[path] = status
-        digests[path] = digest
-        if max(status.st_mtime_ns, status.st_ctime_ns) < horizon:
-            stats[path] = (_signature(status), digest)
+            unknown.append(path)
+    files = found.directories | {path: digest for path, (_, digest) in stats.items()}
+    for path, file, digest in _hashes(root, unknown, found.regular, executor):
+        found.regular[path] = file
+        files[path] = digest
+        if file.settled < horizon:
+            stats[path] = (file.signature, digest)
     tree = Tree(
-        files=digests | found.directories,
-        sizes={path: status.st_size for path, status in found.regular.items()},
-        executable=frozenset(
-            path for path, status in found.regular.items() if status.st_mode & stat.S_IXUSR
-        ),
+        files=files,
+        sizes={path: file.size for path, file in found.regular.items()},
+        executable=frozenset(path for path, file in found.regular.items() if file.executable),
         links=found.links,
     )
     return Scan(tree, tuple(found.special), tuple(found.git), stats, len(unknown))
@@ -116,6 +118,7 @@ def _walk(root: str, rules: IgnoreRules, keep_git: bool) -> _Found:
     """Everything below `root` that the rules keep; no content is read."""
     found = _Found()
     pending = [("", ROOT)]
+    matching = not rules.empty
     while pending:  # a loop, since a tree can be deeper than Python's stack
         folder, verdict = pending.pop()
         prefix = folder + "/" if folder else ""
@@ -126,22 +129,22 @@ def _walk(root: str, rules: IgnoreRules, keep_git: bool) -> _Found:
                     if item.name == ".git" and not keep_git:
                         found.git.append(path)
                         continue
-                    own = rules.verdict(path, verdict)
                     directory = item.is_dir(follow_symlinks=False)
-                    if own.excluded and not (directory and rules.may_keep_below(path)):
+                    own = rules.verdict(path, verdict) if matching else ROOT
+                    if own.excluded:
+                        if directory and rules.may_keep_below(path):
+                            pending.append((path, own))
                         continue
                     if problem := _name_problem(path):
                         found.refused.append(LeftOut(path, problem))
                         continue
+                    if verdict.excluded:
+                        _keep_parents(folder, found)
                     if directory:
+                        found.directories[path] = DIRECTORY
                         pending.append((path, own))
                     else:
                         _collect(item, path, found)
-                    if not own.excluded:
-                        if directory:
-                            found.directories[path] = DIRECTORY
-                        if verdict.excluded:
-                            _keep_parents(folder, found)
         except OSError as error:
             found.refused.append(LeftOut(folder or ".", f"cannot be read: {error.strerror}"))
     return found
@@ -169,18 +172,16 @@ def _collect(item: os.DirEntry[str], path: str, found: _Found) -> None:
     if special := _SPECIAL.get(stat.S_IFMT(status.st_mode)):
         found.special.append(LeftOut(path, special))
     else:
-        found.regular[path] = status
+        found.regular[path] = _regular(status)
 
 
 def _name_problem(path: str) -> str | None:
     """Why no image can hold a file of this name, if that is so."""
-    try:
-        encoded = path.encode()
-    except UnicodeEncodeError:
+    if WHITEOUT in path and f"/{WHITEOUT}" in f"/{path}":
+        return f"its name begins with {WHITEOUT}, which marks a removed file in a layer"
+    if not path.isascii() and _is_surrogate(path):
         return "its name is not UTF-8, which the layers' format and the manifest need"
-    if not manifest.is_safe(path):
-        return "its name begins with .wh., which marks a removed file in a layer"
-    if len(encoded) > MAX_PATH:
+    if len(path) * 4 > MAX_PATH and len(path.encode()) > MAX_PATH:
         return f"its path is longer than {MAX_PATH} bytes, which container engines cannot unpack"
     if "\\" in path and _leads_out(f"{SOURCES}/{path}"):
         return "'crane export' takes its backslashes for slashes, and then it leads out"
@@ -194,9 +195,7 @@ def _link_problem(path: str, target: str) -> str | None:
     alone, and one that looks like a Windows drive; docker keeps both. (go-containerregistry,
     pkg/v1/mutate, unsafeRelativeLink.) A link out of the sources that stays below is kept by all.
     """
-    try:
-        target.encode()
-    except UnicodeEncodeError:
+    if _is_surrogate(target):
         return "its target is not UTF-8"
     slashed = target.replace("\\", "/")
     if not slashed.startswith("/"):
@@ -207,63 +206,71 @@ def _link_problem(path: str, target: str) -> str | None:
     return None
 
 
+def _is_surrogate(name: str) -> bool:
+    """Whether the file system's bytes were no UTF-8 (Python: surrogateescape)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _leads_out(path: str) -> bool:
     return os.path.normpath(path.replace("\\", "/")).startswith("..")
 
 
 def _hashes(
-    root: str, files: list[tuple[str, int]], executor: Executor
-) -> Iterator[tuple[str, os.stat_result, str]]:
-    """Path, status and hex SHA-256 of each file; hashing releases the GIL, so threads share it."""
-    for batch in executor.map(lambda paths: _hash_batch(root, paths), _batches(files)):
+    root: str, paths: list[str], files: Mapping[str, _Regular], executor: Executor
+) -> Iterator[tuple[str, _Regular, str]]:
+    """Each file with its status and hex SHA-256; hashing releases the GIL, so threads share it."""
+    batches = _batches(paths, files)
+    for batch in executor.map(lambda batch: [_hash(root, path) for path in batch], batches):
         yield from batch
 
 
-def _batches(files: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+def _batches(paths: list[str], files: Mapping[str, _Regular]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
-    for path, length in files:
+    for path in paths:
         batch.append(path)
-        size += length
+        size += files[path].size
         if size >= _BATCH or len(batch) >= 256:
             yield batch
             batch, size = [], 0
     yield batch
 
 
-def _hash_batch(root: str, paths: list[str]) -> list[tuple[str, os.stat_result, str]]:
-    return [(path, *_hash(root, path)) for path in paths]
-
-
-def _hash(root: str, path: str) -> tuple[os.stat_result, str]:
+def _hash(root: str, path: str) -> tuple[str, _Regular, str]:
     """A file's status and digest, of one moment. Raises KontextError."""
     try:
         for _ in range(_ATTEMPTS):
-            with open_file(root, path) as file:
-                before = os.fstat(file.fileno())
+            file = open_file(root, path)
+            try:
+                before = os.fstat(file)
                 digest = hashlib.sha256()
-                while chunk := file.read(_CHUNK):
+                while chunk := os.read(file, _CHUNK):
                     digest.update(chunk)
-                after = os.fstat(file.fileno())
-            if not stat.S_ISREG(after.st_mode):
-                raise _Unsettled
-            if _signature(before) == _signature(after):
-                return after, digest.hexdigest()
-        raise _Unsettled
+                after = _regular(os.fstat(file))
+            finally:
+                os.close(file)
+            if stat.S_ISREG(before.st_mode) and _regular(before) == after:
+                return path, after, digest.hexdigest()
     except OSError as error:
         raise _refusal([LeftOut(path, f"cannot be read: {error.strerror}")]) from error
-    except _Unsettled:
-        raise KontextError(
-            f"{path!r} changed while it was read",
-            hint="Push again when nothing writes to the directory, or ignore the file.",
-        ) from None
+    raise KontextError(
+        f"{path!r} changed while it was read",
+        hint="Push again when nothing writes to the directory, or ignore the file.",
+    )
 
 
-def _signature(status: os.stat_result) -> str:
-    """Changes whenever the content may have: a write sets ctime, which nobody can set back."""
-    return (
-        f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:"
-        f"{status.st_dev}:{status.st_ino}:{status.st_mode}"
+def _regular(status: os.stat_result) -> _Regular:
+    # A write sets ctime, which nobody can set back; the rest tells one file from another.
+    mtime, ctime, mode = status.st_mtime_ns, status.st_ctime_ns, status.st_mode
+    return _Regular(
+        f"{status.st_size}:{mtime}:{ctime}:{status.st_dev}:{status.st_ino}:{mode}",
+        status.st_size,
+        bool(mode & stat.S_IXUSR),
+        max(mtime, ctime),
     )
 
 

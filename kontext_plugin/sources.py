@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from io import FileIO
+
+# O_NONBLOCK: a FIFO that took the file's place must not hold us.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-def open_file(root: str, path: str) -> FileIO:
-    """A regular file below `root`, unbuffered; a link that took its place is not followed.
+def open_file(root: str, path: str) -> int:
+    """The descriptor of a file below `root`; a link that took its place is not followed.
 
     Raises OSError.
     """
-    return FileIO(os.path.join(root, path), opener=_open)
-
-
-def _open(path: str, flags: int) -> int:
-    # O_NONBLOCK: a FIFO that took the file's place must not hold us.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return os.open(os.path.join(root, path), _FLAGS)

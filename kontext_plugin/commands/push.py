@@ -73,7 +73,8 @@ def push(options: Options, report: Report) -> str:
     tag = options.tags[0]
     with _threads() as threads, crane.find(options.insecure, report.trace) as registry:
         asked = threads.submit(_ask, registry, cache, options)
-        found = scan(root, rules, cache.stats(root), threads, keep_git=options.keep_git)
+        known = cache.stats(root)
+        found = scan(root, rules, known, threads, keep_git=options.keep_git)
         _tell_scan(found, report)
         below, previous = asked.result()
 
@@ -82,7 +83,8 @@ def push(options: Options, report: Report) -> str:
         if options.dry_run:
             _tell_dry_run(tag, plan, root, report)
             return ""
-        cache.save_stats(root, found.stats)
+        if found.stats != known:
+            threads.submit(cache.save_stats, root, found.stats)
         if isinstance(plan.choice, Reuse) and plan.up_to_date:
             image = plan.choice.previous.image.digest
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")

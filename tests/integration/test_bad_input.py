@@ -1,0 +1,247 @@
+"""Wrong arguments, and images that cannot be built on: a message, and nothing lost."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Docker, Registry
+from trees import File, Tree, in_archive, on_disk, plant
+
+Crane = Callable[..., bytes]
+TREE: Tree = {"file": File(b"content\n")}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "source"
+    directory.mkdir()
+    plant(directory, TREE)
+    return directory
+
+
+WRONG_DIRECTORY = {
+    "missing": ("nowhere", "does not exist"),
+    "a file": ("source/file", "is not a directory"),
+    "a link to nothing": ("dangling", "does not exist"),
+}
+
+
+@pytest.mark.parametrize(("name", "why"), WRONG_DIRECTORY.values(), ids=WRONG_DIRECTORY)
+def test_wrong_directory(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path, name: str, why: str
+) -> None:
+    (tmp_path / "dangling").symlink_to("nothing")
+    pushed = docker.push(registry.repository(), tmp_path / name)
+    assert (pushed.code, pushed.stdout) == (1, "")
+    assert why in pushed.stderr
+    assert name in pushed.stderr
+
+
+WRONG_USAGE = {
+    "no tag": ([], "requires --tag"),
+    "upper case": (["-t", "localhost/Upper"], "lower case"),
+    "empty": (["-t", ""], "invalid tag"),
+    "spaces": (["-t", "a b"], "invalid tag"),
+    "a digest": (["-t", "localhost/r/r@sha256:" + "0" * 64], "digest"),
+    "tag too long": (["-t", "localhost/r/r:" + "x" * 129], "128"),
+    "platform": (["-t", "localhost/r/r", "--platform", "linux/s390x"], "linux/arm64"),
+    "label": (["-t", "localhost/r/r", "--label", "novalue"], "KEY=VALUE"),
+    "unknown flag": (["-t", "localhost/r/r", "--nonsense"], "unknown flag: --nonsense"),
+    "two directories": (["-t", "localhost/r/r", ".", "."], "at most 1 argument"),
+    "DIR and --directory": (["-t", "localhost/r/r", "--directory", ".", "."], "not both"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "why"), WRONG_USAGE.values(), ids=WRONG_USAGE)
+def test_wrong_usage(docker: Docker, arguments: list[str], why: str) -> None:
+    pushed = docker("kontext", "push", *arguments)
+    assert (pushed.code, pushed.stdout) == (125, "")
+    assert why in pushed.stderr
+    assert "Usage:  docker kontext push [OPTIONS] [DIR]" in pushed.stderr
+    assert "Run 'docker kontext push --help' for more information" in pushed.stderr
+
+
+def test_missing_ignore_file(docker: Docker, registry: Registry, source: Path) -> None:
+    pushed = docker.push(registry.repository(), source, "--ignore-file", "nowhere")
+    assert pushed.code == 1
+    assert "'nowhere' does not exist" in pushed.stderr
+
+
+def test_malformed_ignore_file(docker: Docker, registry: Registry, source: Path) -> None:
+    (source / ".dockerignore").write_text("fine\n[\n")
+    pushed = docker.push(registry.repository(), source)
+    assert pushed.code == 1
+    assert ".dockerignore:2: malformed pattern '['" in pushed.stderr
+
+
+def layer(name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A gzip layer with one entry."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.type = kind
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return gzip.compress(archive.getvalue(), mtime=0)
+
+
+def huge() -> bytes:
+    """Claims a manifest of 8 GiB, and goes on with zeros."""
+    entry = tarfile.TarInfo(MANIFEST)
+    entry.size = 8**11 - 1
+    return gzip.compress(entry.tobuf() + bytes(1 << 20), mtime=0)
+
+
+MANIFEST = "var/lib/kontext/manifest.json"
+VALID = {
+    "version": 2,
+    "files": {"file": hashlib.sha256(b"other").hexdigest()},
+    "sizes": [5],
+    "executable": [],
+    "links": {},
+    "base": "sha256:" + "0" * 64,
+    "extractor": "sha256:" + "0" * 64,
+    "platform": "linux/amd64",
+    "generation": 0,
+    "layers": [],
+    "labels": {},
+    "replacedDirectories": [],
+}
+
+
+def manifest(**changes: object) -> bytes:
+    return layer(MANIFEST, json.dumps(VALID | changes).encode())
+
+
+IMAGES = {
+    "of somebody else": (layer("etc/motd", b"hello"), "does not begin with a manifest"),
+    "no gzip": (b"plain bytes, and no layer at all" * 100, "damaged"),
+    "empty layer": (gzip.compress(b""), "damaged"),
+    "broken JSON": (layer(MANIFEST, b'{"version": 2,'), "not JSON"),
+    "no object": (layer(MANIFEST, b"[]"), "no JSON object"),
+    "nested deeply": (layer(MANIFEST, b"[" * 200_000), "not JSON"),
+    "unknown version": (manifest(version=3), "unknown version 3"),
+    "version of another type": (manifest(version="2"), "unknown version 2"),
+    "keys missing": (layer(MANIFEST, b'{"version": 2}'), "required property"),
+    "wrong type": (manifest(files=[]), "files"),
+    "hash of another kind": (manifest(files={"file": "0" * 63}), "files/file"),
+    "path above": (manifest(files={"../file": "0" * 64}), "'../file'"),
+    "path above, within": (manifest(files={"a/../../file": "0" * 64}), "'a/../../file'"),
+    "absolute path": (manifest(files={"/etc/passwd": "0" * 64}), "'/etc/passwd'"),
+    "whiteout": (manifest(files={".wh.file": "0" * 64}), "'.wh.file'"),
+    "link above": (manifest(files={}, sizes=[], links={"../l": "t"}), "'../l'"),
+    "parent missing": (manifest(files={"a/b": "0" * 64}), "'a' has entries below it"),
+    "sizes missing": (manifest(sizes=[]), "number of sizes"),
+    "escape sequences": (manifest(version="\x1b[31mred\x07"), "unknown version"),
+    "huge": (huge(), "larger than"),
+    "version 1": (layer("/" + MANIFEST, b'{"files": {"file": ""}}'), "2018 prototype"),
+    "valid, without the annotation": (manifest(), "lost the annotation"),
+}
+
+
+@pytest.mark.parametrize(("blob", "why"), IMAGES.values(), ids=IMAGES)
+def test_an_image_that_cannot_be_built_on(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    source: Path,
+    tmp_path: Path,
+    blob: bytes,
+    why: str,
+) -> None:
+    tag = registry.repository() + ":v1"
+    path = tmp_path / "layer.tar.gz"
+    path.write_bytes(blob)
+    crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
+    pushed = docker.push(tag, source)
+    assert pushed.image
+    assert "Starting afresh: " in pushed.stderr
+    assert why in pushed.stderr
+    assert "Traceback" not in pushed.stderr
+    assert "\x1b" not in pushed.stderr
+    assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
+
+
+def test_a_manifest_that_its_image_does_not_name(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    path = tmp_path / "layer.tar.gz"
+    path.write_bytes(manifest())
+    crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
+    crane("mutate", tag, "--annotation", f"dev.kontext.manifest=sha256:{'1' * 64}", "-t", tag)
+    pushed = docker.push(tag, source)
+    assert "not the one that the image names" in pushed.stderr
+    assert pushed.image
+
+
+def test_layers_changed_by_another_tool(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    """Its manifest tells of layers that are not the image's: it may not be believed."""
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    top = json.loads(crane("manifest", tag))
+    blob = crane("blob", f"{tag}@{top['layers'][-1]['digest']}".replace(":v1@", "@"))
+    path = tmp_path / "top.tar.gz"
+    path.write_bytes(blob)
+    annotation = next(iter(top["annotations"].items()))
+    crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
+    crane("mutate", tag, "--annotation", "=".join(annotation), "-t", tag)
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
+    pushed = docker.push(tag, source)
+    assert "layers were changed by another tool" in pushed.stderr
+    assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
+
+
+def test_an_index_under_the_tag(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    repository = registry.repository()
+    images = [
+        docker.push(f"{repository}:{name}", source, "--platform", f"linux/{name}").image
+        for name in ("amd64", "arm64")
+    ]
+    crane("index", "append", "-m", images[0], "-m", images[1], "-t", f"{repository}:all")
+    pushed = docker.push(f"{repository}:all", source)
+    assert "index of several platforms" in pushed.stderr
+    assert pushed.image == images[0]
+
+
+def test_layers_gone_from_the_registry(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    digest = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
+    name = digest.removeprefix("sha256:")
+    folder = registry.data / "docker/registry/v2"
+    (folder / "blobs/sha256" / name[:2] / name / "data").unlink()
+    repository = tag.partition("/")[2].partition(":")[0]
+    (folder / f"repositories/{repository}/_layers/sha256/{name}/link").unlink()
+    (source / "new").write_text("new\n")
+    pushed = docker.push(tag, source)
+    assert pushed.image
+    assert "gone from the registry" in pushed.stderr
+    assert in_archive(io.BytesIO(crane("export", tag, "-"))) == on_disk(source)
+
+
+def test_nothing_of_the_source_is_changed(docker: Docker, registry: Registry, source: Path) -> None:
+    def state() -> dict[str, tuple[float, ...]]:
+        found = {}
+        for path in [source, *source.rglob("*")]:
+            status = path.lstat()
+            found[str(path)] = (status.st_mode, status.st_mtime_ns, status.st_ctime_ns)
+        return found
+
+    before = state()
+    docker.push(registry.repository(), source)
+    docker.push(registry.repository(), source, "--dry-run")
+    assert state() == before

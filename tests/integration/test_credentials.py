@@ -1,0 +1,186 @@
+"""Docker's own credentials, and what a user reads when something is wrong on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PASSWORD, USER, Docker, Registry, Result, install_plugin, serve_registry
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "source"
+    directory.mkdir()
+    (directory / "file").write_text("content\n")
+    return directory
+
+
+def helper(folder: Path, name: str, script: str) -> None:
+    """A credential helper on PATH: `get` reads the server from stdin."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"docker-credential-{name}"
+    path.write_text(f"#!/bin/sh\nread server\n{script}\n")
+    path.chmod(0o755)
+
+
+def on_path(docker: Docker, folder: Path) -> None:
+    docker.environment["PATH"] = f"{folder}:{os.environ['PATH']}"
+
+
+def assert_one_message(pushed: Result, *parts: str) -> None:
+    """Exit 1, an error and a hint, nothing on stdout, no traceback, no secret."""
+    assert (pushed.code, pushed.stdout) == (1, ""), pushed.stderr
+    assert pushed.stderr.count("ERROR: ") == 1
+    message = pushed.stderr[pushed.stderr.index("ERROR: ") :]
+    assert len(message.strip().splitlines()) == 2, "an error and a hint"
+    for part in parts:
+        assert part in message
+    for never in ("Traceback", PASSWORD, "wrong-password"):
+        assert never not in pushed.stderr
+
+
+def test_docker_login(docker: Docker, registry: Registry, source: Path) -> None:
+    docker.configure({})
+    done = subprocess.run(
+        ["docker", "login", "--username", USER, "--password-stdin", registry.host],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        input=PASSWORD.encode(),
+        capture_output=True,
+    )
+    if done.returncode:  # docker login asks the daemon in old versions only
+        pytest.fail(done.stderr.decode())
+    assert docker.push(registry.repository(), source).image
+
+
+def test_a_credential_helper(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    answer = json.dumps({"ServerURL": registry.host, "Username": USER, "Secret": PASSWORD})
+    helper(tmp_path / "bin", "test", f"[ \"$server\" = '{registry.host}' ] && echo '{answer}'")
+    on_path(docker, tmp_path / "bin")
+    docker.configure({"credHelpers": {registry.host: "test"}})
+    assert docker.push(registry.repository(), source).image
+
+
+def test_dockers_config_flag(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path, root: Path
+) -> None:
+    other = Docker(tmp_path / "other config")
+    install_plugin(other.config, root / "kontext_plugin" / "docker-kontext")
+    other.log_in(registry.host)
+    docker.configure({})
+    tag = registry.repository()
+    relative = os.path.relpath(other.config, source)
+    for config in (str(other.config), relative):
+        pushed = docker("--config", config, "kontext", "push", "-t", tag, cwd=source)
+        assert pushed.image
+
+
+def test_refused(docker: Docker, registry: Registry, source: Path) -> None:
+    for settings in (None, (USER, "wrong-password")):
+        docker.configure({})
+        if settings:
+            docker.log_in(registry.host, *settings)
+        pushed = docker.push(registry.repository(), source)
+        assert_one_message(pushed, registry.host, "other credentials", "docker login")
+
+
+def test_missing_helper(docker: Docker, registry: Registry, source: Path) -> None:
+    docker.configure({"credHelpers": {registry.host: "nowhere"}})
+    pushed = docker.push(registry.repository(), source)
+    assert_one_message(pushed, "docker-credential-nowhere", str(docker.config))
+
+
+def test_failing_helper(docker: Docker, registry: Registry, source: Path, tmp_path: Path) -> None:
+    helper(tmp_path / "bin", "broken", f"echo 'vault sealed, {PASSWORD}'; exit 1")
+    on_path(docker, tmp_path / "bin")
+    docker.configure({"credHelpers": {registry.host: "broken"}})
+    pushed = docker.push(registry.repository(), source)
+    assert_one_message(pushed, "credential helper", registry.host, "docker login")
+
+
+def test_broken_config(docker: Docker, registry: Registry, source: Path) -> None:
+    (docker.config / "config.json").write_text('{"auths": {')
+    # docker itself only warns of it.
+    pushed = docker.push(registry.repository(), source)
+    assert pushed.code == 1
+    assert "config.json" in pushed.stderr
+
+
+def test_unknown_host(docker: Docker, source: Path) -> None:
+    pushed = docker.push("no-such-host.invalid/some/repository:v1", source)
+    assert_one_message(pushed, "no-such-host.invalid", "spelling")
+
+
+def test_registry_down(docker: Docker, source: Path) -> None:
+    with socket.socket() as reserved:  # bound, and nobody listens
+        reserved.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{reserved.getsockname()[1]}"
+        pushed = docker.push(f"{host}/some/repository:v1", source)
+    assert_one_message(pushed, host, "connection refused")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody vouches for, and its key."""
+    if not shutil.which("openssl"):
+        pytest.fail("needs openssl")
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    names = ["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command = ["openssl", "req", *kind, *names, "-keyout", files[1], "-out", files[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture
+def tls_registry(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Registry]:
+    (tmp_path / "tls").mkdir()
+    extra = f"  tls: {{certificate: {certificate[0]}, key: {certificate[1]}}}"
+    with serve_registry(tmp_path / "tls", extra) as served:
+        yield served
+
+
+def test_tls(
+    docker: Docker, tls_registry: Registry, certificate: tuple[Path, Path], source: Path
+) -> None:
+    docker.log_in(tls_registry.host)
+    tag = tls_registry.repository()
+    pushed = docker.push(tag, source)
+    assert_one_message(pushed, tls_registry.host, "cannot be trusted", "SSL_CERT_FILE")
+    assert docker.push(tag, source, "--insecure").image
+    docker.environment["SSL_CERT_FILE"] = str(certificate[0])
+    assert docker.push(tag, source).image
+
+
+def test_a_registry_that_talks_nonsense(docker: Docker, source: Path) -> None:
+    """Nothing that it says reaches the terminal as it is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(
+                        b"HTTP/1.1 400 \x1b]0;owned\x07\r\nContent-Length: 5\r\n\r\n\x1b[31m"
+                    )
+
+        threading.Thread(target=answer, daemon=True).start()
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        pushed = docker.push(f"{host}/some/repository:v1", source)
+        server.shutdown(socket.SHUT_RDWR)
+    assert pushed.code == 1
+    assert "\x1b" not in pushed.stderr
+    assert "\x07" not in pushed.stderr

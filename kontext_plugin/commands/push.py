@@ -58,6 +58,11 @@ class Plan:
             and self.choice.lineage.labels == self.lineage.labels
         )
 
+    @property
+    def old(self) -> Tree:
+        """What the image that is built on holds."""
+        return self.choice.previous.manifest.tree if isinstance(self.choice, Reuse) else Tree()
+
     def manifest(self) -> bytes:
         return manifest.encode(Manifest(self.tree, self.lineage))
 
@@ -183,7 +188,7 @@ def _publish(
     cache.save_published(str(tag), image, content)
     uploaded |= made.uploaded
     sent = sum(layer.size for layer in image.layers if layer.digest in uploaded)
-    report.say(f"Pushed {tag}: {_describe(plan.changes)}; uploaded {size(sent)}")
+    report.say(f"Pushed {tag}: {_describe(plan)}; uploaded {size(sent)}")
     return made.digest
 
 
@@ -278,20 +283,18 @@ def _tell_dry_run(tag: Reference, plan: Plan, root: str, report: Report) -> None
     _tell_choice(tag, plan.choice, report)
     sink: Sink = _Nowhere()
     layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes)
-    text = f"Would upload {size(layer.size)} in one layer: {_describe(plan.changes)}"
+    text = f"Would upload {size(layer.size)} in one layer: {_describe(plan)}"
     if isinstance(plan.choice, Fresh):
         text += "; and the base image, if the repository does not have it"
     report.say(text)
 
 
-def _describe(changes: Changes) -> str:
-    parts = [
-        f"{len(paths):,} {what}"
-        for what, paths in (
-            ("added", changes.added),
-            ("changed", changes.changed),
-            ("removed", changes.removed),
-        )
-        if paths
-    ]
-    return ", ".join(parts) or "no file changed"
+def _describe(plan: Plan) -> str:
+    """How many files are added, changed and removed; directories do not count as files."""
+    counts = (
+        (sum(not plan.tree.is_directory(path) for path in plan.changes.added), "added"),
+        (sum(not plan.tree.is_directory(path) for path in plan.changes.changed), "changed"),
+        (sum(not plan.old.is_directory(path) for path in plan.changes.removed), "removed"),
+    )
+    parts = [f"{count:,} {what}" for count, what in counts if count]
+    return ", ".join(parts) or ("directories alone" if plan.changes else "no file changed")

@@ -1,0 +1,104 @@
+"""The base images: the shipped ones, built again to the same bytes, and a user's own."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Docker, Registry, Result
+from trees import File, Tree, in_archive, on_disk, plant
+
+TREE: Tree = {"file": File(b"content\n"), "run": File(b"#!/bin/sh\n", executable=True)}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "source"
+    directory.mkdir()
+    plant(directory, TREE)
+    return directory
+
+
+def test_building_again_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    def content(folder: Path) -> dict[str, bytes]:
+        files = (path for path in folder.rglob("[!.]*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    subprocess.run([sys.executable, root / "scripts" / "build-base", tmp_path / "base"], check=True)
+    assert content(tmp_path / "base") == content(root / "kontext_plugin" / "base")
+
+
+def own_base(crane: Callable[..., bytes], registry: Registry, folder: Path) -> str:
+    """Like Alpine's: /var/run is a link, there is a command, and another user."""
+    path = folder / "base.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, kind, target in (
+            ("etc", tarfile.DIRTYPE, ""),
+            ("run", tarfile.DIRTYPE, ""),
+            ("var", tarfile.DIRTYPE, ""),
+            ("var/run", tarfile.SYMTYPE, "../run"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.mode = kind, target, 0o755
+            archive.addfile(entry)
+        entry = tarfile.TarInfo("etc/motd")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"hello"))
+    tag = registry.repository() + ":base"
+    crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
+    settings = ["--cmd", "/bin/sh", "--entrypoint", "/bin/init", "--user", "1000:1000"]
+    crane("mutate", tag, *settings, "--set-platform", "linux/amd64", "-t", tag)
+    return tag
+
+
+def test_a_users_own_base(
+    docker: Docker,
+    registry: Registry,
+    crane: Callable[..., bytes],
+    run_image: Callable[..., Result],
+    source: Path,
+    tmp_path: Path,
+) -> None:
+    base = own_base(crane, registry, tmp_path)
+    tag = registry.repository() + ":v1"
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    workspace.chmod(0o777)
+    for step in ("first", "delta"):
+        (source / step).write_text(step)
+        pushed = docker.push(tag, source, "--base", base)
+        image = crane("export", tag, "-")
+        assert in_archive(io.BytesIO(image)) == on_disk(source)
+        assert in_archive(io.BytesIO(image), "etc")["motd"] == File(b"hello")
+        ran = run_image(pushed.image, workspace, "--verify")
+        assert ran.code == 0, ran.stderr
+        assert on_disk(workspace) == on_disk(source)
+    assert "Building on" in pushed.stderr
+    config = json.loads(crane("config", tag))["config"]
+    assert config["Entrypoint"] == ["/kontext-extractor"]
+    assert config.get("Cmd") is None
+    assert len(json.loads(crane("manifest", tag))["layers"]) == 4
+    # Without it, the base is another one.
+    assert "the base image is another" in docker.push(tag, source).stderr
+
+
+def test_a_base_for_another_platform_is_refused(
+    docker: Docker, registry: Registry, crane: Callable[..., bytes], source: Path, tmp_path: Path
+) -> None:
+    base = own_base(crane, registry, tmp_path)
+    tag = registry.repository()
+    pushed = docker.push(tag, source, "--base", base, "--platform", "linux/arm64")
+    assert pushed.code == 1
+    assert "is for linux/amd64, not linux/arm64" in pushed.stderr
+
+
+def test_a_missing_base(docker: Docker, registry: Registry, source: Path) -> None:
+    pushed = docker.push(registry.repository(), source, "--base", f"{registry.host}/no/such:base")
+    assert pushed.code == 1
+    assert "no/such:base was not found" in pushed.stderr

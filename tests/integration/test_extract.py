@@ -1,0 +1,108 @@
+"""`docker run` of an image: the workspace becomes the source tree, or the run fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Docker, Registry, Result
+from trees import Directory, File, Link, Tree, on_disk, plant
+
+Run = Callable[..., Result]
+
+TREE: Tree = {
+    "file": File(b"content\n"),
+    "run.sh": File(b"#!/bin/sh\n", executable=True),
+    "dir": Directory(),
+    "dir/below": File(b"below\n"),
+    "dir/link": Link("../file"),
+    "empty": Directory(),
+}
+
+
+@pytest.fixture
+def image(docker: Docker, registry: Registry, tmp_path: Path) -> str:
+    source = tmp_path / "source"
+    source.mkdir()
+    plant(source, TREE)
+    return docker.push(registry.repository(), source).image
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    directory.chmod(0o777)
+    for folder in tmp_path.parents:
+        if folder == Path("/tmp"):
+            break
+        folder.chmod(0o755)
+    return directory
+
+
+@pytest.mark.parametrize("user", ["0:0", "1000:1000"])
+def test_into_an_empty_and_a_used_workspace(
+    run_image: Run, image: str, workspace: Path, user: str
+) -> None:
+    options = ["--user", user, "--read-only"]
+    for expected in ("4 files: 4 written", "4 files: 0 written"):
+        ran = run_image(image, workspace, "--verify", options=options)
+        assert ran.code == 0, ran.stderr
+        assert expected in ran.stdout
+        assert on_disk(workspace) == TREE
+    owner = int(user.partition(":")[0])
+    assert {path.lstat().st_uid for path in workspace.rglob("*")} == {owner}
+
+
+def test_a_used_workspace_keeps_what_is_not_ours(
+    run_image: Run, image: str, workspace: Path
+) -> None:
+    plant(workspace, {"mine": File(b"mine"), "file": File(b"a longer content than ours\n")})
+    (workspace / "dir").symlink_to("/etc")
+    assert run_image(image, workspace).code == 0
+    assert on_disk(workspace) == TREE | {"mine": File(b"mine")}
+    assert run_image(image, workspace, "--mirror", "--verify").code == 0
+    assert on_disk(workspace) == TREE
+
+
+def test_what_is_right_is_not_touched(run_image: Run, image: str, workspace: Path) -> None:
+    run_image(image, workspace)
+    os.utime(workspace / "file", (1, 1))
+    (workspace / "run.sh").write_text("other")
+    assert run_image(image, workspace).code == 0
+    assert (workspace / "file").stat().st_mtime == 1
+    assert (workspace / "run.sh").read_bytes() == b"#!/bin/sh\n"
+
+
+def test_a_volume_of_docker(docker: Docker, daemon: str, image: str) -> None:
+    """A new volume gets the mode of the image's /workspace: any user may write there."""
+    mount = ["--mount", "type=volume,target=/workspace", "--user", "1000:1000"]
+    assert docker("run", "--rm", *mount, image, "--verify").code == 0
+
+
+def test_another_directory(docker: Docker, daemon: str, image: str, workspace: Path) -> None:
+    mount = ["--mount", f"type=bind,source={workspace},target=/elsewhere"]
+    assert docker("run", "--rm", *mount, image, "/elsewhere/new").code == 0
+    assert on_disk(workspace / "new") == TREE
+
+
+def test_a_read_only_target(docker: Docker, daemon: str, image: str, workspace: Path) -> None:
+    mount = ["--mount", f"type=bind,source={workspace},target=/workspace,readonly"]
+    ran = docker("run", "--rm", *mount, image)
+    assert ran.code == 1
+    assert "/workspace/" in ran.stderr
+    assert "read-only file system" in ran.stderr
+
+
+def test_a_full_disk(docker: Docker, registry: Registry, daemon: str, tmp_path: Path) -> None:
+    source = tmp_path / "large"
+    source.mkdir()
+    (source / "large").write_bytes(os.urandom(3 << 20))
+    image = docker.push(registry.repository(), source).image
+    mount = ["--mount", "type=tmpfs,target=/workspace,tmpfs-size=1m"]
+    ran = docker("run", "--rm", *mount, image)
+    assert ran.code == 1
+    assert "/workspace/large" in ran.stderr
+    assert "no space left on device" in ran.stderr

@@ -1,0 +1,192 @@
+"""What docker sees of the plugin: metadata, help, exit codes, and being told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Docker, Registry
+
+import kontext_plugin
+
+
+def test_docker_lists_it(docker: Docker) -> None:
+    assert "kontext*" in docker("--help").stdout
+
+
+def test_metadata_takes_no_python(root: Path) -> None:
+    shim = root / "kontext_plugin" / "docker-kontext"
+    done = subprocess.run(
+        [shim, "docker-cli-plugin-metadata"],
+        env={"PATH": "/usr/bin:/bin", "KONTEXT_PYTHON": "/no/python"},
+        capture_output=True,
+        check=True,
+    )
+    metadata = json.loads(done.stdout)
+    assert metadata["SchemaVersion"] == "0.1.0"
+    assert metadata["Version"] == kontext_plugin.__version__
+    assert {"Vendor", "ShortDescription", "URL"} <= metadata.keys()
+
+
+HELP = {
+    "plugin": (["kontext"], "Usage:  docker kontext COMMAND\n"),
+    "plugin, flag": (["kontext", "--help"], "Usage:  docker kontext COMMAND\n"),
+    "plugin, help": (["help", "kontext"], "Usage:  docker kontext COMMAND\n"),
+    "command": (["kontext", "push", "--help"], "Usage:  docker kontext push [OPTIONS] [DIR]\n"),
+    "command, short": (["kontext", "push", "-h"], "Usage:  docker kontext push [OPTIONS] [DIR]\n"),
+    "command, help": (["help", "kontext", "push"], "Usage:  docker kontext push [OPTIONS] [DIR]\n"),
+    "command, before": (["--help", "kontext", "push"], "Usage:  docker kontext push"),
+    "after flags": (["kontext", "push", "-t", "x", "--help"], "Usage:  docker kontext push"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "start"), HELP.values(), ids=HELP)
+def test_help(docker: Docker, arguments: list[str], start: str) -> None:
+    said = docker(*arguments)
+    assert (said.code, said.stderr) == (0, "")
+    assert said.stdout.startswith(start)
+    assert said.stdout.count("Usage:") == 1
+
+
+def test_every_option_is_in_the_help(docker: Docker) -> None:
+    text = docker("kontext", "push", "--help").stdout
+    for option in (
+        "-t, --tag", "    --fresh", "    --base", "    --platform", "    --label", "    --dry-run",
+        "-q, --quiet", "    --insecure", "    --ignore-file", "    --git",
+    ):  # fmt: skip
+        assert f"\n  {option} " in text
+
+
+def test_global_flags_come_first(docker: Docker, registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    tag = registry.repository()
+    for flags in (["-D"], ["--debug=false"], ["--context", "default"], ["-Dc", "default"], ["--"]):
+        pushed = docker(*flags, "kontext", "push", "-t", tag, str(tmp_path / "source"))
+        assert pushed.image, flags
+        assert ("crane manifest" in pushed.stderr) == ("D" in flags[0]), flags
+
+
+def test_debug_shows_the_traceback(docker: Docker, tmp_path: Path) -> None:
+    arguments = ["kontext", "push", "-t", "127.0.0.1:1/some/repository", str(tmp_path)]
+    assert "Traceback" not in docker(*arguments).stderr
+    debugged = docker("-D", *arguments)
+    assert debugged.code == 1
+    assert "Traceback" in debugged.stderr
+    assert "crane manifest 127.0.0.1:1/some/repository" in debugged.stderr
+
+
+def test_completion(docker: Docker) -> None:
+    said = docker("__complete", "kontext", "pu").stdout
+    assert said.splitlines()[0].startswith("push\t")
+    assert said.splitlines()[-1] == ":4"
+    flags = docker("__complete", "kontext", "push", "--d").stdout
+    assert [line.partition("\t")[0] for line in flags.splitlines()] == ["--dry-run", ":4"]
+    assert docker("__complete", "kontext", "push", "").stdout == ":16\n"
+
+
+@pytest.fixture
+def silent_registry() -> Iterator[tuple[str, threading.Event]]:
+    """Takes connections and never answers; the event tells that one has come."""
+    asked = threading.Event()
+    held = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hold() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                held.append(connection)
+                asked.set()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}", asked
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in held:
+            connection.close()
+
+
+def cranes(host: str) -> list[int]:
+    """The processes that talk of this registry, docker's own left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0].endswith(b"crane") and any(host.encode() in part for part in command):
+            found.append(int(folder.name))
+    return found
+
+
+def ends_within(seconds: float, done: Callable[[], bool]) -> bool:
+    limit = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_docker_told_to_stop_ends_the_push(
+    docker: Docker,
+    tmp_path: Path,
+    silent_registry: tuple[str, threading.Event],
+    number: signal.Signals,
+) -> None:
+    """Without a terminal docker passes no signal on; it closes the plugin's socket."""
+    host, asked = silent_registry
+    process = subprocess.Popen(
+        ["docker", "kontext", "push", "-t", f"{host}/some/repository", str(tmp_path)],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert asked.wait(20)
+    assert cranes(host)
+    process.send_signal(number)
+    started = time.monotonic()
+    output, messages = process.communicate(timeout=20)
+    assert time.monotonic() - started < 5
+    assert process.returncode == 130, messages
+    assert output == b""
+    assert b"Interrupted" in messages
+    assert b"Traceback" not in messages
+    assert ends_within(1, lambda: not cranes(host))
+
+
+def test_ctrl_c_on_a_terminal(
+    docker: Docker, tmp_path: Path, silent_registry: tuple[str, threading.Event]
+) -> None:
+    host, asked = silent_registry
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["DOCKER_CONFIG"] = str(docker.config)
+        os.execvp("docker", ["docker", "kontext", "push", "-t", f"{host}/r/r", str(tmp_path)])
+    assert asked.wait(20)
+    os.write(terminal, b"\x03")
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # Linux's way to say that the other side is closed
+        pass
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130, shown
+    assert b"Traceback" not in shown
+    assert ends_within(1, lambda: not cranes(host))

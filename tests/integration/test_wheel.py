@@ -1,0 +1,63 @@
+"""What a user installs: a wheel that has all it needs but crane."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import Docker, Registry, install_plugin
+
+
+@pytest.fixture(scope="session")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    # From a copy: a build leaves its traces in the source directory.
+    copy = folder / "source"
+    copy.mkdir()
+    for name in ("kontext_plugin", "setup.cfg", "pyproject.toml", "plugin.json", "README.md"):
+        subprocess.run(["cp", "-RP", root / name, copy], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, copy],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_it_contains_what_is_needed(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix("kontext_plugin/") for name in archive.namelist()}
+        shim = archive.getinfo("kontext_plugin/docker-kontext")
+        assert b"SchemaVersion" in archive.read("kontext_plugin/plugin.json")
+    assert {"docker-kontext", "plugin.json", "schemas/manifest-v2.json", "py.typed"} <= names
+    for platform in ("linux-amd64", "linux-arm64"):
+        assert f"base/{platform}/index.json" in names
+        assert len([n for n in names if n.startswith(f"base/{platform}/blobs/sha256/")]) == 3
+    assert shim.external_attr >> 16 & 0o111, "the shim is executable"
+
+
+def test_it_pushes_from_an_empty_environment(
+    wheel: Path, docker: Docker, registry: Registry, crane_path: str, tmp_path: Path
+) -> None:
+    environment = tmp_path / "environment with spaces"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", wheel]
+    subprocess.run(pip, check=True)
+    (package,) = environment.glob("lib/python*/site-packages/kontext_plugin")
+    other = Docker(tmp_path / "other config")
+    install_plugin(other.config, package / "docker-kontext")
+    other.log_in(registry.host)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_text("content\n")
+
+    lost = other.push(registry.repository(), tmp_path / "source")
+    if lost.code:  # unless the machine has a crane of its own
+        assert "crane was not found" in lost.stderr
+        assert "Traceback" not in lost.stderr
+    other.environment["KONTEXT_CRANE"] = crane_path
+    pushed = other.push(registry.repository(), tmp_path / "source")
+    assert pushed.image

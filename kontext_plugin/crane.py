@@ -159,6 +159,7 @@ class Crane:
             drain.start()
             try:
                 yield process.stdout
+                process.stdout.close()  # ends a crane that has more to say (SIGPIPE)
             except (OSError, ValueError, EOFError) as error:
                 # The reader stumbled: over what crane broke off, or over the content itself?
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -195,6 +196,7 @@ class Crane:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=dict(self.environment),
+                new_session=True,  # Ctrl-C comes to us alone, and _end passes it on
             )
         except (CommandNotFound, OSError) as error:
             raise KontextError(f"{self.program} cannot be run: {error}", hint=_GET_CRANE) from error
@@ -225,18 +227,25 @@ def find(insecure: bool = False, trace: Callable[[str], None] = lambda line: Non
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    """Ends a process that still runs, and closes its pipes. May be called any number of times."""
-    with contextlib.suppress(ProcessLookupError):
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # the one signal that crane handles
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    """Ends a crane that still runs, and its credential helper; closes the pipes.
+
+    May be called any number of times, and from any thread.
+    """
+    if process.poll() is None:
+        _signal(process, signal.SIGINT)  # the one signal that crane handles
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+        _signal(process, signal.SIGKILL)
+        process.wait()
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
+
+
+def _signal(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+    # To the whole session: a helper has crane's stderr, and whoever reads that waits for it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def _drain(pipe: IO[bytes], into: bytearray) -> None:

@@ -184,3 +184,28 @@ def test_a_registry_that_talks_nonsense(docker: Docker, source: Path) -> None:
     assert pushed.code == 1
     assert "\x1b" not in pushed.stderr
     assert "\x07" not in pushed.stderr
+
+
+def test_a_helper_that_waits_for_ever_is_ended(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    """It holds crane's stderr, so whoever only ends crane goes on waiting."""
+    fifo, pid = tmp_path / "fifo", tmp_path / "pid"
+    os.mkfifo(fifo)
+    os.mkfifo(pid)
+    helper(tmp_path / "bin", "slow", f"echo $$ >{pid}; exec cat {fifo}")
+    on_path(docker, tmp_path / "bin")
+    docker.configure({"credHelpers": {registry.host: "slow"}})
+    process = subprocess.Popen(
+        ["docker", "kontext", "push", "-t", registry.repository(), str(source)],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)} | docker.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    waiting = int(pid.read_text())
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(waiting, 0)

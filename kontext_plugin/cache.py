@@ -33,6 +33,7 @@ class Cache:
     """`root` is None where no cache can be had: everything still works, and is slower."""
 
     root: str | None
+    read_only: bool = False
 
     def stats(self, directory: str) -> Stats:
         """What was known of a directory's files when it was last pushed from this machine."""
@@ -113,7 +114,7 @@ class Cache:
     def _write(self, kind: str, key: str, content: bytes) -> None:
         """Replaces the file as a whole. A cache that cannot be written costs time, not the push."""
         path = self._path(kind, key)
-        if path is None:
+        if path is None or self.read_only:
             return
         with contextlib.suppress(OSError, KontextError), self.scratch() as folder:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -124,12 +125,17 @@ class Cache:
             os.replace(temporary, path)
 
 
-def open_cache() -> Cache:
-    """The user's cache: KONTEXT_CACHE_DIR, else `kontext` in XDG_CACHE_HOME or ~/.cache."""
+def open_cache(*, read_only: bool = False) -> Cache:
+    """The user's cache: KONTEXT_CACHE_DIR, else `kontext` in XDG_CACHE_HOME or ~/.cache.
+
+    Read-only, nothing at all is written, not even the folder.
+    """
     root = os.environ.get("KONTEXT_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kontext"
     )
     root = os.path.abspath(root)
+    if read_only:
+        return Cache(root, read_only=True)
     try:
         os.makedirs(root, mode=0o700, exist_ok=True)
     except OSError:

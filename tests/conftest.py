@@ -17,6 +17,8 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 def _private_home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, folder in (("GOPATH", "go"), ("GOCACHE", ".cache/go-build")):
+        monkeypatch.setenv(name, os.environ.get(name) or str(Path.home() / folder))
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("KONTEXT_CACHE_DIR", str(home / "cache"))

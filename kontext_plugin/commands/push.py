@@ -74,7 +74,7 @@ def push(options: Options, report: Report) -> str:
     """
     root = _directory(options.directory)
     rules = _rules(root, options.ignore_file)
-    cache = open_cache()
+    cache = open_cache(read_only=options.dry_run)
     tag = options.tags[0]
     with _threads() as threads, crane.find(options.insecure, report.trace) as registry:
         asked = threads.submit(_ask, registry, cache, options)

@@ -230,7 +230,7 @@ def test_dry_run_touches_nothing(
     said = docker.push(tag, source, "--dry-run")
     assert (said.code, said.stdout) == (0, "")
     assert "Would upload" in said.stderr
-    assert not list((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "cache").exists()
     docker.push(tag, source)
     (source / "README").write_text("changed\n")
     registry.requests()
@@ -239,6 +239,11 @@ def test_dry_run_touches_nothing(
     docker.push(tag, source)
     size = registry.blob_size(layers(crane, tag)[-1])
     assert f"Would upload {size}B in one layer: 1 changed" in said.stderr
+    # Nor does what had to be read from the registry leave a trace.
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
+    said = docker.push(tag, source, "--dry-run")
+    assert "Nothing changed" in said.stderr
+    assert not (tmp_path / "other machine").exists()
 
 
 def test_quiet_prints_the_digest_alone(docker: Docker, registry: Registry, source: Path) -> None:

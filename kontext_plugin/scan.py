@@ -223,8 +223,11 @@ def _hashes(
     root: str, paths: list[str], files: Mapping[str, _Regular], executor: Executor
 ) -> Iterator[tuple[str, _Regular, str]]:
     """Each file with its status and hex SHA-256; hashing releases the GIL, so threads share it."""
-    batches = _batches(paths, files)
-    for batch in executor.map(lambda batch: [_hash(root, path) for path in batch], batches):
+
+    def hash_batch(batch: list[str]) -> list[tuple[str, _Regular, str]]:
+        return [(path, *_hash(root, path, files[path])) for path in batch]
+
+    for batch in executor.map(hash_batch, _batches(paths, files)):
         yield from batch
 
 
@@ -240,21 +243,31 @@ def _batches(paths: list[str], files: Mapping[str, _Regular]) -> Iterator[list[s
     yield batch
 
 
-def _hash(root: str, path: str) -> tuple[str, _Regular, str]:
-    """A file's status and digest, of one moment. Raises KontextError."""
+def _hash(root: str, path: str, seen: _Regular) -> tuple[_Regular, str]:
+    """A file's status and hex SHA-256, of one moment. Raises KontextError.
+
+    `seen` is its status before: if that is the same afterwards, nobody wrote in between.
+    """
     try:
         for _ in range(_ATTEMPTS):
             file = open_file(root, path)
             try:
-                before = os.fstat(file)
                 digest = hashlib.sha256()
-                while chunk := os.read(file, _CHUNK):
+                wanted = min(seen.size + 1, _CHUNK)
+                while True:
+                    chunk = os.read(file, wanted)
                     digest.update(chunk)
-                after = _regular(os.fstat(file))
+                    if len(chunk) < wanted:
+                        break
+                status = os.fstat(file)
             finally:
                 os.close(file)
-            if stat.S_ISREG(before.st_mode) and _regular(before) == after:
-                return path, after, digest.hexdigest()
+            now = _regular(status)
+            if now.signature == seen.signature:
+                return now, digest.hexdigest()
+            if not stat.S_ISREG(status.st_mode):
+                break
+            seen = now
     except OSError as error:
         raise _refusal([LeftOut(path, f"cannot be read: {error.strerror}")]) from error
     raise KontextError(

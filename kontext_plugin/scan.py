@@ -253,17 +253,17 @@ def _hash(root: str, path: str, seen: _Regular) -> tuple[_Regular, str]:
             file = open_file(root, path)
             try:
                 digest = hashlib.sha256()
-                wanted = min(seen.size + 1, _CHUNK)
-                while True:
-                    chunk = os.read(file, wanted)
+                left = seen.size + 1  # one more, to notice that there is more
+                while chunk := os.read(file, min(left, _CHUNK)):
                     digest.update(chunk)
-                    if len(chunk) < wanted:
+                    left -= len(chunk)
+                    if left <= 1:
                         break
                 status = os.fstat(file)
             finally:
                 os.close(file)
             now = _regular(status)
-            if now.signature == seen.signature:
+            if left == 1 and now.signature == seen.signature:
                 return now, digest.hexdigest()
             if not stat.S_ISREG(status.st_mode):
                 break

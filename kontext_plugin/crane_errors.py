@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.reference import registry_of
+from kontext_plugin.reference import registry_of, repository_of
 
 
 class RegistryError(KontextError):
@@ -26,7 +26,7 @@ class Refused(RegistryError):
 @dataclass(frozen=True)
 class _Case:
     pattern: str
-    message: str  # may use {registry}, {config}, {helper} and the pattern's named groups
+    message: str  # may use the facts of explain() and the pattern's named groups
     hint: str
     kind: type[RegistryError] = RegistryError
 
@@ -56,13 +56,13 @@ _CASES = (
     ),
     _Case(
         r"UNAUTHORIZED|status code 401",
-        "{registry} refused {name}: it wants other credentials",
+        "{registry} refused {repository}: it wants other credentials",
         "Run 'docker login {registry}'; Kontext uses what docker has in {config}.",
         Refused,
     ),
     _Case(
         r"DENIED|status code 403",
-        "{registry} refused {name}: this account may not do that",
+        "{registry} refused {repository}: this account may not do that",
         "Check the repository's name and the account's rights, or 'docker login {registry}' "
         "with another one.",
         Refused,
@@ -83,7 +83,7 @@ _CASES = (
         "Use --insecure if you trust the network between.",
     ),
     _Case(
-        r"(?:x509|tls): (?P<why>[^\n]*)",
+        r"(?:x509|tls): (?P<why>[^\n;\"]*)",
         "{registry} cannot be trusted: {why}",
         "Add its certificate authority to the system's, or name it in SSL_CERT_FILE; "
         "--insecure goes on without.",
@@ -133,6 +133,7 @@ def explain(
     name = _image_name(arguments)
     facts = {
         "name": name,
+        "repository": repository_of(name),
         # Two registries may take part; the URL tells which one answered.
         "registry": host[1] if (host := _URL.search(messages)) else registry_of(name),
         "config": os.path.join(environment.get("DOCKER_CONFIG") or "~/.docker", "config.json"),

@@ -9,7 +9,7 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, Refused
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Image
-from kontext_plugin.reference import Reference
+from kontext_plugin.reference import Reference, repository_of
 
 
 def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
@@ -21,10 +21,10 @@ def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
         document = crane.manifest(str(tag))
     except NotFound:
         return Fresh("there is no image under the tag yet")
-    except Refused as error:
+    except Refused:
         # Some registries refuse to read what does not exist yet. If they refuse writing as well,
         # the first request of the push tells.
-        return Fresh(f"the tag cannot be read ({error.message})")
+        return Fresh(f"{tag.registry} refuses to show the tag")
     known = cache.published(str(tag), image.digest_of(document))
     if known is not None:
         return known
@@ -44,10 +44,7 @@ def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
 
 def custom_base(crane: Crane, name: str, platform: str) -> base.Base:
     """The image `name` as a base for `platform`. Raises KontextError."""
-    repository = name.partition("@")[0]
-    head, slash, last = repository.rpartition("/")
-    repository = head + slash + last.partition(":")[0]
-    source = f"{repository}@{crane.digest(name, platform)}"
+    source = f"{repository_of(name)}@{crane.digest(name, platform)}"
     try:
         found = _image(crane.manifest(source))
         config = schema.load(crane.config(source), schema.IMAGE_CONFIG)

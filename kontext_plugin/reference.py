@@ -49,6 +49,12 @@ def registry_of(name: str) -> str:
     return DOCKER_HUB
 
 
+def repository_of(name: str) -> str:
+    """Any image name without its tag and digest."""
+    head, slash, last = name.partition("@")[0].rpartition("/")
+    return head + slash + last.partition(":")[0]
+
+
 def parse(text: str) -> Reference:
     """A reference to push to; the tag defaults to `latest`.
 
@@ -59,9 +65,8 @@ def parse(text: str) -> Reference:
             f"invalid tag {text!r}: a digest cannot be pushed to",
             hint="Name a tag: REGISTRY/REPOSITORY:TAG",
         )
-    head, slash, last = text.rpartition("/")
-    name, colon, tag = last.partition(":")
-    repository = head + slash + name
+    repository = repository_of(text)
+    _, colon, tag = text[len(repository) :].partition(":")
     if colon and not _TAG.fullmatch(tag):
         raise _invalid(text, "a tag is up to 128 letters, digits, '_', '.' and '-'")
     host = registry_of(repository)

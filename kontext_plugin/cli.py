@@ -60,7 +60,9 @@ class Globals:
 def main() -> NoReturn:
     """The program. Ends with docker's exit codes: 0, 1, 125 for usage, 130 when interrupted."""
     gc.disable()  # nothing here makes cycles, and looking for them takes a tenth of a push
-    sys.exit(run(sys.argv[1:]))
+    _fill_standard_streams()
+    code = run(sys.argv[1:])
+    os._exit(code)  # taking a hundred thousand objects apart would take longer than a `git status`
 
 
 def run(argv: Sequence[str]) -> int:
@@ -72,13 +74,13 @@ def run(argv: Sequence[str]) -> int:
         if flags.config:
             # crane and the credential helpers know of --config by this alone.
             os.environ["DOCKER_CONFIG"] = os.path.abspath(flags.config)
-        return _dispatch(arguments, flags)
+        code = _dispatch(arguments, flags)
+        _flush_stdout()
+        return code
     except KeyboardInterrupt:
         report.show("Interrupted; the tag shows what it showed before, or the whole new image")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our stdout is gone; nothing of it must be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our stdout is gone, and knows why
         return FAILED
     except KontextError as error:
         if flags.debug:
@@ -93,6 +95,24 @@ def run(argv: Sequence[str]) -> int:
         report.show(f"ERROR: {type(error).__name__}: {error}")
         report.show("This is a fault of Kontext's. 'docker -D kontext …' shows where it lies.")
         return FAILED
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise KontextError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _fill_standard_streams() -> None:
+    """A stream that came closed must not become the next file that is opened, nor Python's None."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _dispatch(arguments: list[str], flags: Globals) -> int:

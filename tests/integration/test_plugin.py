@@ -190,3 +190,39 @@ def test_ctrl_c_on_a_terminal(
     assert os.waitstatus_to_exitcode(status) == 130, shown
     assert b"Traceback" not in shown
     assert ends_within(1, lambda: not cranes(host))
+
+
+CLOSED = {
+    "stdin": ("<&-", 0, True),
+    "stdout": (">&-", 0, False),
+    "stderr": ("2>&-", 0, True),
+    "all": ("<&- >&- 2>&-", 0, False),
+    "full": (">/dev/full", 1, False),
+}
+
+
+@pytest.mark.parametrize(("redirected", "code", "printed"), CLOSED.values(), ids=CLOSED)
+def test_closed_streams(
+    docker: Docker,
+    registry: Registry,
+    root: Path,
+    tmp_path: Path,
+    redirected: str,
+    code: int,
+    printed: bool,
+) -> None:
+    """Messages never end up on stdout, nor in a file that got the stream's number."""
+    (tmp_path / "source").mkdir()
+    shim = root / "kontext_plugin" / "docker-kontext"
+    command = f'"{shim}" kontext push -t {registry.repository()} "{tmp_path}/source"'
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirected}"],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout.count("@sha256:") == int(printed)
+    assert len(done.stdout.splitlines()) == int(printed)
+    if redirected == ">/dev/full":
+        assert "standard output cannot be written: No space left on device" in done.stderr

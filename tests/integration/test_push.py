@@ -13,6 +13,8 @@ import pytest
 from conftest import Docker, Registry, Request, Result
 from trees import Directory, File, Link, Tree, in_archive, on_disk, plant, remove
 
+from kontext_plugin.base_choice import MAX_LAYERS
+
 Crane = Callable[..., bytes]
 
 TREE: Tree = {
@@ -451,3 +453,30 @@ def test_what_consumers_disagree_about_is_refused(
     assert why in pushed.stderr
     assert "Traceback" not in pushed.stderr
     assert writes(registry.requests()) == []
+
+
+def test_the_layer_limit(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    run_image: Callable[..., Result],
+    tmp_path: Path,
+) -> None:
+    """An image with as many layers as we make runs, and the next push starts afresh."""
+    source, workspace = tmp_path / "source", tmp_path / "workspace"
+    for directory in (source, workspace):
+        directory.mkdir()
+    tag = registry.repository() + ":v1"
+    image = ""
+    for number in range(MAX_LAYERS - 1):  # the base is the first
+        (source / f"file {number % 7}").write_text(str(number))
+        image = docker.push(tag, source, "-q").image
+    assert len(layers(crane, tag)) == MAX_LAYERS
+    ran = run_image(image, workspace, "--verify", "--mirror")
+    assert ran.code == 0, ran.stderr
+    assert on_disk(workspace) == on_disk(source) == exported(crane, tag)
+    (source / "one more").write_text("x")
+    pushed = docker.push(tag, source)
+    assert f"Starting afresh: the image has reached {MAX_LAYERS} layers" in pushed.stderr
+    assert len(layers(crane, tag)) == 2
+    assert exported(crane, tag) == on_disk(source)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document
+from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document, settings_of
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
 ENTRYPOINT = "/kontext-extractor"
@@ -21,11 +23,20 @@ class Base:
     """An image to build on, and what it lacks to be self-extracting."""
 
     image: Image
+    settings: Mapping[str, Any]  # see image.settings_of
     extractor: Digest  # of the shipped base, whose extractor runs in any case
     source: str = ""  # where the user's base is: REPO@sha256:…; "": the shipped one
     layout: str = ""  # the shipped one's OCI layout
     extractor_layer: Layer | None = None  # to be put upon the user's base
     extractor_paths: tuple[str, ...] = ()  # of that layer's blob, if there is one
+
+    def settings_with(self, labels: Mapping[str, str]) -> dict[str, Any]:
+        """Those of an image that is built on this base."""
+        settings = {key: value for key, value in self.settings.items() if key != "Cmd"}
+        settings |= {"Entrypoint": [ENTRYPOINT], "WorkingDir": WORKDIR}
+        if both := {**settings.get("Labels", {}), **labels}:
+            settings["Labels"] = both
+        return settings
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -39,21 +50,24 @@ def shipped(platform: str) -> Base:
     try:
         (descriptor,) = json.loads(_read(layout, "index.json"))["manifests"]
         content = _read(layout, _blob(descriptor["digest"]))
+        document = json.loads(content)
+        config = json.loads(_read(layout, _blob(document["config"]["digest"])))
     except OSError as error:
         raise KontextError(
             f"the base image for {platform} is not in this installation: {error}",
             hint="Build it with scripts/build-base, or install a released Kontext.",
         ) from error
-    image = from_document(digest_of(content), json.loads(content))
-    return Base(image, image.digest, layout=layout)
+    image = from_document(digest_of(content), document)
+    return Base(image, settings_of(config), image.digest, layout=layout)
 
 
-def upon(image: Image, source: str, platform: str) -> Base:
+def upon(image: Image, settings: Mapping[str, Any], source: str, platform: str) -> Base:
     """The user's own base: the shipped one's layer with the extractor is put upon it."""
     own = shipped(platform)
     (layer,) = own.image.layers
     return Base(
         image,
+        settings,
         own.extractor,
         source=source,
         extractor_layer=layer,

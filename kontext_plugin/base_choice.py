@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kontext_plugin.image import Digest, Image
 from kontext_plugin.manifest import Lineage, Manifest, Tree
@@ -18,6 +19,7 @@ class Previous:
 
     image: Image
     manifest: Manifest
+    settings: Mapping[str, Any] | None = None  # None: as this machine published them
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Wanted:
     extractor: Digest
     platform: str
     labels: Mapping[str, str]
+    # The settings of an image with these labels (image.settings_of, base.Base.settings_with).
+    settings: Callable[[Mapping[str, str]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,12 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
         return Fresh("the base image is another")
     if lineage.layers != tuple(layer.digest for layer in previous.image.layers[:-1]):
         return Fresh("the image's layers were changed by another tool")
+    if previous.settings not in (None, wanted.settings(lineage.labels)):
+        return Fresh("the image's configuration was changed by another tool")
     if dropped := lineage.labels.keys() - wanted.labels.keys():
         return Fresh(f"the label {min(dropped)} is gone, and no layer can take a label away")
-    if len(previous.image.layers) >= MAX_LAYERS:
+    up_to_date = tree == previous.manifest.tree and wanted.labels == lineage.labels
+    if len(previous.image.layers) >= MAX_LAYERS and not up_to_date:
         return Fresh(f"the image has reached {MAX_LAYERS} layers")
     returned = sorted(path for path in lineage.replaced_directories if tree.is_directory(path))
     if returned:

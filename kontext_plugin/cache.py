@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,15 @@ from kontext_plugin import manifest as manifests
 from kontext_plugin.base_choice import Previous
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image, Layer, digest_of
+from kontext_plugin.sources import read_file
 
 Stats = Mapping[str, tuple[str, str]]
 """Path to the signature of its lstat (opaque; see scan.py) and its content's hex SHA-256."""
+
+_PREFIX = "kontext-scratch-"
+_SCRATCH = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # what tempfile.mkdtemp makes of it
+
+_LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
 
 _STATS_VERSION = "kontext stats 1"
 _PUBLISHED_VERSION = "kontext published 1"
@@ -76,7 +83,7 @@ class Cache:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
         """A private directory that is gone afterwards; what a killed push left goes as well."""
-        parent = os.path.join(self.root, "tmp") if self.root else tempfile.gettempdir()
+        parent = self.root or tempfile.gettempdir()
         try:
             if self.root:
                 os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -85,7 +92,7 @@ class Cache:
         except OSError as error:
             raise KontextError(
                 f"no temporary directory in {parent}: {error.strerror}",
-                hint="Free some space, or name another folder with KONTEXT_CACHE_DIR or TMPDIR.",
+                hint="Name another folder with KONTEXT_CACHE_DIR, or TMPDIR if there is no cache.",
             ) from error
         try:
             yield folder
@@ -105,10 +112,10 @@ class Cache:
         if path is None:
             return b""
         try:
-            with open(path, "rb") as file:
-                checksum, content = file.read(64), file.read()
-        except OSError:
+            content = read_file(path, _LARGEST)
+        except (OSError, ValueError):
             return b""
+        checksum, content = content[:64], content[64:]
         return content if hashlib.sha256(content).hexdigest().encode() == checksum else b""
 
     def _write(self, kind: str, key: str, content: bytes) -> None:
@@ -133,7 +140,9 @@ def open_cache(*, read_only: bool = False) -> Cache:
     root = os.environ.get("KONTEXT_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kontext"
     )
-    root = os.path.abspath(root)
+    if root.startswith("~"):  # a user without a home
+        return Cache(None)
+    root = os.path.realpath(root)
     if read_only:
         return Cache(root, read_only=True)
     try:
@@ -146,23 +155,29 @@ def open_cache(*, read_only: bool = False) -> Cache:
 def _locked_folder(parent: str) -> tuple[str, int]:
     """A new folder and the descriptor that holds its lock for as long as it is open."""
     while True:
-        folder = tempfile.mkdtemp(prefix="kontext-", dir=parent)
-        lock = os.open(folder, os.O_RDONLY)
+        folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another push swept it before it was locked
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.isdir(folder):  # else another push swept it before it was locked
+        if os.path.isdir(folder):
             return folder, lock
         os.close(lock)
 
 
 def _sweep(parent: str) -> None:
-    """Removes the scratch directories that no living process holds."""
+    """Removes the scratch directories that no living process holds, and nothing else."""
     for name in os.listdir(parent):
+        if not _SCRATCH.fullmatch(name):
+            continue
         folder = os.path.join(parent, name)
         with contextlib.suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
 

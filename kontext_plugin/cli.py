@@ -61,6 +61,7 @@ def main() -> NoReturn:
     """The program. Ends with docker's exit codes: 0, 1, 125 for usage, 130 when interrupted."""
     gc.disable()  # nothing here makes cycles, and looking for them takes a tenth of a push
     _fill_standard_streams()
+    os.umask(0o077)  # what is written, the cache alone, is the user's
     code = run(sys.argv[1:])
     os._exit(code)  # taking a hundred thousand objects apart would take longer than a `git status`
 
@@ -182,6 +183,8 @@ def _push(arguments: list[str], flags: Globals) -> None:
 
 def _label(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
+    if not text.isascii() and text != text.encode(errors="replace").decode():
+        raise UsageError(f"invalid label {text!r}: it is not UTF-8")
     if not key or not value or "\r" in text:
         raise UsageError(f"invalid label {text!r}: it must be KEY=VALUE, both not empty")
     return key, value
@@ -232,23 +235,36 @@ def _complete(arguments: list[str]) -> int:
     return 0
 
 
-def _global_flags(argv: Sequence[str]) -> tuple[Globals, list[str]]:
-    """docker's global flags, which come first and which docker has checked already."""
-    import getopt
+_SHORT = {"D": "debug", "H": "host", "c": "context", "h": "help", "l": "log-level", "v": "version"}
+_SWITCHES = {"debug", "help", "tls", "tlsverify", "version"}
+_VALUED = {"config", "context", "host", "log-level", "tlscacert", "tlscert", "tlskey"}
 
-    # getopt knows no `--flag=false`.
-    switches = ("debug", "tls", "tlsverify", "help")
-    given = [text for text in argv if text not in {f"--{name}=false" for name in switches}]
-    given = [text.removesuffix("=true") if text.startswith("--") else text for text in given]
-    valued = ("config", "context", "host", "log-level", "tlscacert", "tlscert", "tlskey")
-    try:
-        pairs, rest = getopt.getopt(given, "Dhvc:H:l:", [*switches, *(f"{v}=" for v in valued)])
-    except getopt.GetoptError as error:
-        raise UsageError(f"unknown flag: {error.opt}") from error
-    flags = dict(pairs)
-    if "--help" in flags or "-h" in flags:
+
+def _global_flags(argv: Sequence[str]) -> tuple[Globals, list[str]]:
+    """docker's global flags, which come first, and the rest. docker has checked them already."""
+    rest = list(argv)
+    found: dict[str, str] = {}
+    while rest and rest[0].startswith("-"):
+        flag = rest.pop(0)
+        if flag == "--":
+            break
+        name, equals, value = flag.removeprefix("--").partition("=")
+        if not flag.startswith("--"):  # switches may be joined, and a value may follow at once
+            letters = flag[1:]
+            while (name := _SHORT.get(letters[:1], "")) and name not in _VALUED and letters[1:]:
+                found[name] = "true"
+                letters = letters[1:]
+            value = letters[1:].removeprefix("=")
+            equals = value
+        if name not in _SWITCHES | _VALUED:
+            raise UsageError(f"unknown flag: {flag}")
+        if name in _VALUED:
+            found[name] = value if equals else rest.pop(0) if rest else ""
+        else:
+            found[name] = value or "true"
+    if found.get("help") == "true":
         rest = ["help", *rest]
-    return Globals(flags.get("--config", ""), "-D" in flags or "--debug" in flags), rest
+    return Globals(found.get("config", ""), found.get("debug") in ("true", "1")), rest
 
 
 def _watch_docker() -> None:

@@ -48,12 +48,15 @@ class Crane:
     trace: Callable[[str], None] = lambda line: None
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    _left: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def __enter__(self) -> Crane:
+        self._left.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
+            self._left.set()
             running = tuple(self._running)
         for process in running:
             _end(process)
@@ -63,11 +66,11 @@ class Crane:
 
         Raises NotFound, Refused, or another RegistryError.
         """
-        return self._read("manifest", name)
+        return self._document("manifest", name)
 
     def config(self, name: str) -> bytes:
         """The image configuration, as it is stored. Raises RegistryError."""
-        return self._read("config", name)
+        return self._document("config", name)
 
     def digest(self, name: str, platform: str) -> Digest:
         """The digest of the image for `platform`, out of an index too. Raises RegistryError."""
@@ -137,19 +140,20 @@ class Crane:
             raise self._failed(arguments, process.returncode, text)
         return output, text
 
-    def _read(self, *arguments: str) -> bytes:
-        """A small document from crane's stdout. Raises RegistryError, for a large one too."""
-        with self._stream(*arguments) as stream:
+    def _document(self, *arguments: str) -> bytes:
+        """What crane prints, a small document. Raises RegistryError."""
+        with self._stream(*arguments, whole=True) as stream:
             content = stream.read(_MAX_DOCUMENT + 1)
             if len(content) > _MAX_DOCUMENT:
                 raise RegistryError(f"{arguments[-1]}: larger than {_MAX_DOCUMENT} bytes")
-            if not content:
-                raise EOFError(f"{arguments[-1]}: nothing came")
+        if not content:
+            raise RegistryError(f"{arguments[-1]}: the registry sent nothing for it")
         return content
 
     @contextlib.contextmanager
-    def _stream(self, *arguments: str) -> Iterator[IO[bytes]]:
-        """crane's stdout. A reader that leaves early ends crane, and that is no error."""
+    def _stream(self, *arguments: str, whole: bool = False) -> Iterator[IO[bytes]]:
+        """crane's stdout. A reader that leaves early ends crane, which is no error unless it has
+        to be read as a `whole`."""
         messages = bytearray()
         with self._process(arguments) as process:
             assert process.stdout is not None
@@ -157,28 +161,40 @@ class Crane:
             # Read to the side: crane must never wait for a full pipe.
             drain = threading.Thread(target=_drain, args=(process.stderr, messages), daemon=True)
             drain.start()
+
+            def failed() -> RegistryError:
+                drain.join()
+                text = messages.decode("utf-8", "replace")
+                return self._failed(arguments, process.returncode, text)
+
             try:
                 yield process.stdout
-                process.stdout.close()  # ends a crane that has more to say (SIGPIPE)
             except (OSError, ValueError, EOFError) as error:
                 # The reader stumbled: over what crane broke off, or over the content itself?
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    if process.wait(_GRACE) > 0:
-                        drain.join()
-                        text = messages.decode("utf-8", "replace")
-                        raise self._failed(arguments, process.returncode, text) from error
+                    if process.wait(_GRACE):
+                        raise failed() from error
                 raise
+            process.stdout.close()  # ends a crane that has more to say (SIGPIPE)
+            if whole and process.wait():
+                raise failed()
 
     @contextlib.contextmanager
     def _process(self, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         """A running crane that does not outlive the block, whatever ends it."""
-        process = self._start(arguments)
         with self._lock:
+            if self._left.is_set():
+                raise KontextError("the push has ended")
+            process = self._start(arguments)
             self._running.add(process)
         try:
             yield process
         finally:
             _end(process)
+            # Only here: whoever reads a pipe in another thread must not lose it to another file.
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
             with self._lock:
                 self._running.discard(process)
 
@@ -227,7 +243,7 @@ def find(insecure: bool = False, trace: Callable[[str], None] = lambda line: Non
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    """Ends a crane that still runs, and its credential helper; closes the pipes.
+    """Ends a crane that still runs, and its credential helper.
 
     May be called any number of times, and from any thread.
     """
@@ -237,9 +253,6 @@ def _end(process: subprocess.Popen[Any]) -> None:
             process.wait(_GRACE)
         _signal(process, signal.SIGKILL)
         process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
 
 
 def _signal(process: subprocess.Popen[Any], number: signal.Signals) -> None:

@@ -19,6 +19,10 @@ class NotFound(RegistryError):
     """There is no such tag, image or blob."""
 
 
+class Damaged(RegistryError):
+    """What the registry sent is not what its digest says."""
+
+
 class Refused(RegistryError):
     """The registry wants other credentials, or none of ours may do this."""
 
@@ -53,6 +57,12 @@ _CASES = (
         r"parsing config file \((?P<file>[^)]*)\)",
         "docker's configuration {file} cannot be read",
         "It must be valid JSON: mend it, or move it away and run 'docker login' again.",
+    ),
+    _Case(
+        r"error verifying (?:sha256|size)",
+        "{registry} sent a damaged {name}",
+        "Its storage or a proxy between is broken; push with --fresh to replace the image.",
+        Damaged,
     ),
     _Case(
         r"UNAUTHORIZED|status code 401",
@@ -121,9 +131,6 @@ _CASES = (
 )
 
 _URL = re.compile(r"https?://([^/\s\"@]+)/v2/")
-_SECRETS = re.compile(
-    r"(?<=://)[^/@\s]+@|(?<=[?&])[^=&\s]*=[^&\s\"]+|(?i:(?:basic|bearer) [\w+/=.-]+)"
-)
 
 
 def explain(
@@ -138,20 +145,24 @@ def explain(
         "registry": host[1] if (host := _URL.search(messages)) else registry_of(name),
         "config": os.path.join(environment.get("DOCKER_CONFIG") or "~/.docker", "config.json"),
     }
+    said = _reason(messages, arguments)
     for case in _CASES:
-        if found := re.search(case.pattern, messages):
+        if found := re.search(case.pattern, said):
             facts.update(found.groupdict())
             return case.kind(case.message.format(**facts), hint=case.hint.format(**facts))
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
     return RegistryError(
-        f"crane {arguments[0]} failed for {name}: {redact(last)[:500]}",
+        f"crane {arguments[0]} failed for {name}: {last[:500]}",
         hint="See the whole of it with 'docker -D kontext …'.",
     )
 
 
-def redact(text: str) -> str:
-    """`text` without what may be a secret: userinfo and queries of URLs, authorization headers."""
-    return _SECRETS.sub("…", text)
+def _reason(messages: str, arguments: Sequence[str]) -> str:
+    """What crane says at last, without the names in it: whoever chose them decides nothing."""
+    reason = messages[max(messages.rfind("\nError: "), 0) :]
+    for argument in arguments[1:]:
+        reason = reason.replace(argument, "")
+    return re.sub(r"https?://[^\s\"]+", "", reason)
 
 
 def _image_name(arguments: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from kontext_plugin.diff import Changes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Layer
 from kontext_plugin.manifest import MANIFEST, MAX_BYTES, SOURCES, WHITEOUT, Entry, Tree
-from kontext_plugin.sources import open_file
+from kontext_plugin.sources import Sources
 
 # zlib-ng gives the same bytes on x86-64, with and without SSE4.2, and on arm64; ISA-L does not.
 # At level 2 they do not depend on how the input is handed over either.
@@ -65,7 +65,12 @@ def write_layer(sink: Sink, root: str, manifest: bytes, tree: Tree, changes: Cha
     must be those that `tree` has. Raises KontextError if one is not, or cannot be read, and
     OSError if the sink takes no more.
     """
-    return compress(sink, _tar(root, manifest, tree, changes))
+    try:
+        sources = Sources(root)
+    except OSError as error:
+        raise _changed(root, f"cannot be read any more: {error.strerror}") from error
+    with sources:
+        return compress(sink, _tar(sources, manifest, tree, changes))
 
 
 def compress(sink: Sink, archive: Iterable[bytes]) -> Layer:
@@ -117,7 +122,7 @@ def read_manifest(layer: IO[bytes]) -> bytes:
             header = tarfile.TarInfo.frombuf(stream.read(tar.BLOCKSIZE), "utf-8", "strict")
             if header.name.lstrip("/") != MANIFEST or not header.isreg():
                 raise ValueError("its top layer does not begin with a manifest")
-            if header.size > MAX_BYTES:
+            if not 0 <= header.size <= MAX_BYTES:
                 raise ValueError(f"its manifest is larger than {MAX_BYTES} bytes")
             content = stream.read(header.size)
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
@@ -127,7 +132,7 @@ def read_manifest(layer: IO[bytes]) -> bytes:
     return content
 
 
-def _tar(root: str, manifest: bytes, tree: Tree, changes: Changes) -> Iterator[bytes]:
+def _tar(sources: Sources, manifest: bytes, tree: Tree, changes: Changes) -> Iterator[bytes]:
     """The layer's tar archive (OCI image specification, layer.md), in pieces."""
     yield tar.header(MANIFEST, tar.REGTYPE, 0o644, size=len(manifest))
     yield from tar.padded([manifest], len(manifest))
@@ -136,14 +141,14 @@ def _tar(root: str, manifest: bytes, tree: Tree, changes: Changes) -> Iterator[b
         yield tar.header(folder, tar.DIRTYPE, 0o755)
     written = changes.written
     for path in sorted({*written, *_ancestors([*written, *changes.whiteouts])}):
-        yield from _entry(root, tree.entry(path))
+        yield from _entry(sources, tree.entry(path))
     for path in changes.whiteouts:
         folder, _, name = f"{SOURCES}/{path}".rpartition("/")
         yield tar.header(f"{folder}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
     yield tar.END
 
 
-def _entry(root: str, entry: Entry) -> Iterator[bytes]:
+def _entry(sources: Sources, entry: Entry) -> Iterator[bytes]:
     name = f"{SOURCES}/{entry.path}"
     if entry.kind == "directory":
         yield tar.header(name, tar.DIRTYPE, 0o755)
@@ -152,15 +157,15 @@ def _entry(root: str, entry: Entry) -> Iterator[bytes]:
     else:
         mode = 0o755 if entry.executable else 0o644
         yield tar.header(name, tar.REGTYPE, mode, size=entry.size)
-        yield from tar.padded(_content(root, entry), entry.size)
+        yield from tar.padded(_content(sources, entry), entry.size)
 
 
-def _content(root: str, entry: Entry) -> Iterator[bytes]:
+def _content(sources: Sources, entry: Entry) -> Iterator[bytes]:
     """A file's bytes: all of them, and those that the tree was made from, or KontextError."""
     digest = hashlib.sha256()
     left = entry.size
     try:
-        file = open_file(root, entry.path)
+        file = sources.file(entry.path)
         try:
             while left and (piece := os.read(file, min(left, _COPY))):
                 digest.update(piece)

@@ -53,6 +53,15 @@ class Image:
         return sum(layer.size for layer in self.layers)
 
 
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration document says that a container sees, without what is left empty.
+
+    OCI image specification, config.md: the platform, and `config`.
+    """
+    settings = {key: value for key, value in (config.get("config") or {}).items() if value}
+    return settings | {"platform": f"{config['os']}/{config['architecture']}"}
+
+
 def is_index(document: Mapping[str, Any]) -> bool:
     """Whether a manifest document lists images of several platforms instead of layers."""
     return document.get("mediaType") in _INDEX_TYPES or "manifests" in document

@@ -193,6 +193,9 @@ def _check(tree: Tree) -> None:
     _check_paths(paths)
     if len(paths) != len(tree.files) + len(tree.links):
         raise InvalidManifest("it lists a path both as a file and as a link")
+    # What JSON Schema lets pass: 1.0 is an integer to it, and its $ allows a line end.
+    if {type(size) for size in tree.sizes.values()} - {int} or "\n" in tree.files.values():
+        raise InvalidManifest("it lists a size or a hash that is none")
     if not tree.executable <= tree.sizes.keys():
         raise InvalidManifest("it lists as executable what is no file")
     for parent in {path.rpartition("/")[0] for path in paths}:

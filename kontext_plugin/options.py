@@ -87,7 +87,11 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
             action = "append" if option.kind == "list" else "store"
             parser.add_argument(*names, dest=option.destination, action=action)
     parser.add_argument("arguments", nargs="*")
-    parsed, unknown = parser.parse_known_args(arguments)
+    parsed, unknown = parser.parse_known_args(_without_values(command, arguments))
+    for option in command.options:
+        value = getattr(parsed, option.destination)
+        if option.kind and "" in (value if isinstance(value, list) else [value]):
+            raise UsageError(f'invalid argument "" for "--{option.name}" flag: it is empty')
     for argument in unknown:
         if argument.startswith("-") and argument != "-":
             raise UsageError(f"unknown flag: {argument.partition('=')[0]}")
@@ -98,6 +102,19 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
         )
         raise UsageError(f"docker: '{command.path}' requires {allowed}")
     return parsed, positional
+
+
+def _without_values(command: Command, arguments: Sequence[str]) -> list[str]:
+    """`--quiet=true` and `--quiet=false` as argparse knows them: given, and not given."""
+    switches = {f"--{option.name}" for option in command.options if not option.kind}
+    plain = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name not in switches or value not in ("true", "false"):
+            plain.append(argument)
+        elif value == "true":
+            plain.append(name)
+    return plain
 
 
 def _as_docker_says(message: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kontext_plugin import base, delta, image, manifest, schema
-from kontext_plugin.base_choice import Fresh, Previous
+from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
-from kontext_plugin.crane_errors import NotFound, Refused
+from kontext_plugin.crane_errors import Damaged, NotFound, Refused
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Image
 from kontext_plugin.reference import Reference, repository_of
@@ -31,15 +31,19 @@ def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
     try:
         found = _image(document)
         content = _manifest_content(crane, tag, found)
-        state = Previous(found, manifest.decode(schema.load_manifest(content)))
+        held = manifest.decode(schema.load_manifest(content))
+        if held.lineage is None:
+            return Previous(found, held)
+        if found.manifest is None:
+            return Fresh("the image has lost the annotation that vouches for its manifest")
+        config = schema.load(crane.config(tag.at(found.digest)), schema.IMAGE_CONFIG)
     except NotFound:
-        return Fresh("the image's top layer is gone from the registry")
+        return Fresh("a part of the image is gone from the registry")
+    except Damaged:
+        return Fresh("a part of the image is damaged in the registry")
     except (schema.InvalidDocument, manifest.InvalidManifest, ValueError) as error:
         return Fresh(f"the image under the tag is not one to build on: {error}")
-    if found.manifest is None and state.manifest.lineage is not None:
-        return Fresh("the image has lost the annotation that vouches for its manifest")
-    cache.save_published(str(tag), found, content)
-    return state
+    return Previous(found, held, image.settings_of(config))
 
 
 def custom_base(crane: Crane, name: str, platform: str) -> base.Base:
@@ -50,12 +54,18 @@ def custom_base(crane: Crane, name: str, platform: str) -> base.Base:
         config = schema.load(crane.config(source), schema.IMAGE_CONFIG)
     except schema.InvalidDocument as error:
         raise KontextError(f"{name} cannot be a base: {error}") from error
-    if f"{config['os']}/{config['architecture']}" != platform:
+    settings = image.settings_of(config)
+    if settings["platform"] != platform:
         raise KontextError(
-            f"{name} is for {config['os']}/{config['architecture']}, not {platform}",
+            f"{name} is for {settings['platform']}, not {platform}",
             hint="Name the base's own platform with --platform, or another base.",
         )
-    return base.upon(found, source, platform)
+    if len(found.layers) + 2 > MAX_LAYERS:
+        raise KontextError(
+            f"{name} has {len(found.layers)} layers; with the sources that is too many for docker",
+            hint=f"Choose a base of at most {MAX_LAYERS - 2} layers.",
+        )
+    return base.upon(found, settings, source, platform)
 
 
 def _image(document: bytes) -> Image:

@@ -75,7 +75,12 @@ def parse(text: str) -> Reference:
         raise _invalid(text, f"{host!r} is not a host name")
     if path != path.lower():
         raise _invalid(text, "repository names are lower case")
-    if not _PATH.fullmatch(path) or not 2 <= len(path) <= 255:
+    port = host.rpartition(":")[2]
+    if path != repository and port.isdigit() and int(port) > 65535:
+        raise _invalid(text, f"there is no port {port}")
+    if len(path) < 2:
+        raise _invalid(text, "the repository's name is too short, it takes 2 characters")
+    if not _PATH.fullmatch(path) or len(path) > 255:
         raise _invalid(
             text, "a repository is 2 to 255 of a-z, 0-9, and '.', '_', '-', '/' between them"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 from dataclasses import dataclass
 
@@ -26,7 +28,23 @@ class Report:
 
 
 def show(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    """A message that cannot be shown stops nothing."""
+    with contextlib.suppress(OSError):
+        print(printable(redact(text)), file=sys.stderr, flush=True)
+
+
+# What may be a secret: userinfo and queries of URLs and names, authorization headers, what a
+# credential helper printed.
+_SECRETS = re.compile(
+    r"(?<=://)[^\s/'\"]+@|[^\s/@:'\"]*:[^\s/'\"]+@(?!sha256:)"
+    r"|(?<=[?&])[^=&\s]*=[^&\s\"]+"
+    r"|(?i:\b(?:basic|bearer) [^\s\"]+)"
+    r"|(?<=out: `)[^`]*"
+)
+
+
+def redact(text: str) -> str:
+    return _SECRETS.sub("…", text)
 
 
 def printable(text: str) -> str:

@@ -5,21 +5,19 @@ Every name and link is one that each consumer of the image shows alike, or the s
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from kontext_plugin.cache import Stats
+from kontext_plugin.digests import Unreadable, hash_files
 from kontext_plugin.errors import KontextError
 from kontext_plugin.ignore import ROOT, IgnoreRules
 from kontext_plugin.manifest import DIRECTORY, SOURCES, WHITEOUT, Tree
-from kontext_plugin.sources import open_file
+from kontext_plugin.sources import Sources, Status, status_of
 
 MAX_PATH = 3800
 """Bytes of a path: PATH_MAX is 4096, and a container engine unpacks below folders of its own."""
@@ -28,9 +26,6 @@ _RACY = 2_000_000_000
 """Nanoseconds. A file changed this shortly before the scan could change again within the file
 system's clock tick and look the same (git's "racily clean" entries), so it is not remembered."""
 
-_BATCH = 32 * 1024 * 1024  # bytes of files that one thread hashes at a time
-_CHUNK = 1024 * 1024
-_ATTEMPTS = 3
 _SHOWN = 10
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -59,36 +54,39 @@ class Scan:
     hashed: int  # files whose content was read
 
 
-class _Regular(NamedTuple):
-    """What the scan needs of a regular file's status, which is ten times as large."""
-
-    signature: str
-    size: int
-    executable: bool
-    settled: int  # nanoseconds: the last change of the content or the status
-
-
 @dataclass
 class _Found:
     """What a walk collects on its way."""
 
     directories: dict[str, str] = field(default_factory=dict)  # each to DIRECTORY
     links: dict[str, str] = field(default_factory=dict)
-    regular: dict[str, _Regular] = field(default_factory=dict)
+    regular: dict[str, Status] = field(default_factory=dict)
     special: list[LeftOut] = field(default_factory=list)
     git: list[str] = field(default_factory=list)
     refused: list[LeftOut] = field(default_factory=list)
 
 
 def scan(
-    root: str, rules: IgnoreRules, known: Stats, executor: Executor, *, keep_git: bool = False
+    root: str,
+    rules: IgnoreRules,
+    known: Stats,
+    executor: Executor,
+    *,
+    keep_git: bool = False,
+    without: str = "",
 ) -> Scan:
     """The tree below `root`. `known` saves hashing the files that it vouches for.
+
+    `without` is a directory that is left out in any case.
 
     Raises KontextError for what cannot be read or be put into an image, naming the paths.
     """
     horizon = time.time_ns() - _RACY
-    found = _walk(root, rules, keep_git)
+    try:
+        with Sources(root) as sources:
+            found = _walk(sources, rules, keep_git, without)
+    except OSError as error:
+        raise _refusal([LeftOut(root, f"cannot be read: {error.strerror}")]) from error
     if found.refused:
         raise _refusal(found.refused)
     stats: dict[str, tuple[str, str]] = {}
@@ -100,11 +98,15 @@ def scan(
         else:
             unknown.append(path)
     files = found.directories | {path: digest for path, (_, digest) in stats.items()}
-    for path, file, digest in _hashes(root, unknown, found.regular, executor):
-        found.regular[path] = file
-        files[path] = digest
-        if file.settled < horizon:
-            stats[path] = (file.signature, digest)
+    try:
+        for path, file, digest in hash_files(root, unknown, found.regular, executor):
+            found.regular[path] = file
+            files[path] = digest
+            if file.settled < horizon:
+                stats[path] = (file.signature, digest)
+    except Unreadable as error:
+        path, why = error.args
+        raise _refusal([LeftOut(path, f"cannot be read: {why}")]) from error
     tree = Tree(
         files=files,
         sizes={path: file.size for path, file in found.regular.items()},
@@ -114,8 +116,8 @@ def scan(
     return Scan(tree, tuple(found.special), tuple(found.git), stats, len(unknown))
 
 
-def _walk(root: str, rules: IgnoreRules, keep_git: bool) -> _Found:
-    """Everything below `root` that the rules keep; no content is read."""
+def _walk(sources: Sources, rules: IgnoreRules, keep_git: bool, without: str) -> _Found:
+    """Everything that the rules keep; no content is read."""
     found = _Found()
     pending = [("", ROOT)]
     matching = not rules.empty
@@ -123,13 +125,16 @@ def _walk(root: str, rules: IgnoreRules, keep_git: bool) -> _Found:
         folder, verdict = pending.pop()
         prefix = folder + "/" if folder else ""
         try:
-            with os.scandir(os.path.join(root, folder)) as entries:
+            descriptor = sources.folder(folder)
+            with os.scandir(descriptor) as entries:
                 for item in entries:
                     path = prefix + item.name
                     if item.name == ".git" and not keep_git:
                         found.git.append(path)
                         continue
                     directory = item.is_dir(follow_symlinks=False)
+                    if directory and path == without:
+                        continue
                     own = rules.verdict(path, verdict) if matching else ROOT
                     if own.excluded:
                         if directory and rules.may_keep_below(path):
@@ -144,7 +149,7 @@ def _walk(root: str, rules: IgnoreRules, keep_git: bool) -> _Found:
                         found.directories[path] = DIRECTORY
                         pending.append((path, own))
                     else:
-                        _collect(item, path, found)
+                        _collect(item, path, descriptor, found)
         except OSError as error:
             found.refused.append(LeftOut(folder or ".", f"cannot be read: {error.strerror}"))
     return found
@@ -157,10 +162,10 @@ def _keep_parents(folder: str, found: _Found) -> None:
         folder = folder.rpartition("/")[0]
 
 
-def _collect(item: os.DirEntry[str], path: str, found: _Found) -> None:
+def _collect(item: os.DirEntry[str], path: str, folder: int, found: _Found) -> None:
     try:
         if item.is_symlink():
-            target = os.readlink(item.path)
+            target = os.readlink(item.name, dir_fd=folder)
             if problem := _link_problem(path, target):
                 found.refused.append(LeftOut(path, problem))
             found.links[path] = target
@@ -172,7 +177,7 @@ def _collect(item: os.DirEntry[str], path: str, found: _Found) -> None:
     if special := _SPECIAL.get(stat.S_IFMT(status.st_mode)):
         found.special.append(LeftOut(path, special))
     else:
-        found.regular[path] = _regular(status)
+        found.regular[path] = status_of(status)
 
 
 def _name_problem(path: str) -> str | None:
@@ -217,74 +222,6 @@ def _is_surrogate(name: str) -> bool:
 
 def _leads_out(path: str) -> bool:
     return os.path.normpath(path.replace("\\", "/")).startswith("..")
-
-
-def _hashes(
-    root: str, paths: list[str], files: Mapping[str, _Regular], executor: Executor
-) -> Iterator[tuple[str, _Regular, str]]:
-    """Each file with its status and hex SHA-256; hashing releases the GIL, so threads share it."""
-
-    def hash_batch(batch: list[str]) -> list[tuple[str, _Regular, str]]:
-        return [(path, *_hash(root, path, files[path])) for path in batch]
-
-    for batch in executor.map(hash_batch, _batches(paths, files)):
-        yield from batch
-
-
-def _batches(paths: list[str], files: Mapping[str, _Regular]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for path in paths:
-        batch.append(path)
-        size += files[path].size
-        if size >= _BATCH or len(batch) >= 256:
-            yield batch
-            batch, size = [], 0
-    yield batch
-
-
-def _hash(root: str, path: str, seen: _Regular) -> tuple[_Regular, str]:
-    """A file's status and hex SHA-256, of one moment. Raises KontextError.
-
-    `seen` is its status before: if that is the same afterwards, nobody wrote in between.
-    """
-    try:
-        for _ in range(_ATTEMPTS):
-            file = open_file(root, path)
-            try:
-                digest = hashlib.sha256()
-                left = seen.size + 1  # one more, to notice that there is more
-                while chunk := os.read(file, min(left, _CHUNK)):
-                    digest.update(chunk)
-                    left -= len(chunk)
-                    if left <= 1:
-                        break
-                status = os.fstat(file)
-            finally:
-                os.close(file)
-            now = _regular(status)
-            if left == 1 and now.signature == seen.signature:
-                return now, digest.hexdigest()
-            if not stat.S_ISREG(status.st_mode):
-                break
-            seen = now
-    except OSError as error:
-        raise _refusal([LeftOut(path, f"cannot be read: {error.strerror}")]) from error
-    raise KontextError(
-        f"{path!r} changed while it was read",
-        hint="Push again when nothing writes to the directory, or ignore the file.",
-    )
-
-
-def _regular(status: os.stat_result) -> _Regular:
-    # A write sets ctime, which nobody can set back; the rest tells one file from another.
-    mtime, ctime, mode = status.st_mtime_ns, status.st_ctime_ns, status.st_mode
-    return _Regular(
-        f"{status.st_size}:{mtime}:{ctime}:{status.st_dev}:{status.st_ino}:{mode}",
-        status.st_size,
-        bool(mode & stat.S_IXUSR),
-        max(mtime, ctime),
-    )
 
 
 def _refusal(refused: list[LeftOut]) -> KontextError:

@@ -6,24 +6,25 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kontext_plugin import base, crane, ignore, manifest, published
 from kontext_plugin.base import PLATFORMS, Base
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted
 from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.crane import Crane
-from kontext_plugin.crane_errors import NotFound
+from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.delta import Sink, write_layer
-from kontext_plugin.diff import Changes, diff, replaced_directories
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
-from kontext_plugin.manifest import Lineage, Manifest, Tree
+from kontext_plugin.plan import Plan, make_plan
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, number, size
 from kontext_plugin.scan import Scan, scan
+from kontext_plugin.sources import read_file
 
 IGNORE_FILES = (".kontextignore", ".dockerignore")
+IGNORE_FILE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,33 +41,6 @@ class Options:
     insecure: bool = False
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The image to be made: what it is built on, what its new layer changes, what it holds."""
-
-    choice: Reuse | Fresh
-    changes: Changes
-    tree: Tree
-    lineage: Lineage
-
-    @property
-    def up_to_date(self) -> bool:
-        """Whether the image that would be built on is the wanted one already."""
-        return (
-            isinstance(self.choice, Reuse)
-            and not self.changes
-            and self.choice.lineage.labels == self.lineage.labels
-        )
-
-    @property
-    def old(self) -> Tree:
-        """What the image that is built on holds."""
-        return self.choice.previous.manifest.tree if isinstance(self.choice, Reuse) else Tree()
-
-    def manifest(self) -> bytes:
-        return manifest.encode(Manifest(self.tree, self.lineage))
-
-
 def push(options: Options, report: Report) -> str:
     """Publishes the directory under the tags; returns `REPO@sha256:…`, or "" for a dry run.
 
@@ -78,20 +52,37 @@ def push(options: Options, report: Report) -> str:
     tag = options.tags[0]
     with _threads() as threads, crane.find(options.insecure, report.trace) as registry:
         asked = threads.submit(_ask, registry, cache, options)
-        known = cache.stats(root)
-        found = scan(root, rules, known, threads, keep_git=options.keep_git)
+        known = {} if options.fresh else cache.stats(root)
+        found = scan(
+            root,
+            rules,
+            known,
+            threads,
+            keep_git=options.keep_git,
+            without=_below(cache.root, root),
+        )
         _tell_scan(found, report)
         below, previous = asked.result()
 
-        wanted = Wanted(below.image.digest, below.extractor, options.platform, options.labels)
-        plan = _plan(previous, wanted, below, found.tree)
+        wanted = Wanted(
+            base=below.image.digest,
+            extractor=below.extractor,
+            platform=options.platform,
+            labels=options.labels,
+            settings=below.settings_with,
+        )
+        plan = make_plan(previous, wanted, below.layers, found.tree)
         if options.dry_run:
             _tell_dry_run(tag, plan, root, report)
             return ""
         if found.stats != known:
             threads.submit(cache.save_stats, root, found.stats)
         if isinstance(plan.choice, Reuse) and plan.up_to_date:
-            image = plan.choice.previous.image.digest
+            current = plan.choice.previous.image
+            image = current.digest
+            if plan.choice.previous.settings is not None:  # now they are known to be ours
+                content = manifest.encode(plan.choice.previous.manifest)
+                threads.submit(cache.save_published, str(tag), current, content)
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
         else:
             _tell_choice(tag, plan.choice, report)
@@ -101,7 +92,7 @@ def push(options: Options, report: Report) -> str:
                 if isinstance(plan.choice, Fresh):
                     raise
                 gone = Fresh("layers of the image are gone from the registry")
-                plan = _plan(gone, wanted, below, found.tree)
+                plan = make_plan(gone, wanted, below.layers, found.tree)
                 _tell_choice(tag, plan.choice, report)
                 image = _publish(registry, cache, plan, below, tag, root, report)
         for other in options.tags[1:]:
@@ -121,28 +112,6 @@ def _ask(registry: Crane, cache: Cache, options: Options) -> tuple[Base, Previou
     if options.fresh:
         return below, Fresh("--fresh was given")
     return below, published.previous(registry, cache, tag)
-
-
-def _plan(previous: Previous | Fresh, wanted: Wanted, below: Base, tree: Tree) -> Plan:
-    choice = previous if isinstance(previous, Fresh) else choose(previous, wanted, tree)
-    if isinstance(choice, Fresh):
-        lineage = Lineage(
-            base=wanted.base,
-            extractor=wanted.extractor,
-            platform=wanted.platform,
-            layers=tuple(layer.digest for layer in below.layers),
-            labels=wanted.labels,
-        )
-        return Plan(choice, diff(Tree(), tree), tree, lineage)
-    old = choice.previous.manifest.tree
-    lineage = replace(
-        choice.lineage,
-        generation=choice.lineage.generation + 1,
-        layers=tuple(layer.digest for layer in choice.previous.image.layers),
-        labels=wanted.labels,
-        replaced_directories=replaced_directories(old, tree, choice.lineage.replaced_directories),
-    )
-    return Plan(choice, diff(old, tree), tree, lineage)
 
 
 def _publish(
@@ -188,7 +157,7 @@ def _publish(
     cache.save_published(str(tag), image, content)
     uploaded |= made.uploaded
     sent = sum(layer.size for layer in image.layers if layer.digest in uploaded)
-    report.say(f"Pushed {tag}: {_describe(plan)}; uploaded {size(sent)}")
+    report.say(f"Pushed {tag}: {plan.describe()}; uploaded {size(sent)}")
     return made.digest
 
 
@@ -204,14 +173,26 @@ def _write(path: str, root: str, content: bytes, plan: Plan) -> Layer:
 
 
 def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -> None:
-    if other.repository == tag.repository:
-        registry.tag(tag.at(image), other.tag)
-    else:
-        registry.copy(tag.at(image), str(other))
+    try:
+        if other.repository == tag.repository:
+            registry.tag(tag.at(image), other.tag)
+        else:
+            registry.copy(tag.at(image), str(other))
+    except RegistryError as error:
+        raise KontextError(
+            f"{tag.at(image)} is published as {tag}, but not as {other}: {error.message}",
+            hint=error.hint,
+        ) from error
 
 
 def _directory(directory: str) -> str:
     """The real path of the source directory. Raises KontextError."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise KontextError(
+            "the current directory does not exist any more", hint="Change to one that does."
+        ) from error
     if not os.path.exists(directory):
         raise KontextError(f"{directory!r} does not exist", hint="Name the directory to upload.")
     if not os.path.isdir(directory):
@@ -221,17 +202,24 @@ def _directory(directory: str) -> str:
     return os.path.realpath(directory)
 
 
+def _below(folder: str | None, root: str) -> str:
+    """The path of `folder` within `root`, or "" if it lies elsewhere."""
+    top = root.rstrip("/") + "/"
+    return folder.removeprefix(top) if folder and folder.startswith(top) else ""
+
+
 def _rules(root: str, chosen: str) -> ignore.IgnoreRules:
     """The rules of the chosen ignore file, or of the directory's own. Raises KontextError."""
     candidates = [chosen] if chosen else [os.path.join(root, name) for name in IGNORE_FILES]
     for path in candidates:
         try:
-            with open(path, "rb") as file:
-                return ignore.parse(file.read().decode("utf-8", "surrogateescape"), path)
+            content = read_file(path, IGNORE_FILE_BYTES)
+            return ignore.parse(content.decode("utf-8", "surrogateescape"), path)
         except FileNotFoundError:
             continue
-        except OSError as error:
-            raise KontextError(f"the ignore file {path!r}: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise KontextError(f"the ignore file {path!r} cannot be used: {why}") from error
     if chosen:
         raise KontextError(f"the ignore file {chosen!r} does not exist")
     return ignore.IgnoreRules()
@@ -243,8 +231,11 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
     threads = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
     try:
         yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)
+    except BaseException:
+        # Whoever hashes a large file ends with the process.
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    threads.shutdown()
 
 
 class _Nowhere:
@@ -283,18 +274,7 @@ def _tell_dry_run(tag: Reference, plan: Plan, root: str, report: Report) -> None
     _tell_choice(tag, plan.choice, report)
     sink: Sink = _Nowhere()
     layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes)
-    text = f"Would upload {size(layer.size)} in one layer: {_describe(plan)}"
+    text = f"Would upload {size(layer.size)} in one layer: {plan.describe()}"
     if isinstance(plan.choice, Fresh):
         text += "; and the base image, if the repository does not have it"
     report.say(text)
-
-
-def _describe(plan: Plan) -> str:
-    """How many files are added, changed and removed; directories do not count as files."""
-    counts = (
-        (sum(not plan.tree.is_directory(path) for path in plan.changes.added), "added"),
-        (sum(not plan.tree.is_directory(path) for path in plan.changes.changed), "changed"),
-        (sum(not plan.old.is_directory(path) for path in plan.changes.removed), "removed"),
-    )
-    parts = [f"{count:,} {what}" for count, what in counts if count]
-    return ", ".join(parts) or ("directories alone" if plan.changes else "no file changed")

@@ -600,14 +600,13 @@ def crane_is_a_folder(place: Place) -> None:
     (place.folder / "crane").mkdir(parents=True)
 
 
-def folder_is_read_only(place: Place) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root writes everywhere")
-    place.folder.mkdir(parents=True, mode=0o555)
+def folder_takes_no_files(place: Place) -> None:
+    place.folder.parent.mkdir()
+    place.folder.symlink_to("/proc")  # not even root's
 
 
 @pytest.mark.parametrize(
-    "make", [folder_is_a_file, folder_is_below_a_file, crane_is_a_folder, folder_is_read_only]
+    "make", [folder_is_a_file, folder_is_below_a_file, crane_is_a_folder, folder_takes_no_files]
 )
 def test_folder_that_cannot_be_filled(make: Callable[[Place], None], place: Place) -> None:
     program(place.bin / "crane", FROM_PATH)

@@ -1,0 +1,243 @@
+"""crane's error texts, as it really prints them, become errors with a cause and a hint."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontext_plugin.crane_errors import NotFound, Refused, RegistryError, explain
+from kontext_plugin.errors import FAILED
+from kontext_plugin.report import redact
+
+NAME = "host.io:5000/team/repo:t"
+ARGUMENTS = ("mutate", "host.io:5000/team/repo@sha256:0", "--tag", NAME, "--workdir", "/w")
+URL = "https://host.io:5000/v2/team/repo"
+
+
+class Case(NamedTuple):
+    text: str
+    kind: type[RegistryError]
+    message: str
+    hint: str
+
+
+CASES = {
+    "no manifest": Case(
+        f"Error: fetching manifest {NAME}: GET {URL}/manifests/t: MANIFEST_UNKNOWN: unknown; "
+        "map[Tag:t]",
+        NotFound,
+        f"{NAME} was not found",
+        "Check the name",
+    ),
+    "no repository": Case(
+        f"Error: GET {URL}/manifests/t: NAME_UNKNOWN: repository name not known to registry",
+        NotFound,
+        "was not found",
+        "Check the name",
+    ),
+    "no blob": Case(
+        f"Error: GET {URL}/blobs/sha256:0: BLOB_UNKNOWN: blob unknown to registry",
+        NotFound,
+        "was not found",
+        "",
+    ),
+    "404 without a code": Case(
+        f"Error: HEAD {URL}/manifests/t: unexpected status code 404 Not Found (HEAD responses have "
+        "no body, use GET for details)",
+        NotFound,
+        "was not found",
+        "",
+    ),
+    "no login": Case(
+        f"Error: GET {URL}/manifests/t: UNAUTHORIZED: authentication required; [map[Action:pull]]",
+        Refused,
+        "host.io:5000 refused",
+        "docker login host.io:5000",
+    ),
+    "401 without a code": Case(
+        "Error: GET https://auth.host.io/token?scope=x: unexpected status code 401 Unauthorized",
+        Refused,
+        "refused",
+        "/docker/config.json",
+    ),
+    "denied": Case(
+        f"Error: POST {URL}/blobs/uploads/: DENIED: requested access to the resource is denied",
+        Refused,
+        "may not do that",
+        "rights",
+    ),
+    "403": Case(
+        f"Error: HEAD {URL}/manifests/t: unexpected status code 403 Forbidden",
+        Refused,
+        "may not do that",
+        "docker login",
+    ),
+    "nobody listens": Case(
+        f'Error: Get "{URL}/": dial tcp 127.0.0.1:5000: connect: connection refused',
+        RegistryError,
+        "host.io:5000 does not answer: connection refused",
+        "running",
+    ),
+    "no such host": Case(
+        f'Error: Get "{URL}/": dial tcp: lookup host.io on 10.0.0.1:53: no such host',
+        RegistryError,
+        "no such host",
+        "spelling",
+    ),
+    "no DNS": Case(
+        f'Error: Get "{URL}/": dial tcp: lookup host.io: Temporary failure in name resolution',
+        RegistryError,
+        "no such host",
+        "DNS",
+    ),
+    "unknown authority": Case(
+        f'Error: Get "{URL}/": tls: failed to verify certificate: x509: certificate signed by '
+        "unknown authority",
+        RegistryError,
+        "cannot be trusted: failed to verify certificate",
+        "SSL_CERT_FILE",
+    ),
+    "certificate of another": Case(
+        f'Error: Get "{URL}/": x509: certificate is valid for a.io, not host.io',
+        RegistryError,
+        "certificate is valid for a.io, not host.io",
+        "--insecure",
+    ),
+    "plain http": Case(
+        f'Error: Get "{URL}/": http: server gave HTTP response to HTTPS client',
+        RegistryError,
+        "speaks plain http",
+        "--insecure",
+    ),
+    "registry's disk full": Case(
+        f"Error: PATCH {URL}/blobs/uploads/1: UNKNOWN: unknown error; map[Err:28 Op:write "
+        "Path:/var/lib/registry/data: write: no space left on device]",
+        RegistryError,
+        "no space left",
+        "Free some space there",
+    ),
+    "missing helper": Case(
+        "Error: fetching manifest: error getting credentials - err: exec: "
+        '"docker-credential-desktop": executable file not found in $PATH, out: ``',
+        RegistryError,
+        "docker-credential-desktop is not on PATH",
+        "/docker/config.json",
+    ),
+    "failing helper": Case(
+        "Error: error getting credentials - err: exit status 1, out: `the keychain is locked`",
+        RegistryError,
+        "credential helper for host.io:5000 failed",
+        "-D",
+    ),
+    "broken configuration": Case(
+        "Error: parsing config file (/docker/config.json): invalid character 'x' looking for "
+        "beginning of value",
+        RegistryError,
+        "/docker/config.json cannot be read",
+        "valid JSON",
+    ),
+    "time": Case(
+        f'Error: Get "{URL}/": dial tcp 10.1.1.1:443: i/o timeout',
+        RegistryError,
+        "does not answer in time",
+        "proxy",
+    ),
+    "too many requests": Case(
+        f"Error: GET {URL}/manifests/t: TOOMANYREQUESTS: You have reached your pull rate limit",
+        RegistryError,
+        "no more requests",
+        "log in",
+    ),
+    "no name": Case(
+        "Error: parsing reference: could not parse reference: Host.io/Repo",
+        RegistryError,
+        "Host.io/Repo is not an image name",
+        "REGISTRY/REPOSITORY:TAG",
+    ),
+    "server error": Case(
+        f"Error: PUT {URL}/manifests/t: unexpected status code 503 Service Unavailable: try later",
+        RegistryError,
+        "host.io:5000 failed with status 503",
+        "log",
+    ),
+    "cut off": Case(
+        f'Error: Patch "{URL}/blobs/uploads/1": write tcp: connection reset by peer',
+        RegistryError,
+        "broke the connection off",
+        "again",
+    ),
+    "end of file": Case(
+        f'Error: Get "{URL}/": EOF', RegistryError, "broke the connection off", "again"
+    ),
+    "other host answers": Case(
+        'Error: Get "https://base.io/v2/": dial tcp 1.2.3.4:443: connect: connection refused',
+        RegistryError,
+        "base.io does not answer",
+        "running",
+    ),
+    "unknown": Case(
+        "2026/01/01 pushing\nError: something odd\n", RegistryError, f"{NAME}: something odd", "-D"
+    ),
+    "braces": Case("Error: {name!r} {0} {", RegistryError, "{name!r} {0} {", "-D"),
+    "nothing": Case("", RegistryError, "it gave no reason", "-D"),
+    "long": Case("Error: " + "x" * 10_000, RegistryError, "x" * 400, "-D"),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_explain(case: Case) -> None:
+    error = explain(case.text, ARGUMENTS, {"DOCKER_CONFIG": "/docker"})
+    assert type(error) is case.kind
+    assert case.message in error.message
+    assert case.hint in error.hint
+    assert error.exit_code == FAILED
+    assert len(error.message) < 1000
+
+
+VERBS = {
+    "manifest": (("manifest", NAME), NAME),
+    "blob": (("blob", "host.io/r@sha256:0"), "host.io/r@sha256:0"),
+    "digest": (("digest", "--platform", "linux/amd64", NAME), NAME),
+    "mutate": (ARGUMENTS, NAME),
+    "push": (("push", "/layout", "host.io/r@sha256:0"), "host.io/r@sha256:0"),
+    "copy": (("copy", "host.io/r@sha256:0", NAME), NAME),
+    "tag": (("tag", "host.io/r@sha256:0", "new"), "host.io/r@sha256:0"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "name"), VERBS.values(), ids=VERBS)
+def test_the_image_is_named(arguments: tuple[str, ...], name: str) -> None:
+    error = explain("Error: MANIFEST_UNKNOWN", arguments, {})
+    assert error.message == f"{name} was not found"
+
+
+def test_the_users_own_configuration_is_named_without_another() -> None:
+    assert "~/.docker/config.json" in explain("Error: UNAUTHORIZED", ARGUMENTS, {}).hint
+
+
+SECRETS = {
+    "userinfo": ("Get https://user:S3CRET@host.io/v2/: boom", "host.io/v2/: boom"),
+    "user alone": ("Get https://S3CRET@host.io/v2/", "host.io/v2/"),
+    "query": ("GET https://s3/blob?X-Amz-Signature=S3CRET&token=S3CRET: 500", "https://s3/blob?"),
+    "encoded query": ("GET https://s3/b?sig=S3%43RET%2BS3CRET boom", "boom"),
+    "query in quotes": ('Get "https://s3/b?sig=S3CRET": boom', '": boom'),
+    "basic": ("Authorization: Basic dXNlcjpS3CRET== sent", "sent"),
+    "bearer": ("authorization: bearer eyJ.S3CRET.x-y_z sent", "sent"),
+    "upper case": ("BEARER S3CRET sent", "sent"),
+    "two": ("https://a:S3CRET@x/ and https://b:S3CRET@y/", " and "),
+}
+
+
+@pytest.mark.parametrize(("text", "stays"), SECRETS.values(), ids=SECRETS)
+def test_no_secret_stays(text: str, stays: str) -> None:
+    assert "S3" not in redact(text)
+    assert stays in redact(text)
+    assert "S3" not in redact(explain(f"Error: {text}", ARGUMENTS, {}).message)
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=60))
+def test_any_text_is_an_error(text: str) -> None:
+    assert explain(text, ARGUMENTS, {}).message

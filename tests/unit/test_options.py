@@ -1,0 +1,112 @@
+"""A command's options, in docker's forms and docker's words."""
+
+from __future__ import annotations
+
+import pytest
+
+from kontext_plugin.errors import USAGE, UsageError
+from kontext_plugin.options import Command, Option, help_text, parse, table, usage_line
+
+COMMAND = Command(
+    name="push",
+    summary="Push",
+    usage="[OPTIONS] [DIR]",
+    description="Push a directory.",
+    options=(
+        Option("tag", "Where to", "t", kind="list"),
+        Option("dry-run", "Change nothing"),
+        Option("quiet", "Say nothing", "q"),
+        Option("base", "Build on this", kind="string"),
+        Option("secret", "Nobody shall see this", kind="string", hidden=True),
+    ),
+    max_arguments=1,
+)
+
+NOTHING = {"tag": None, "dry_run": False, "quiet": False, "base": None, "secret": None}
+
+FORMS = {
+    "nothing": ([], {}, []),
+    "argument": (["dir"], {}, ["dir"]),
+    "long": (["--tag", "a"], {"tag": ["a"]}, []),
+    "long with =": (["--tag=a"], {"tag": ["a"]}, []),
+    "value with =": (["--tag=a=b=c"], {"tag": ["a=b=c"]}, []),
+    "short": (["-t", "a"], {"tag": ["a"]}, []),
+    "short joined": (["-ta"], {"tag": ["a"]}, []),
+    "short with =": (["-t=a"], {"tag": ["a"]}, []),
+    "list": (["-t", "a", "--tag=b", "-tc"], {"tag": ["a", "b", "c"]}, []),
+    "the last string counts": (["--base", "a", "--base", "b"], {"base": "b"}, []),
+    "switch": (["--dry-run"], {"dry_run": True}, []),
+    "switch twice": (["-q", "--quiet"], {"quiet": True}, []),
+    "shorts joined": (["-qt", "a"], {"quiet": True, "tag": ["a"]}, []),
+    "shorts joined with a value": (["-qta"], {"quiet": True, "tag": ["a"]}, []),
+    "hidden": (["--secret", "x"], {"secret": "x"}, []),
+    "argument first": (["dir", "-t", "a", "-q"], {"tag": ["a"], "quiet": True}, ["dir"]),
+    "argument between": (["-q", "dir", "-t", "a"], {"tag": ["a"], "quiet": True}, ["dir"]),
+    "argument last": (["-t", "a", "-q", "dir"], {"tag": ["a"], "quiet": True}, ["dir"]),
+    "a dash": (["-"], {}, ["-"]),
+    "behind --": (["-q", "--", "-t"], {"quiet": True}, ["-t"]),
+    "-- alone": (["--"], {}, []),
+    "spaces": (["--base", "a b", "c d"], {"base": "a b"}, ["c d"]),
+    "not ASCII": (["--base=ä", "ö"], {"base": "ä"}, ["ö"]),
+    "percent": (["--base=%s%(prog)s", "%d"], {"base": "%s%(prog)s"}, ["%d"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "options", "rest"), FORMS.values(), ids=FORMS)
+def test_forms(arguments: list[str], options: dict[str, object], rest: list[str]) -> None:
+    parsed, positional = parse(COMMAND, arguments)
+    assert {name: getattr(parsed, name) for name in NOTHING} == NOTHING | options
+    assert positional == rest
+
+
+WRONG = {
+    "unknown": (["--nope"], "unknown flag: --nope"),
+    "unknown with a value": (["--nope=x"], "unknown flag: --nope"),
+    "unknown behind an argument": (["dir", "--nope"], "unknown flag: --nope"),
+    "shortened": (["--ta", "a"], "unknown flag: --ta"),
+    "unknown short": (["-z"], "-z"),
+    "no value": (["--tag"], "flag needs an argument: --tag"),
+    "no value for the short": (["-t"], "flag needs an argument: --tag"),
+    "too many": (["a", "b"], "requires at most 1 argument"),
+    "too many apart": (["a", "-q", "b"], "requires at most 1 argument"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
+def test_wrong(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse(COMMAND, arguments)
+    assert message in raised.value.message
+    assert raised.value.exit_code == USAGE
+
+
+def test_no_arguments_allowed() -> None:
+    with pytest.raises(UsageError, match=r"'docker kontext version' requires no arguments"):
+        parse(Command("version", "", "", ""), ["x"])
+
+
+HELP = """\
+Usage:  docker kontext push [OPTIONS] [DIR]
+
+Push a directory.
+
+Options:
+      --base string   Build on this
+      --dry-run       Change nothing
+  -q, --quiet         Say nothing
+  -t, --tag list      Where to
+"""
+
+
+def test_help_looks_like_dockers() -> None:
+    assert help_text(COMMAND) == HELP
+    assert usage_line(Command("version", "", "", "")) == "Usage:  docker kontext version"
+
+
+def test_a_narrow_terminal_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert table([("name", "word " * 8), ("x", "y")]).splitlines() == [
+        "  name   word word word word word word",
+        "         word word",
+        "  x      y",
+    ]

@@ -1,0 +1,230 @@
+"""What the registry holds is built on only if all of it fits together."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import described
+from trees import Directory, File
+
+from kontext_plugin import published
+from kontext_plugin.base_choice import Fresh, Previous
+from kontext_plugin.cache import Cache
+from kontext_plugin.crane import Crane
+from kontext_plugin.crane_errors import RegistryError
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
+from kontext_plugin.manifest import MANIFEST, Lineage, Manifest, encode
+from kontext_plugin.reference import parse
+
+TAG = parse("host.io/repo:t")
+BASE = Digest("sha256:" + "b" * 64)
+STATE = Manifest(
+    described({"d": Directory(), "d/f": File(b"x")}), Lineage(BASE, BASE, "linux/amd64", 0, (BASE,))
+)
+CONTENT = encode(STATE)
+
+
+def layer(content: bytes, name: str = MANIFEST) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def document(blob: bytes, **changes: Any) -> bytes:
+    """An image manifest that has `blob` as its top layer, with changes."""
+    top = {"digest": digest_of(blob), "size": len(blob)}
+    image = {
+        "schemaVersion": 2,
+        "config": {"digest": BASE, "size": 2},
+        "layers": [{"digest": BASE, "size": 1}, top],
+        "annotations": {MANIFEST_ANNOTATION: digest_of(CONTENT)},
+    }
+    return json.dumps(image | changes).encode()
+
+
+class Registry:
+    """A folder with an answer a verb, and a shell script for a crane that reads it out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        program = folder / "crane"
+        program.write_text(
+            f'#!/bin/sh\ncd "{folder}"; echo "$*" >> asked\n'
+            'if [ -e "$1.error" ]; then cat "$1.error" >&2; exit 1; fi\nexec cat "$1"\n'
+        )
+        program.chmod(0o755)
+        config = b'{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/e"],"Cmd":null}}'
+        self.answers(config=config)
+        self.crane = Crane(str(program))
+
+    def answers(self, **answers: bytes) -> None:
+        for verb, answer in answers.items():
+            (self.folder / verb.replace("_error", ".error")).write_bytes(answer)
+
+    @property
+    def asked(self) -> list[str]:
+        return (self.folder / "asked").read_text().splitlines()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    (tmp_path / "registry").mkdir()
+    return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(str(tmp_path / "cache"))
+
+
+def previous(registry: Registry, cache: Cache) -> Previous | Fresh:
+    with registry.crane as crane:
+        return published.previous(crane, cache, TAG)
+
+
+def test_the_image_under_the_tag(registry: Registry, cache: Cache) -> None:
+    blob = layer(CONTENT)
+    registry.answers(manifest=document(blob), blob=blob)
+    image = Image(
+        digest_of(document(blob)),
+        (Layer(BASE, 1), Layer(digest_of(blob), len(blob))),
+        digest_of(CONTENT),
+    )
+    settings = {"Entrypoint": ["/e"], "platform": "linux/amd64"}
+    assert previous(registry, cache) == Previous(image, STATE, settings)
+    asked = [
+        "manifest host.io/repo:t",
+        f"blob host.io/repo@{digest_of(blob)}",
+        f"config host.io/repo@{image.digest}",
+    ]
+    assert registry.asked == asked
+    cache.save_published(str(TAG), image, CONTENT)
+    assert previous(registry, cache) == Previous(image, STATE), "known, and so known to be ours"
+    assert registry.asked == [*asked, asked[0]]
+
+
+def test_a_moved_tag_is_read_again(registry: Registry, cache: Cache) -> None:
+    blob = layer(CONTENT)
+    registry.answers(manifest=document(blob), blob=blob)
+    found = previous(registry, cache)
+    assert isinstance(found, Previous)
+    cache.save_published(str(TAG), found.image, CONTENT)
+    registry.answers(manifest=document(blob, annotations={}), blob=blob)
+    assert isinstance(previous(registry, cache), Fresh)
+
+
+def test_an_image_of_the_prototype(registry: Registry, cache: Cache) -> None:
+    blob = layer(b'{"files":{"f":"' + b"0" * 64 + b'"}}', name="/" + MANIFEST)
+    registry.answers(manifest=document(blob, annotations=None), blob=blob)
+    found = previous(registry, cache)
+    assert isinstance(found, Previous)
+    assert found.manifest.lineage is None
+    assert found.manifest.tree.paths() == {"f"}
+
+
+BLOB = layer(CONTENT)
+EVIL = CONTENT.replace(b'"d/f"', b'"../f"')
+OTHER = encode(Manifest(STATE.tree, Lineage(BASE, BASE, "linux/arm64")))
+
+FRESH: dict[str, tuple[dict[str, bytes], str]] = {
+    "no tag": ({"manifest_error": b"Error: MANIFEST_UNKNOWN"}, "no image under the tag yet"),
+    "no access": ({"manifest_error": b"Error: UNAUTHORIZED"}, "host.io refuses"),
+    "no JSON": ({"manifest": b"<html>"}, "not JSON"),
+    "no image": ({"manifest": b"{}"}, "'schemaVersion'"),
+    "index": ({"manifest": b'{"schemaVersion":2,"manifests":[]}'}, "several platforms"),
+    "no layers": ({"manifest": document(BLOB, layers=[])}, "no layers"),
+    "layer gone": (
+        {"manifest": document(BLOB), "blob_error": b"Error: BLOB_UNKNOWN"},
+        "gone from the registry",
+    ),
+    "no gzip": ({"manifest": document(BLOB), "blob": b"x" * 99}, "damaged"),
+    "layer of another tool": (
+        {"manifest": document(BLOB), "blob": layer(CONTENT, "etc/passwd")},
+        "does not begin with a manifest",
+    ),
+    "manifest of another image": (
+        {"manifest": document(BLOB), "blob": layer(OTHER)},
+        "not the one that the image names",
+    ),
+    "annotation lost": ({"manifest": document(BLOB, annotations={}), "blob": BLOB}, "annotation"),
+    "annotation no digest": (
+        {"manifest": document(BLOB, annotations={MANIFEST_ANNOTATION: "x"}), "blob": BLOB},
+        "annotation",
+    ),
+    "a path that climbs": (
+        {
+            "manifest": document(BLOB, annotations={MANIFEST_ANNOTATION: digest_of(EVIL)}),
+            "blob": layer(EVIL),
+        },
+        "'../f'",
+    ),
+    "broken manifest": (
+        {"manifest": document(BLOB, annotations=None), "blob": layer(b"{")},
+        "not JSON",
+    ),
+    "manifest of the future": (
+        {"manifest": document(BLOB, annotations=None), "blob": layer(b'{"version":3}')},
+        "unknown version 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answers", "reason"), FRESH.values(), ids=FRESH)
+def test_reasons_not_to_build_on_it(
+    answers: dict[str, bytes], reason: str, registry: Registry, cache: Cache
+) -> None:
+    registry.answers(**answers)
+    for _ in range(2):  # and none of it is remembered as good
+        found = previous(registry, cache)
+        assert isinstance(found, Fresh)
+        assert reason in found.reason
+
+
+DOWN: dict[str, dict[str, bytes]] = {
+    "at once": {"manifest_error": b"Error: dial tcp: connection refused"},
+    "at the layer": {"manifest": document(BLOB), "blob_error": b"Error: connection refused"},
+    "refused the layer": {"manifest": document(BLOB), "blob_error": b"Error: DENIED"},
+}
+
+
+@pytest.mark.parametrize("answers", DOWN.values(), ids=DOWN)
+def test_a_registry_that_fails_is_no_empty_one(
+    answers: dict[str, bytes], registry: Registry, cache: Cache
+) -> None:
+    registry.answers(**answers)
+    with pytest.raises(RegistryError):
+        previous(registry, cache)
+
+
+CONFIG = b'{"os":"linux","architecture":"amd64"}'
+BASES: dict[str, tuple[dict[str, bytes], str]] = {
+    "index in an index": ({"manifest": b'{"manifests":[]}', "config": CONFIG}, "several platforms"),
+    "no JSON": ({"manifest": b"x", "config": CONFIG}, "cannot be a base"),
+    "no configuration": (
+        {"manifest": document(BLOB), "config": b"{}"},
+        "cannot be a base: it: 'os'",
+    ),
+    "other platform": (
+        {"manifest": document(BLOB), "config": CONFIG.replace(b"amd64", b"s390x")},
+        "is for linux/s390x, not linux/amd64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answers", "message"), BASES.values(), ids=BASES)
+def test_what_cannot_be_a_base(answers: dict[str, bytes], message: str, registry: Registry) -> None:
+    registry.answers(digest=BASE.encode(), **answers)
+    with registry.crane as crane, pytest.raises(KontextError, match="alpine") as raised:
+        published.custom_base(crane, "host.io:5000/alpine:3", "linux/amd64")
+    assert message in raised.value.message
+    assert registry.asked[0] == "digest --platform linux/amd64 host.io:5000/alpine:3"
+    assert registry.asked[1] == f"manifest host.io:5000/alpine@{BASE}", "the digest that was found"

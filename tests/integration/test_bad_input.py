@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +49,10 @@ def test_wrong_directory(
 WRONG_USAGE = {
     "no tag": ([], "requires --tag"),
     "upper case": (["-t", "localhost/Upper"], "lower case"),
-    "empty": (["-t", ""], "invalid tag"),
+    "empty tag": (["-t", ""], 'invalid argument "" for "--tag" flag'),
+    "empty directory": (["-t", "localhost/r/r", "--directory", ""], "it is empty"),
+    "no such port": (["-t", "localhost:99999/r/r"], "no port 99999"),
+    "label that is no text": (["-t", "localhost/r/r", "--label", "k=\udcff"], "not UTF-8"),
     "spaces": (["-t", "a b"], "invalid tag"),
     "a digest": (["-t", "localhost/r/r@sha256:" + "0" * 64], "digest"),
     "tag too long": (["-t", "localhost/r/r:" + "x" * 129], "128"),
@@ -219,6 +224,7 @@ def test_layers_gone_from_the_registry(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     tag = registry.repository() + ":v1"
+    (source / "own").write_text(tag)  # all repositories of a registry share their blobs
     docker.push(tag, source)
     digest = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
     name = digest.removeprefix("sha256:")
@@ -245,3 +251,96 @@ def test_nothing_of_the_source_is_changed(docker: Docker, registry: Registry, so
     docker.push(registry.repository(), source)
     docker.push(registry.repository(), source, "--dry-run")
     assert state() == before
+
+
+CHANGES = {
+    "entrypoint": ["--entrypoint", "/bin/false"],
+    "command": ["--cmd", "/elsewhere"],
+    "user": ["--user", "4711"],
+    "environment": ["--env", "A=b"],
+    "working directory": ["--workdir", "/nowhere"],
+    "label": ["--label", "x=y"],
+    "platform": ["--set-platform", "linux/arm64"],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_configuration_changed_by_another_tool(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, change: list[str]
+) -> None:
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source)
+    crane("mutate", tag, *change, "-t", tag)
+    pushed = docker.push(tag, source)
+    assert "configuration was changed by another tool" in pushed.stderr
+    assert pushed.image == first.image
+
+
+def test_a_damaged_top_layer(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    (source / "own").write_text(tag)  # all repositories of a registry share their blobs
+    docker.push(tag, source)
+    digest = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
+    name = digest.removeprefix("sha256:")
+    blob = registry.data / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
+    blob.write_bytes(blob.read_bytes()[:60])
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
+    pushed = docker.push(tag, source)
+    assert "Starting afresh: a part of the image is damaged" in pushed.stderr
+
+
+def test_ignore_files_that_are_no_files(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    """Nothing waits for a FIFO or reads an endless device."""
+    rules = source / ".dockerignore"
+    os.mkfifo(rules)
+    assert "not a regular file" in docker.push(registry.repository(), source).stderr
+    rules.unlink()
+    rules.symlink_to("/dev/zero")
+    assert "not a regular file" in docker.push(registry.repository(), source).stderr
+    rules.unlink()
+    with rules.open("wb") as large:
+        large.truncate(1 << 30)
+    assert "larger than" in docker.push(registry.repository(), source).stderr
+
+
+def test_a_current_directory_that_is_gone(
+    docker: Docker, registry: Registry, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    shim = docker.config / "cli-plugins" / "docker-kontext"
+    command = (
+        f'cd "{gone}" && rmdir "{gone}" && exec "{shim}" kontext push -t {registry.repository()}'
+    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the current directory does not exist any more" in done.stderr
+
+
+def test_the_cache_is_not_pushed(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    docker.environment["KONTEXT_CACHE_DIR"] = str(source / "cache")
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source)
+    assert docker.push(tag, source).image == first.image
+    assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
+
+
+def test_names_are_bytes_in_every_locale(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    (source / "gr\u00fc\u00dfe-\u65e5\u672c").write_text("x")
+    subprocess.run(
+        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / "en_US.ISO-8859-1"], check=True
+    )
+    docker.environment["LOCPATH"] = str(tmp_path)
+    images = set()
+    for locale in ("C", "POSIX", "C.UTF-8", "en_US.ISO-8859-1", "nonsense"):
+        docker.environment["LC_ALL"] = locale
+        images.add(docker.push(registry.repository(), source).image.rpartition("@")[2])
+    assert len(images) == 1

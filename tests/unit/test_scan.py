@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -229,6 +230,45 @@ def test_a_deep_tree(scan: Scanner, root: Path) -> None:
             os.rmdir(f"{root}/" + "d/" * level)
     assert len(tree.files) == depth + 1
     assert tree.files["d/" * depth + "f"] == hashlib.sha256().hexdigest()
+
+
+def test_a_directory_that_turns_into_a_link_leads_nowhere(
+    scan: Scanner, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who may write in the directory must not make us publish what only we may read."""
+    plant(tmp_path / "outside", {"secret": File(b"secret"), "deep/secret": File(b"secret")})
+    plant(root, {"d/secret": File(b"x"), "d/deep/secret": File(b"x")})
+    list_directory = os.scandir
+
+    def list_and_swap(folder: Any) -> Any:
+        with list_directory(folder) as entries:
+            listed = list(entries)
+        if not (root / "d").is_symlink():
+            (root / "d").rename(tmp_path / "was d")
+            (root / "d").symlink_to(tmp_path / "outside")
+        return contextlib.nullcontext(listed)
+
+    monkeypatch.setattr(os, "scandir", list_and_swap)
+    with pytest.raises(KontextError, match="cannot be read"):
+        scan()
+
+
+def test_nor_does_one_that_turns_before_its_files_are_hashed(
+    scan: Scanner, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path / "outside", {"deep/secret": File(b"secret")})
+    plant(root, {"d/deep/secret": File(b"x")})
+    walk = scans._walk
+
+    def walk_and_swap(*arguments: Any) -> Any:
+        found = walk(*arguments)
+        (root / "d").rename(tmp_path / "was d")
+        (root / "d").symlink_to(tmp_path / "outside")
+        return found
+
+    monkeypatch.setattr(scans, "_walk", walk_and_swap)
+    with pytest.raises(KontextError, match="'d/deep/secret': cannot be read"):
+        scan()
 
 
 # Left out

@@ -16,6 +16,7 @@ Known differences, each an error here or without effect in practice:
 - A pattern whose regular expression does not compile is an error even if no path is there to match.
 - Refused although Go knows them: `\\p`, `\\P`, `\\Q`, octal escapes, `\\x{...}`, and `[:^name:]`.
 - Lines over 64 KiB are read; Docker refuses them.
+- A pattern with many stars takes polynomial time; in Go it is linear.
 - `**` right behind a byte order mark that does not start the file works; Docker matches nothing.
 - A byte that is not UTF-8 (a lone surrogate in Python) is that byte; to Go's regular expressions
   all such bytes are one and the same character.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from trees import plant
 
 USER, PASSWORD = "alice", "s3cret-of-alice"
 _ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>/v2/\S*) HTTP/1\.1" (?P<status>\d+)')
@@ -133,6 +134,15 @@ def docker(tmp_path: Path, root: Path, registry: Registry) -> Docker:
     install_plugin(command.config, root / "kontext_plugin" / "docker-kontext")
     command.log_in(registry.host)
     return command
+
+
+@pytest.fixture
+def source(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A directory with the TREE of the test's module."""
+    directory = tmp_path / "source"
+    directory.mkdir()
+    plant(directory, request.module.TREE)
+    return directory
 
 
 @pytest.fixture(scope="session")

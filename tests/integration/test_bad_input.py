@@ -14,18 +14,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Docker, Registry
-from trees import File, Tree, in_archive, on_disk, plant
+from trees import File, Tree, in_archive, on_disk
 
 Crane = Callable[..., bytes]
 TREE: Tree = {"file": File(b"content\n")}
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "source"
-    directory.mkdir()
-    plant(directory, TREE)
-    return directory
 
 
 WRONG_DIRECTORY = {

@@ -10,19 +10,10 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from conftest import Docker, Registry, Result
-from trees import File, Tree, in_archive, on_disk, plant
+from trees import File, Tree, in_archive, on_disk
 
 TREE: Tree = {"file": File(b"content\n"), "run": File(b"#!/bin/sh\n", executable=True)}
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "source"
-    directory.mkdir()
-    plant(directory, TREE)
-    return directory
 
 
 def test_building_again_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:

@@ -13,14 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import PASSWORD, USER, Docker, Registry, Result, install_plugin, serve_registry
+from trees import File
 
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "source"
-    directory.mkdir()
-    (directory / "file").write_text("content\n")
-    return directory
+TREE = {"file": File(b"content\n")}
 
 
 def helper(folder: Path, name: str, script: str) -> None:

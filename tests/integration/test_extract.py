@@ -23,10 +23,7 @@ TREE: Tree = {
 
 
 @pytest.fixture
-def image(docker: Docker, registry: Registry, tmp_path: Path) -> str:
-    source = tmp_path / "source"
-    source.mkdir()
-    plant(source, TREE)
+def image(docker: Docker, registry: Registry, source: Path) -> str:
     return docker.push(registry.repository(), source).image
 
 

@@ -226,3 +226,32 @@ def test_closed_streams(
     assert len(done.stdout.splitlines()) == int(printed)
     if redirected == ">/dev/full":
         assert "standard output cannot be written: No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_large_file_does_not_hold_an_interrupted_push(
+    docker: Docker, registry: Registry, root: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "source").mkdir()
+    large = tmp_path / "source" / "large"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # sparse, and an hour to hash
+    shim = root / "kontext_plugin" / "docker-kontext"
+    process = subprocess.Popen(
+        [shim, "kontext", "push", "-t", registry.repository(), tmp_path / "source"],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        stderr=subprocess.PIPE,
+    )
+
+    def hashes() -> bool:
+        opened = Path(f"/proc/{process.pid}/fd")
+        return any(os.path.realpath(file) == str(large) for file in opened.glob("*"))
+
+    try:
+        assert ends_within(20, hashes)
+        process.send_signal(number)
+        _, messages = process.communicate(timeout=5)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert b"Interrupted" in messages

@@ -31,14 +31,6 @@ TREE: Tree = {
 }
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "source"
-    directory.mkdir()
-    plant(directory, TREE)
-    return directory
-
-
 def exported(crane: Crane, image: str) -> Tree:
     return in_archive(io.BytesIO(crane("export", image, "-")))
 

@@ -369,7 +369,8 @@ def test_the_manifest_is_read_from_the_head(json: bytes, tmp_path: Path) -> None
     plant(tmp_path, LARGE)
     stream = io.BytesIO(written(tmp_path, LARGE, json=json))
     assert read_manifest(stream) == json
-    assert stream.tell() < len(json) + 100_000, "more was read than the head"
+    # Python 3.13 reads ahead in pieces of 128 KiB.
+    assert stream.tell() < len(json) + 200_000 < len(stream.getvalue()), "more than the head"
 
 
 def entry(name: str = MANIFEST, kind: bytes = tarfile.REGTYPE, size: int = 2, **more: Any) -> bytes:

@@ -78,14 +78,10 @@ def push(options: Options, report: Report) -> str:
         if found.stats != known:
             threads.submit(cache.save_stats, root, found.stats)
         if isinstance(plan.choice, Reuse) and plan.up_to_date:
-            current = plan.choice.previous.image
-            image = current.digest
-            if plan.choice.previous.settings is not None:  # now they are known to be ours
-                content = manifest.encode(plan.choice.previous.manifest)
-                threads.submit(cache.save_published, str(tag), current, content)
+            image = plan.choice.previous.image.digest
+            _remember(cache, tag, plan.choice.previous)
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
         else:
-            _tell_choice(tag, plan.choice, report)
             try:
                 image = _publish(registry, cache, plan, below, tag, root, report)
             except NotFound:
@@ -93,7 +89,6 @@ def push(options: Options, report: Report) -> str:
                     raise
                 gone = Fresh("layers of the image are gone from the registry")
                 plan = make_plan(gone, wanted, below.layers, found.tree)
-                _tell_choice(tag, plan.choice, report)
                 image = _publish(registry, cache, plan, below, tag, root, report)
         for other in options.tags[1:]:
             _add_tag(registry, tag, image, other)
@@ -124,6 +119,7 @@ def _publish(
     report: Report,
 ) -> Digest:
     """Writes the layer, appends it and moves the tag, in this order. Raises KontextError."""
+    _tell_choice(tag, plan.choice, report)
     content = plan.manifest()
     if len(content) > manifest.MAX_BYTES:
         raise KontextError(
@@ -159,6 +155,12 @@ def _publish(
     sent = sum(layer.size for layer in image.layers if layer.digest in uploaded)
     report.say(f"Pushed {tag}: {plan.describe()}; uploaded {size(sent)}")
     return made.digest
+
+
+def _remember(cache: Cache, tag: Reference, previous: Previous) -> None:
+    """An image that had to be read, and has proven to be ours, need not be read again."""
+    if previous.settings is not None:
+        cache.save_published(str(tag), previous.image, manifest.encode(previous.manifest))
 
 
 def _write(path: str, root: str, content: bytes, plan: Plan) -> Layer:

@@ -160,8 +160,9 @@ def explain(
 def _reason(messages: str, arguments: Sequence[str]) -> str:
     """What crane says at last, without the names in it: whoever chose them decides nothing."""
     reason = messages[max(messages.rfind("\nError: "), 0) :]
-    for argument in arguments[1:]:
-        reason = reason.replace(argument, "")
+    for name in arguments[1:]:
+        if "/" in name:  # a tag alone may be "4", and stands in URLs only
+            reason = reason.replace(name, "")
     return re.sub(r"https?://[^\s\"]+", "", reason)
 
 

@@ -241,3 +241,9 @@ def test_no_secret_stays(text: str, stays: str) -> None:
 @given(st.text(st.characters(codec="ascii"), max_size=60))
 def test_any_text_is_an_error(text: str) -> None:
     assert explain(text, ARGUMENTS, {}).message
+
+
+def test_a_short_tag_spoils_no_reason() -> None:
+    """What crane was told is cut out of what it says, but a tag of one digit is in every status."""
+    said = "Error: fetching: unexpected status code 401 Unauthorized"
+    assert isinstance(explain(said, ["tag", "r/r@sha256:x", "4"], {}), Refused)

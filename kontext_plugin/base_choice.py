@@ -62,8 +62,9 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
         return Fresh("the image's configuration was changed by another tool")
     if dropped := lineage.labels.keys() - wanted.labels.keys():
         return Fresh(f"the label {min(dropped)} is gone, and no layer can take a label away")
-    up_to_date = tree == previous.manifest.tree and wanted.labels == lineage.labels
-    if len(previous.image.layers) >= MAX_LAYERS and not up_to_date:
+    if len(previous.image.layers) >= MAX_LAYERS and (
+        tree != previous.manifest.tree or wanted.labels != lineage.labels
+    ):
         return Fresh(f"the image has reached {MAX_LAYERS} layers")
     returned = sorted(path for path in lineage.replaced_directories if tree.is_directory(path))
     if returned:

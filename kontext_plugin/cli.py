@@ -182,8 +182,10 @@ def _push(arguments: list[str], flags: Globals) -> None:
 
 
 def _label(text: str) -> tuple[str, str]:
+    from kontext_plugin.manifest import is_utf8
+
     key, _, value = text.partition("=")
-    if not text.isascii() and text != text.encode(errors="replace").decode():
+    if not is_utf8(text):
         raise UsageError(f"invalid label {text!r}: it is not UTF-8")
     if not key or not value or "\r" in text:
         raise UsageError(f"invalid label {text!r}: it must be KEY=VALUE, both not empty")

@@ -262,7 +262,7 @@ def _signal(process: subprocess.Popen[Any], number: signal.Signals) -> None:
 
 
 def _drain(pipe: IO[bytes], into: bytearray) -> None:
-    with contextlib.suppress(ValueError):  # closed by _end
+    with contextlib.suppress(ValueError):  # closed by _process
         for chunk in iter(lambda: pipe.read(65536), b""):
             into += chunk
 

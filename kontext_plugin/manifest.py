@@ -115,6 +115,15 @@ class InvalidManifest(ValueError):
     """A manifest that cannot be trusted; the text says why."""
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name from the system was UTF-8 (elsewhere Python puts in lone surrogates)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def encode(manifest: Manifest) -> bytes:
     """Version 2 as canonical JSON. Needs a lineage."""
     tree, lineage = manifest.tree, manifest.lineage

@@ -41,7 +41,7 @@ def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
         return Fresh("a part of the image is gone from the registry")
     except Damaged:
         return Fresh("a part of the image is damaged in the registry")
-    except (schema.InvalidDocument, manifest.InvalidManifest, ValueError) as error:
+    except ValueError as error:  # InvalidDocument and InvalidManifest among them
         return Fresh(f"the image under the tag is not one to build on: {error}")
     return Previous(found, held, image.settings_of(config))
 

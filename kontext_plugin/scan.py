@@ -16,7 +16,7 @@ from kontext_plugin.cache import Stats
 from kontext_plugin.digests import Unreadable, hash_files
 from kontext_plugin.errors import KontextError
 from kontext_plugin.ignore import ROOT, IgnoreRules
-from kontext_plugin.manifest import DIRECTORY, SOURCES, WHITEOUT, Tree
+from kontext_plugin.manifest import DIRECTORY, SOURCES, WHITEOUT, Tree, is_utf8
 from kontext_plugin.sources import Sources, Status, status_of
 
 MAX_PATH = 3800
@@ -184,7 +184,7 @@ def _name_problem(path: str) -> str | None:
     """Why no image can hold a file of this name, if that is so."""
     if WHITEOUT in path and f"/{WHITEOUT}" in f"/{path}":
         return f"its name begins with {WHITEOUT}, which marks a removed file in a layer"
-    if not path.isascii() and _is_surrogate(path):
+    if not path.isascii() and not is_utf8(path):
         return "its name is not UTF-8, which the layers' format and the manifest need"
     if len(path) * 4 > MAX_PATH and len(path.encode()) > MAX_PATH:
         return f"its path is longer than {MAX_PATH} bytes, which container engines cannot unpack"
@@ -200,7 +200,7 @@ def _link_problem(path: str, target: str) -> str | None:
     alone, and one that looks like a Windows drive; docker keeps both. (go-containerregistry,
     pkg/v1/mutate, unsafeRelativeLink.) A link out of the sources that stays below is kept by all.
     """
-    if _is_surrogate(target):
+    if not is_utf8(target):
         return "its target is not UTF-8"
     slashed = target.replace("\\", "/")
     if not slashed.startswith("/"):
@@ -209,15 +209,6 @@ def _link_problem(path: str, target: str) -> str | None:
         if _leads_out(f"{SOURCES}/{path}/../{slashed}"):
             return f"it leads to {target!r}, out of an image's root, and 'crane export' drops it"
     return None
-
-
-def _is_surrogate(name: str) -> bool:
-    """Whether the file system's bytes were no UTF-8 (Python: surrogateescape)."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _leads_out(path: str) -> bool:

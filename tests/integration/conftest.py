@@ -67,10 +67,13 @@ class Registry:
             for found in _ACCESS.finditer(new)
         ]
 
-    def blob_size(self, digest: str) -> int:
+    def blob(self, digest: str) -> Path:
+        """Where the registry keeps a blob."""
         name = digest.removeprefix("sha256:")
-        folder = self.data / "docker/registry/v2/blobs/sha256" / name[:2] / name
-        return (folder / "data").stat().st_size
+        return self.data / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
+
+    def blob_size(self, digest: str) -> int:
+        return self.blob(digest).stat().st_size
 
 
 @dataclass

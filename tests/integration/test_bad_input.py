@@ -219,11 +219,10 @@ def test_layers_gone_from_the_registry(
     (source / "own").write_text(tag)  # all repositories of a registry share their blobs
     docker.push(tag, source)
     digest = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
-    name = digest.removeprefix("sha256:")
-    folder = registry.data / "docker/registry/v2"
-    (folder / "blobs/sha256" / name[:2] / name / "data").unlink()
+    registry.blob(digest).unlink()
     repository = tag.partition("/")[2].partition(":")[0]
-    (folder / f"repositories/{repository}/_layers/sha256/{name}/link").unlink()
+    layers = registry.data / f"docker/registry/v2/repositories/{repository}/_layers"
+    (layers / digest.replace(":", "/") / "link").unlink()
     (source / "new").write_text("new\n")
     pushed = docker.push(tag, source)
     assert pushed.image
@@ -275,8 +274,7 @@ def test_a_damaged_top_layer(
     (source / "own").write_text(tag)  # all repositories of a registry share their blobs
     docker.push(tag, source)
     digest = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
-    name = digest.removeprefix("sha256:")
-    blob = registry.data / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
+    blob = registry.blob(digest)
     blob.write_bytes(blob.read_bytes()[:60])
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
     pushed = docker.push(tag, source)

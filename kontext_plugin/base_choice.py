@@ -1,16 +1,31 @@
-"""What a push builds on: the previous image or the plain base, and why. Pure."""
+"""What a push builds on: the previous image, one of its ancestors, or the plain base. Pure.
+
+Building on an ancestor uploads again what the layers in between hold, and leaves them out. It is
+done as long as it at most doubles what goes up. As with a binary counter, or Subversion's
+skip-deltas, n pushes so leave some log2(n) layers; unlike these it goes by bytes, so that a small
+edit never takes a large layer along. docs/choice.md compares the two.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from kontext_plugin.image import Digest, Image
-from kontext_plugin.manifest import Lineage, Manifest, Tree
+from kontext_plugin.diff import Changes, changes, followed_by, layer_bytes, tree_bytes, undo
+from kontext_plugin.image import Digest, Image, Layer
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest
+from kontext_plugin.tree import Tree, Undo
 
-MAX_LAYERS = 100
-"""dockerd cannot mount more than 125; the rest is left to whoever builds upon our image."""
+MOST_LAYERS = 125
+"""dockerd fails from 126 on: "max depth exceeded"."""
+
+MAX_LAYERS = 64
+"""The default of --max-layers, for registries that remove the ancestors: an image without them
+grows until then. The rest is left to whoever builds upon it."""
+
+_SOURCE_LAYERS = 15
+"""Sought in an image whose ancestors are there: with the base 16."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +42,38 @@ class Wanted:
     """What the push is asked to produce, apart from the tree."""
 
     base: Digest
+    below: tuple[Layer, ...]  # what lies under the first layer with sources
     extractor: Digest
     platform: str
     labels: Mapping[str, str]
     # The settings of an image with these labels (image.settings_of, base.Base.settings_with).
     settings: Callable[[Mapping[str, str]], Mapping[str, Any]]
+    max_layers: int = MAX_LAYERS
+    always_reuse: bool = False  # also where starting afresh seems better
 
 
 @dataclass(frozen=True)
 class Reuse:
+    """A delta on the previous image or an ancestor of it."""
+
+    # Of the new image. The last one is built upon, and its undo leads there from the new tree.
+    ancestors: tuple[Ancestor, ...]
+    layers: tuple[Layer, ...]  # of the image that is built upon
+    changes: Changes  # what the new layer holds
+    bytes: int  # of them (diff.layer_bytes)
+    generation: int  # of the new image
+    since: Undo  # leads from the new tree to the previous image's
     previous: Previous
-    lineage: Lineage  # of the previous image, known to be there
+
+    @property
+    def image(self) -> Digest:
+        """The image that is built upon."""
+        return self.ancestors[-1].image
+
+    @property
+    def content(self) -> int:
+        """The new lineage's `content`."""
+        return self.ancestors[-1].content + self.bytes
 
 
 @dataclass(frozen=True)
@@ -46,27 +82,124 @@ class Fresh:
 
 
 def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
-    """Whether a delta on `previous` gives `tree` right, for every consumer, as `wanted`."""
+    """The image that a delta is put upon, so that `tree` is right for every consumer, as `wanted`.
+
+    If `previous` has `tree` and is as wanted already, it is the choice, with no changes.
+    """
     lineage = previous.manifest.lineage
     if lineage is None:
         return Fresh("the image was made by the 2018 prototype")
+    if reason := _mismatch(previous, lineage, wanted):
+        return Fresh(reason)
+    candidates = candidates_of(previous, lineage, tree)
+    chosen = next(candidates)
+    if not chosen.changes and wanted.labels == lineage.labels:
+        return chosen
+    reason = _unfit(chosen, tree)
+    for farther in candidates:
+        if _unfit(farther, tree):
+            continue
+        if not (reason or _crowded(chosen, wanted, tree) or _cheap(farther, chosen, tree)):
+            break
+        chosen, reason = farther, ""
+    if reason := reason or _too_many(chosen, wanted):
+        return Fresh(reason)
+    if not wanted.always_reuse and (reason := _worse_than_fresh(chosen, tree)):
+        return Fresh(reason)
+    return chosen
+
+
+def candidates_of(previous: Previous, lineage: Lineage, tree: Tree) -> Iterator[Reuse]:
+    """The previous image and its ancestors, the nearest first."""
+    image = previous.image
+    since = way = undo(previous.manifest.tree, tree)
+    chain = (
+        *lineage.ancestors,
+        Ancestor(
+            image=image.digest,
+            layers=len(image.layers),
+            generation=lineage.generation,
+            content=lineage.content,
+            replaced_directories=lineage.replaced_directories,
+            undo=Undo(),
+        ),
+    )
+    for below in range(len(chain) - 1, -1, -1):
+        way = followed_by(way, chain[below].undo, tree)
+        made = changes(way, tree)
+        yield Reuse(
+            ancestors=(*chain[:below], replace(chain[below], undo=way)),
+            layers=image.layers[: chain[below].layers],
+            changes=made,
+            bytes=layer_bytes(made, tree),
+            generation=lineage.generation + 1,
+            since=since,
+            previous=previous,
+        )
+
+
+def without(choice: Reuse) -> Previous | Fresh:
+    """What is left to build on when the registry turns out not to have the image of `choice`."""
+    previous, gone = choice.previous, len(choice.ancestors)
+    lineage = previous.manifest.lineage
+    if lineage is None or gone > len(lineage.ancestors):
+        return Fresh("layers of the image are gone from the registry")
+    # Nor will it have those that are older still.
+    rest = replace(lineage, ancestors=lineage.ancestors[gone:])
+    return replace(previous, manifest=Manifest(previous.manifest.tree, rest))
+
+
+def _mismatch(previous: Previous, lineage: Lineage, wanted: Wanted) -> str:
+    """Why no image of this lineage can be built on, if that is so."""
     if lineage.platform != wanted.platform:
-        return Fresh(f"the image is for {lineage.platform}, not {wanted.platform}")
+        return f"the image is for {lineage.platform}, not {wanted.platform}"
     if lineage.extractor != wanted.extractor:
-        return Fresh("the image was made with another version of the extractor")
+        return "the image was made with another version of the extractor"
     if lineage.base != wanted.base:
-        return Fresh("the base image is another")
+        return "the base image is another"
     if lineage.layers != tuple(layer.digest for layer in previous.image.layers[:-1]):
-        return Fresh("the image's layers were changed by another tool")
+        return "the image's layers were changed by another tool"
     if previous.settings not in (None, wanted.settings(lineage.labels)):
-        return Fresh("the image's configuration was changed by another tool")
+        return "the image's configuration was changed by another tool"
     if dropped := lineage.labels.keys() - wanted.labels.keys():
-        return Fresh(f"the label {min(dropped)} is gone, and no layer can take a label away")
-    if len(previous.image.layers) >= MAX_LAYERS and (
-        tree != previous.manifest.tree or wanted.labels != lineage.labels
-    ):
-        return Fresh(f"the image has reached {MAX_LAYERS} layers")
-    returned = sorted(path for path in lineage.replaced_directories if tree.is_directory(path))
-    if returned:
-        return Fresh(f"{returned[0]} was a directory once and is one again")
-    return Reuse(previous, lineage)
+        return f"the label {min(dropped)} is gone, and no layer can take a label away"
+    return ""
+
+
+def _unfit(choice: Reuse, tree: Tree) -> str:
+    """Why consumers would disagree about a delta on this image, if they would."""
+    replaced = choice.ancestors[-1].replaced_directories
+    if returned := sorted(path for path in replaced if tree.is_directory(path)):
+        return f"{returned[0]} was a directory once and is one again"
+    return ""
+
+
+def _cheap(farther: Reuse, nearer: Reuse, tree: Tree) -> bool:
+    return farther.bytes <= 2 * nearer.bytes and not _worse_than_fresh(farther, tree)
+
+
+def _crowded(choice: Reuse, wanted: Wanted, tree: Tree) -> bool:
+    """Whether layers should go, even if that costs more."""
+    return bool(
+        len(choice.ancestors) >= _SOURCE_LAYERS
+        or _too_many(choice, wanted)
+        or (not wanted.always_reuse and _shadowed(choice, tree))
+    )
+
+
+def _too_many(choice: Reuse, wanted: Wanted) -> str:
+    if len(choice.layers) < wanted.max_layers:
+        return ""
+    return f"the image has reached {wanted.max_layers} layers"
+
+
+def _worse_than_fresh(choice: Reuse, tree: Tree) -> str:
+    if 2 * choice.bytes > tree_bytes(tree):
+        return "more than half of the bytes changed"
+    return _shadowed(choice, tree)
+
+
+def _shadowed(choice: Reuse, tree: Tree) -> str:
+    if choice.content > 2 * tree_bytes(tree):
+        return "more than half of what the image would hold is out of date"
+    return ""

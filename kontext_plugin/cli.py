@@ -39,7 +39,13 @@ PUSH = Command(
         ),
         Option("insecure", "Allow plain http and unknown certificates"),
         Option("label", "Set a label, KEY=VALUE, on the image", kind="list"),
+        Option("max-layers", "Start afresh rather than have more layers (default 64)", kind="int"),
         Option("platform", "linux/amd64 or linux/arm64 (default linux/amd64)", kind="string"),
+        Option(
+            "reuse",
+            "Whether to build on the image under the tag: auto, always or never (default auto)",
+            kind="string",
+        ),
         Option("quiet", "Print the digest and errors only", "q"),
     ),
     max_arguments=1,
@@ -164,6 +170,11 @@ def _push(arguments: list[str], flags: Globals) -> None:
             f"there is no extractor for the platform {platform!r}, "
             f"only for {' and '.join(base.PLATFORMS)}"
         )
+    if parsed.reuse not in (None, *push.REUSE):
+        raise UsageError(
+            f'invalid argument "{parsed.reuse}" for "--reuse" flag: '
+            "it must be auto, always or never"
+        )
     options = push.Options(
         tags=tuple(reference.parse(text) for text in parsed.tag),
         directory=positional[0] if positional else parsed.directory or ".",
@@ -173,6 +184,8 @@ def _push(arguments: list[str], flags: Globals) -> None:
         ignore_file=parsed.ignore_file or "",
         keep_git=parsed.git,
         fresh=parsed.fresh,
+        reuse=parsed.reuse or push.REUSE[0],
+        max_layers=_max_layers(parsed.max_layers),
         dry_run=parsed.dry_run,
         insecure=parsed.insecure,
     )
@@ -181,8 +194,21 @@ def _push(arguments: list[str], flags: Globals) -> None:
         print(image)
 
 
+def _max_layers(text: str | None) -> int:
+    from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
+
+    if text is None:
+        return MAX_LAYERS
+    if not (text.isascii() and text.isdigit() and 2 <= int(text) <= MOST_LAYERS):
+        raise UsageError(
+            f'invalid argument "{text}" for "--max-layers" flag: it must be 2 to {MOST_LAYERS}, '
+            "which is what docker can run"
+        )
+    return int(text)
+
+
 def _label(text: str) -> tuple[str, str]:
-    from kontext_plugin.manifest import is_utf8
+    from kontext_plugin.tree import is_utf8
 
     key, _, value = text.partition("=")
     if not is_utf8(text):

@@ -72,9 +72,13 @@ class Crane:
         """The image configuration, as it is stored. Raises RegistryError."""
         return self._document("config", name)
 
-    def digest(self, name: str, platform: str) -> Digest:
-        """The digest of the image for `platform`, out of an index too. Raises RegistryError."""
-        return self._printed_digest(self._run("digest", "--platform", platform, name)[0], name)
+    def digest(self, name: str, platform: str = "") -> Digest:
+        """The digest under a name; with a platform that of its image, out of an index too.
+
+        Raises RegistryError.
+        """
+        flags = ["--platform", platform] if platform else []
+        return self._printed_digest(self._run("digest", *flags, name)[0], name)
 
     @contextlib.contextmanager
     def blob(self, name: str) -> Iterator[IO[bytes]]:

@@ -19,8 +19,9 @@ from kontext_plugin import tar
 from kontext_plugin.diff import Changes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Layer
-from kontext_plugin.manifest import MANIFEST, MAX_BYTES, SOURCES, WHITEOUT, Entry, Tree
+from kontext_plugin.manifest import MANIFEST, MAX_BYTES, SOURCES
 from kontext_plugin.sources import Sources
+from kontext_plugin.tree import WHITEOUT, Entry, Tree
 
 # zlib-ng gives the same bytes on x86-64, with and without SSE4.2, and on arm64; ISA-L does not.
 # At level 2 they do not depend on how the input is handed over either.

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from kontext_plugin.manifest import Tree
+from kontext_plugin.tree import Tree, Undo
+
+_Value = TypeVar("_Value")
+
+_ENTRY_BYTES = 512
+"""What each path takes in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
 
 
 @dataclass(frozen=True)
@@ -29,42 +36,86 @@ class Changes:
         return tuple(sorted(self.added + self.changed))
 
 
-def diff(old: Tree, new: Tree) -> Changes:
-    """The changes that turn `old` into `new`."""
-    added: list[str] = []
-    changed: list[str] = []
-    for columns in ((old.files, new.files), (old.links, new.links)):
-        before, after = columns
-        for path, value in after.items():
-            if before.get(path) != value:
-                (changed if path in old else added).append(path)
-    changed += [path for path in old.executable ^ new.executable if _same_content(path, old, new)]
-    removed = sorted(old.paths() - new.paths())
+def undo(old: Tree, new: Tree) -> Undo:
+    """The way back from `new` to `old`."""
+    touched = {
+        *_differing(old.files, new.files),
+        *_differing(old.links, new.links),
+        *(old.executable ^ new.executable),
+    }
+    return Undo(old.only(touched), frozenset(path for path in touched if path not in old))
+
+
+def followed_by(nearer: Undo, farther: Undo, new: Tree) -> Undo:
+    """The way back from `new` that leads first to where `nearer` leads, and `farther` on.
+
+    What the whole way leaves as it is in `new` is not in the result.
+    """
+    first = nearer.former.only(nearer.former.paths() - farther.paths())
+    then = farther.former
+    former = Tree(
+        files={**first.files, **then.files},
+        executable=first.executable | then.executable,
+        links={**first.links, **then.links},
+    )
+    changed = {path for path in former.paths() if not _same(path, former, new)}
+    absent = (nearer.absent - farther.paths()) | farther.absent
+    return Undo(former.only(changed), frozenset(path for path in absent if path in new))
+
+
+def changes(undone: Undo, new: Tree) -> Changes:
+    """What must be done to come to `new` from where `undone` leads back to."""
+    former = undone.former.paths()
+    removed = sorted(path for path in former if path not in new)
     return Changes(
-        added=tuple(sorted(added)),
-        changed=tuple(sorted(changed)),
+        added=tuple(sorted(undone.absent)),
+        changed=tuple(sorted(path for path in former if path in new)),
         removed=tuple(removed),
         whiteouts=tuple(path for path in removed if _parent_stays(path, new)),
     )
 
 
-def replaced_directories(old: Tree, new: Tree, before: frozenset[str]) -> frozenset[str]:
-    """The lineage's `replaced_directories` after a delta from `old` to `new`.
+def diff(old: Tree, new: Tree) -> Changes:
+    """The changes that turn `old` into `new`."""
+    return changes(undo(old, new), new)
 
-    `before` is what it was at `old`. A whiteout ends the danger: it hides the old children for
+
+def layer_bytes(made: Changes, new: Tree) -> int:
+    """What a layer with these changes holds of sources, uncompressed, its manifest left aside."""
+    written = made.added + made.changed
+    sizes = sum(new.sizes.get(path, 0) for path in written)
+    return sizes + _ENTRY_BYTES * (len(written) + len(made.whiteouts))
+
+
+def tree_bytes(tree: Tree) -> int:
+    """What a layer with all of the tree holds of sources, as `layer_bytes`."""
+    return tree.size + _ENTRY_BYTES * (len(tree.files) + len(tree.links))
+
+
+def replaced_directories(undone: Undo, new: Tree, before: frozenset[str]) -> frozenset[str]:
+    """The lineage's `replaced_directories` at `new`, after a delta on where `undone` leads back to.
+
+    `before` is what it was there. A whiteout ends the danger: it hides the old children for
     good, whatever comes later. So does the replacement of a directory above, which is in the
     result itself.
     """
-    replaced = before | {
-        path for path in old.directories() if path in new and not new.is_directory(path)
-    }
-    return frozenset(path for path in replaced if path in new)
+    replaced = before | undone.former.directories()
+    return frozenset(path for path in replaced if path in new and not new.is_directory(path))
+
+
+def _differing(old: Mapping[str, _Value], new: Mapping[str, _Value]) -> Iterator[str]:
+    yield from (path for path, value in new.items() if old.get(path) != value)
+    yield from old.keys() - new.keys()
+
+
+def _same(path: str, one: Tree, other: Tree) -> bool:
+    return (
+        one.files.get(path) == other.files.get(path)
+        and one.links.get(path) == other.links.get(path)
+        and (path in one.executable) == (path in other.executable)
+    )
 
 
 def _parent_stays(path: str, new: Tree) -> bool:
     parent = path.rpartition("/")[0]
     return not parent or new.is_directory(parent)
-
-
-def _same_content(path: str, old: Tree, new: Tree) -> bool:
-    return path in old.files and old.files[path] == new.files.get(path)

@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from kontext_plugin.image import Digest
+from kontext_plugin.tree import DIRECTORY, Tree, Undo
 
 SOURCES = "var/run/kontext"
 MANIFEST = "var/lib/kontext/manifest.json"
@@ -22,72 +23,25 @@ VERSION = 2
 MAX_BYTES = 64 * 1024 * 1024
 """Neither written nor read above this size: some 400,000 files."""
 
-DIRECTORY = ""
-"""Stands in `files` where a regular file has its SHA-256."""
-
-Kind = Literal["file", "directory", "link"]
-
-WHITEOUT = ".wh."
-"""Begins the name that hides a lower layer's entry (OCI image specification, layer.md)."""
-
 # An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
 # whiteout's name, or what is no Unicode.
 _UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One path of a tree, put together for whoever looks at a single one."""
+class Ancestor:
+    """An earlier image that has the lower layers of ours: a push may build on it instead.
 
-    path: str
-    kind: Kind
-    digest: str = ""  # of a regular file: lower-case hex SHA-256
-    size: int = 0  # of a regular file, in bytes
-    executable: bool = False
-    target: str = ""  # of a symbolic link, as it is stored
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A directory's content, in columns: sets and maps compare 100,000 paths at C's speed.
-
-    Paths are relative, `/`-separated, and every parent directory is listed.
+    Its digest is all that the registry is asked for; how its tree differs is written down here,
+    so that no machine has to read its manifest.
     """
 
-    files: Mapping[str, str] = field(default_factory=dict)  # hex SHA-256, or DIRECTORY
-    sizes: Mapping[str, int] = field(default_factory=dict)  # of the regular files, in bytes
-    executable: frozenset[str] = frozenset()
-    links: Mapping[str, str] = field(default_factory=dict)
-
-    def __contains__(self, path: object) -> bool:
-        return path in self.files or path in self.links
-
-    def paths(self) -> set[str]:
-        return self.files.keys() | self.links.keys()
-
-    def is_directory(self, path: str) -> bool:
-        return self.files.get(path) == DIRECTORY
-
-    def directories(self) -> set[str]:
-        return {path for path, digest in self.files.items() if digest == DIRECTORY}
-
-    def entry(self, path: str) -> Entry:
-        """Raises KeyError where there is no such path."""
-        if path in self.links:
-            return Entry(path, "link", target=self.links[path])
-        digest = self.files[path]
-        if digest == DIRECTORY:
-            return Entry(path, "directory")
-        return Entry(path, "file", digest, self.sizes.get(path, 0), path in self.executable)
-
-    @property
-    def file_count(self) -> int:
-        """How many regular files and links there are: what a person calls files."""
-        return len(self.sizes) + len(self.links)
-
-    @property
-    def size(self) -> int:
-        return sum(self.sizes.values())
+    image: Digest
+    layers: int  # how many of our lowest layers it has, the base's among them
+    generation: int
+    content: int  # as in Lineage
+    replaced_directories: frozenset[str]  # as in Lineage
+    undo: Undo  # the way back to its tree, from that of the next ancestor or, at last, from ours
 
 
 @dataclass(frozen=True)
@@ -97,8 +51,10 @@ class Lineage:
     base: Digest  # the image below every layer of ours
     extractor: Digest  # the shipped base image whose extractor runs
     platform: str
-    generation: int = 0  # how many deltas lie above the first layer
+    generation: int = 0  # how many pushes there were since the first layer was written
+    content: int = 0  # uncompressed bytes that all its layers hold of sources (diff.layer_bytes)
     layers: tuple[Digest, ...] = ()  # all the layers below the one that holds this manifest
+    ancestors: tuple[Ancestor, ...] = ()  # from the fewest layers to the most
     labels: Mapping[str, str] = field(default_factory=dict)
     # Directories of lower layers that a file or link has replaced since. `crane export` shows
     # their old children again if they come back as directories, so they must not.
@@ -113,15 +69,6 @@ class Manifest:
 
 class InvalidManifest(ValueError):
     """A manifest that cannot be trusted; the text says why."""
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name from the system was UTF-8 (elsewhere Python puts in lone surrogates)."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -141,13 +88,32 @@ def encode(manifest: Manifest) -> bytes:
         "extractor": lineage.extractor,
         "platform": lineage.platform,
         "generation": lineage.generation,
+        "content": lineage.content,
         "layers": list(lineage.layers),
+        "ancestors": [_encode_ancestor(ancestor) for ancestor in lineage.ancestors],
         "labels": dict(lineage.labels),
         "replacedDirectories": sorted(lineage.replaced_directories),
     }
     return json.dumps(
         document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
+
+
+def _encode_ancestor(ancestor: Ancestor) -> dict[str, Any]:
+    former = ancestor.undo.former
+    return {
+        "image": ancestor.image,
+        "layers": ancestor.layers,
+        "generation": ancestor.generation,
+        "content": ancestor.content,
+        "replacedDirectories": sorted(ancestor.replaced_directories),
+        "undo": {
+            "files": dict(former.files),
+            "executable": sorted(former.executable),
+            "links": dict(former.links),
+            "absent": sorted(ancestor.undo.absent),
+        },
+    }
 
 
 def decode(document: Mapping[str, Any]) -> Manifest:
@@ -158,7 +124,7 @@ def decode(document: Mapping[str, Any]) -> Manifest:
     decoded = restore(document)
     _check(decoded.tree)
     if decoded.lineage is not None:
-        _check_paths(decoded.lineage.replaced_directories)
+        _check_lineage(decoded.lineage)
     return decoded
 
 
@@ -182,11 +148,26 @@ def restore(document: Mapping[str, Any]) -> Manifest:
         extractor=Digest(document["extractor"]),
         platform=document["platform"],
         generation=document["generation"],
+        content=document["content"],
         layers=tuple(Digest(layer) for layer in document["layers"]),
+        ancestors=tuple(_ancestor(ancestor) for ancestor in document["ancestors"]),
         labels=document["labels"],
         replaced_directories=frozenset(document["replacedDirectories"]),
     )
     return Manifest(tree, lineage)
+
+
+def _ancestor(document: Mapping[str, Any]) -> Ancestor:
+    undo = document["undo"]
+    former = Tree(undo["files"], {}, frozenset(undo["executable"]), undo["links"])
+    return Ancestor(
+        image=Digest(document["image"]),
+        layers=document["layers"],
+        generation=document["generation"],
+        content=document["content"],
+        replaced_directories=frozenset(document["replacedDirectories"]),
+        undo=Undo(former, frozenset(undo["absent"])),
+    )
 
 
 def _version_1(document: Mapping[str, Any]) -> Manifest:
@@ -202,14 +183,37 @@ def _check(tree: Tree) -> None:
     _check_paths(paths)
     if len(paths) != len(tree.files) + len(tree.links):
         raise InvalidManifest("it lists a path both as a file and as a link")
-    # What JSON Schema lets pass: 1.0 is an integer to it, and its $ allows a line end.
-    if {type(size) for size in tree.sizes.values()} - {int} or "\n" in tree.files.values():
-        raise InvalidManifest("it lists a size or a hash that is none")
+    _check_integers(0, *tree.sizes.values())
+    if "\n" in tree.files.values():  # which JSON Schema's $ allows
+        raise InvalidManifest("it lists a hash that is none")
     if not tree.executable <= tree.sizes.keys():
         raise InvalidManifest("it lists as executable what is no file")
     for parent in {path.rpartition("/")[0] for path in paths}:
         if parent and not tree.is_directory(parent):
             raise InvalidManifest(f"{parent!r} has entries below it and is no directory")
+
+
+def _check_lineage(lineage: Lineage) -> None:
+    """Raises InvalidManifest for unsafe paths, and for ancestors that are none of this image."""
+    _check_paths(lineage.replaced_directories)
+    _check_integers(lineage.generation, lineage.content)
+    below = 0
+    for ancestor in lineage.ancestors:
+        former, absent = ancestor.undo.former, ancestor.undo.absent
+        paths = ancestor.undo.paths()
+        _check_paths(ancestor.replaced_directories | paths)
+        _check_integers(ancestor.layers, ancestor.generation, ancestor.content)
+        if len(paths) != len(former.files) + len(former.links) + len(absent):
+            raise InvalidManifest("it says two things of what a path was")
+        if not below < ancestor.layers <= len(lineage.layers):
+            raise InvalidManifest("it lists ancestors that have not its layers")
+        below = ancestor.layers
+
+
+def _check_integers(*values: object) -> None:
+    # 1.0 is an integer to JSON Schema.
+    if {type(value) for value in values} != {int}:
+        raise InvalidManifest("it lists a number that is no integer")
 
 
 def _check_paths(paths: Iterable[str]) -> None:

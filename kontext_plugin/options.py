@@ -19,7 +19,7 @@ class Option:
     name: str  # without the dashes
     help: str
     short: str = ""
-    kind: str = ""  # "string", "list" (may be repeated), or "" for a switch
+    kind: str = ""  # "string", "int", "list" (may be repeated), or "" for a switch
     hidden: bool = False
 
     @property

@@ -2,73 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kontext_plugin import manifest
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose
-from kontext_plugin.diff import Changes, diff, replaced_directories
-from kontext_plugin.image import Layer
-from kontext_plugin.manifest import Lineage, Manifest, Tree
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
+from kontext_plugin.diff import Changes, changes, replaced_directories, tree_bytes, undo
+from kontext_plugin.manifest import Lineage, Manifest
+from kontext_plugin.tree import Tree, Undo
 
 
 @dataclass(frozen=True)
 class Plan:
     """The image to be made: what it is built on, what its new layer changes, what it holds."""
 
+    wanted: Wanted
     choice: Reuse | Fresh
     changes: Changes
     tree: Tree
     lineage: Lineage
+    since: Undo  # leads from the tree to the previous image's, or to nothing
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the image that would be built on is the wanted one already."""
-        return (
-            isinstance(self.choice, Reuse)
-            and not self.changes
-            and self.choice.lineage.labels == self.lineage.labels
-        )
-
-    @property
-    def old(self) -> Tree:
-        """What the image that is built on holds."""
-        return self.choice.previous.manifest.tree if isinstance(self.choice, Reuse) else Tree()
+        """Whether the image under the tag is the wanted one already."""
+        if isinstance(self.choice, Fresh) or self.since:
+            return False
+        previous = self.choice.previous.manifest.lineage
+        return previous is not None and previous.labels == self.lineage.labels
 
     def manifest(self) -> bytes:
         return manifest.encode(Manifest(self.tree, self.lineage))
 
     def describe(self) -> str:
-        """How many files are added, changed and removed; directories do not count as files."""
+        """How many files were added, changed and removed; directories do not count as files."""
+        tree, former = self.tree, self.since.former
+        added = (path for path in self.since.absent if not tree.is_directory(path))
+        changed = (path for path in former.paths() if path in tree and not tree.is_directory(path))
+        removed = (
+            path for path in former.paths() if path not in tree and not former.is_directory(path)
+        )
         counts = (
-            (sum(not self.tree.is_directory(path) for path in self.changes.added), "added"),
-            (sum(not self.tree.is_directory(path) for path in self.changes.changed), "changed"),
-            (sum(not self.old.is_directory(path) for path in self.changes.removed), "removed"),
+            (sum(1 for _ in paths), what)
+            for paths, what in ((added, "added"), (changed, "changed"), (removed, "removed"))
         )
         parts = [f"{count:,} {what}" for count, what in counts if count]
-        return ", ".join(parts) or ("directories alone" if self.changes else "no files")
+        return ", ".join(parts) or ("directories alone" if self.since else "no files")
 
 
-def make_plan(
-    previous: Previous | Fresh, wanted: Wanted, below: Sequence[Layer], tree: Tree
-) -> Plan:
-    """`below` is what lies under the first layer with sources, if it has to be a fresh start."""
+def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
     choice = previous if isinstance(previous, Fresh) else choose(previous, wanted, tree)
     if isinstance(choice, Fresh):
+        everything = undo(Tree(), tree)
         lineage = Lineage(
             base=wanted.base,
             extractor=wanted.extractor,
             platform=wanted.platform,
-            layers=tuple(layer.digest for layer in below),
+            content=tree_bytes(tree),
+            layers=tuple(layer.digest for layer in wanted.below),
             labels=wanted.labels,
         )
-        return Plan(choice, diff(Tree(), tree), tree, lineage)
-    old = choice.previous.manifest.tree
-    lineage = replace(
-        choice.lineage,
-        generation=choice.lineage.generation + 1,
-        layers=tuple(layer.digest for layer in choice.previous.image.layers),
+        return Plan(wanted, choice, changes(everything, tree), tree, lineage, everything)
+    upon = choice.ancestors[-1]
+    lineage = Lineage(
+        base=wanted.base,
+        extractor=wanted.extractor,
+        platform=wanted.platform,
+        generation=choice.generation,
+        content=choice.content,
+        layers=tuple(layer.digest for layer in choice.layers),
+        ancestors=choice.ancestors,
         labels=wanted.labels,
-        replaced_directories=replaced_directories(old, tree, choice.lineage.replaced_directories),
+        replaced_directories=replaced_directories(upon.undo, tree, upon.replaced_directories),
     )
-    return Plan(choice, diff(old, tree), tree, lineage)
+    return Plan(wanted, choice, choice.changes, tree, lineage, choice.since)
+
+
+def plan_without(plan: Plan) -> Plan | None:
+    """The plan for when the registry lacks the image that `plan` builds on; None for the base."""
+    if isinstance(plan.choice, Fresh):
+        return None
+    return make_plan(without(plan.choice), plan.wanted, plan.tree)

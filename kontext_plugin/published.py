@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kontext_plugin import base, delta, image, manifest, schema
-from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous
+from kontext_plugin.base_choice import Fresh, Previous
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import Damaged, NotFound, Refused
@@ -46,7 +46,7 @@ def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
     return Previous(found, held, image.settings_of(config))
 
 
-def custom_base(crane: Crane, name: str, platform: str) -> base.Base:
+def custom_base(crane: Crane, name: str, platform: str, max_layers: int) -> base.Base:
     """The image `name` as a base for `platform`. Raises KontextError."""
     source = f"{repository_of(name)}@{crane.digest(name, platform)}"
     try:
@@ -60,10 +60,11 @@ def custom_base(crane: Crane, name: str, platform: str) -> base.Base:
             f"{name} is for {settings['platform']}, not {platform}",
             hint="Name the base's own platform with --platform, or another base.",
         )
-    if len(found.layers) + 2 > MAX_LAYERS:
+    if len(found.layers) + 2 > max_layers:
         raise KontextError(
-            f"{name} has {len(found.layers)} layers; with the sources that is too many for docker",
-            hint=f"Choose a base of at most {MAX_LAYERS - 2} layers.",
+            f"{name} has {len(found.layers)} layers; with the extractor and the sources that is "
+            f"more than {max_layers}",
+            hint=f"Choose a base of at most {max_layers - 2} layers, or another --max-layers.",
         )
     return base.upon(found, settings, source, platform)
 

@@ -16,8 +16,9 @@ from kontext_plugin.cache import Stats
 from kontext_plugin.digests import Unreadable, hash_files
 from kontext_plugin.errors import KontextError
 from kontext_plugin.ignore import ROOT, IgnoreRules
-from kontext_plugin.manifest import DIRECTORY, SOURCES, WHITEOUT, Tree, is_utf8
+from kontext_plugin.manifest import SOURCES
 from kontext_plugin.sources import Sources, Status, status_of
+from kontext_plugin.tree import DIRECTORY, WHITEOUT, Tree, is_utf8
 
 MAX_PATH = 3800
 """Bytes of a path: PATH_MAX is 4096, and a container engine unpacks below folders of its own."""

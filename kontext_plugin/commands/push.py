@@ -10,19 +10,21 @@ from dataclasses import dataclass, field
 
 from kontext_plugin import base, crane, ignore, manifest, published
 from kontext_plugin.base import PLATFORMS, Base
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted
+from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous, Reuse, Wanted
 from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.delta import Sink, write_layer
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
-from kontext_plugin.plan import Plan, make_plan
+from kontext_plugin.image import Digest
+from kontext_plugin.plan import Plan, make_plan, plan_without
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, number, size
 from kontext_plugin.scan import Scan, scan
 from kontext_plugin.sources import read_file
+from kontext_plugin.upload import upload
 
+REUSE = ("auto", "always", "never")
 IGNORE_FILES = (".kontextignore", ".dockerignore")
 IGNORE_FILE_BYTES = 1024 * 1024
 
@@ -36,7 +38,9 @@ class Options:
     labels: Mapping[str, str] = field(default_factory=dict)
     ignore_file: str = ""  # "": the first of IGNORE_FILES that the directory has
     keep_git: bool = False
-    fresh: bool = False
+    reuse: str = "auto"  # one of REUSE
+    max_layers: int = MAX_LAYERS
+    fresh: bool = False  # reuse nothing, not even what is known of the directory
     dry_run: bool = False
     insecure: bool = False
 
@@ -66,12 +70,15 @@ def push(options: Options, report: Report) -> str:
 
         wanted = Wanted(
             base=below.image.digest,
+            below=below.layers,
             extractor=below.extractor,
             platform=options.platform,
             labels=options.labels,
             settings=below.settings_with,
+            max_layers=options.max_layers,
+            always_reuse=options.reuse == "always",
         )
-        plan = make_plan(previous, wanted, below.layers, found.tree)
+        plan = make_plan(previous, wanted, found.tree)
         if options.dry_run:
             _tell_dry_run(tag, plan, root, report)
             return ""
@@ -82,14 +89,7 @@ def push(options: Options, report: Report) -> str:
             _remember(cache, tag, plan.choice.previous)
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
         else:
-            try:
-                image = _publish(registry, cache, plan, below, tag, root, report)
-            except NotFound:
-                if isinstance(plan.choice, Fresh):
-                    raise
-                gone = Fresh("layers of the image are gone from the registry")
-                plan = make_plan(gone, wanted, below.layers, found.tree)
-                image = _publish(registry, cache, plan, below, tag, root, report)
+            image = _publish(registry, cache, plan, below, tag, root, report)
         for other in options.tags[1:]:
             _add_tag(registry, tag, image, other)
             report.say(f"Tagged {other}")
@@ -100,12 +100,14 @@ def _ask(registry: Crane, cache: Cache, options: Options) -> tuple[Base, Previou
     """What the push can build on, from the registry."""
     tag, platform = options.tags[0], options.platform
     below = (
-        published.custom_base(registry, options.base, platform)
+        published.custom_base(registry, options.base, platform, options.max_layers)
         if options.base
         else base.shipped(platform)
     )
     if options.fresh:
         return below, Fresh("--fresh was given")
+    if options.reuse == "never":
+        return below, Fresh("--reuse never was given")
     return below, published.previous(registry, cache, tag)
 
 
@@ -118,60 +120,24 @@ def _publish(
     root: str,
     report: Report,
 ) -> Digest:
-    """Writes the layer, appends it and moves the tag, in this order. Raises KontextError."""
-    _tell_choice(tag, plan.choice, report)
-    content = plan.manifest()
-    if len(content) > manifest.MAX_BYTES:
-        raise KontextError(
-            f"{number(len(plan.tree.files), 'path')} make a manifest of {size(len(content))}, "
-            f"and Kontext reads none above {size(manifest.MAX_BYTES)}",
-            hint="Leave directories out with .kontextignore, or push them separately.",
-        )
-    uploaded: set[Digest] = set()
-    beneath: tuple[str, ...] = ()
-    if isinstance(plan.choice, Reuse):
-        ground = plan.choice.previous.image
-        source, layers = tag.at(ground.digest), ground.layers
-    else:
-        source, layers, beneath = below.source, below.layers, below.extractor_paths
-        if below.layout:
-            source = tag.at(below.image.digest)
-            uploaded |= registry.push_layout(below.layout, source).uploaded
-    with cache.scratch() as folder:
-        path = os.path.join(folder, "layer.tar.gz")
-        layer = _write(path, root, content, plan)
-        made = registry.append(
-            source,
-            [*beneath, path],
-            str(tag),
-            labels=plan.lineage.labels,
-            annotations={MANIFEST_ANNOTATION: digest_of(content)},
-            entrypoint=base.ENTRYPOINT,
-            workdir=base.WORKDIR,
-        )
-    image = Image(made.digest, (*layers, layer), digest_of(content))
-    cache.save_published(str(tag), image, content)
-    uploaded |= made.uploaded
-    sent = sum(layer.size for layer in image.layers if layer.digest in uploaded)
+    """Uploads as planned or, where the registry lacks an image, building on the next."""
+    _tell_choice(tag, plan, report)
+    try:
+        image, sent = upload(registry, cache, plan, below, tag, root)
+    except NotFound:
+        if (rest := plan_without(plan)) is None:
+            raise
+        report.say("The registry does not have that image any more")
+        return _publish(registry, cache, rest, below, tag, root, report)
     report.say(f"Pushed {tag}: {plan.describe()}; uploaded {size(sent)}")
-    return made.digest
+    _tell_race(registry, tag, image.digest, report)
+    return image.digest
 
 
 def _remember(cache: Cache, tag: Reference, previous: Previous) -> None:
     """An image that had to be read, and has proven to be ours, need not be read again."""
     if previous.settings is not None:
         cache.save_published(str(tag), previous.image, manifest.encode(previous.manifest))
-
-
-def _write(path: str, root: str, content: bytes, plan: Plan) -> Layer:
-    try:
-        with open(path, "xb") as file:
-            return write_layer(file, root, content, plan.tree, plan.changes)
-    except OSError as error:
-        raise KontextError(
-            f"the layer cannot be written to {path}: {error.strerror}",
-            hint="Free some space there, or name another folder with KONTEXT_CACHE_DIR.",
-        ) from error
 
 
 def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -> None:
@@ -258,22 +224,38 @@ def _tell_scan(found: Scan, report: Report) -> None:
     report.say(text)
 
 
-def _tell_choice(tag: Reference, choice: Reuse | Fresh, report: Report) -> None:
+def _tell_choice(tag: Reference, plan: Plan, report: Report) -> None:
+    choice = plan.choice
     if isinstance(choice, Fresh):
         report.say(f"Starting afresh: {choice.reason}")
         return
-    image = choice.previous.image
-    report.say(
-        f"Building on {tag}: generation {choice.lineage.generation}, "
-        f"{number(len(image.layers), 'layer')}, {size(image.size)}"
+    text = (
+        f"Building on {tag}, generation {choice.ancestors[-1].generation}: "
+        f"{number(len(choice.layers), 'layer')}, {size(sum(layer.size for layer in choice.layers))}"
     )
+    if above := len(choice.previous.image.layers) - len(choice.layers):
+        text += f"; the new layer replaces the {number(above, 'layer')} above"
+    report.say(text)
+
+
+def _tell_race(registry: Crane, tag: Reference, image: Digest, report: Report) -> None:
+    """No registry writes a tag under a condition, so of pushes at one time the last one wins."""
+    try:
+        now = registry.digest(str(tag))
+    except RegistryError:
+        return
+    if now != image:
+        report.warn(
+            f"another push has replaced this image: {tag} shows {now} now; "
+            f"yours stays at {tag.at(image)}"
+        )
 
 
 def _tell_dry_run(tag: Reference, plan: Plan, root: str, report: Report) -> None:
     if plan.up_to_date:
         report.say(f"Nothing changed: {tag} is up to date, nothing would be uploaded")
         return
-    _tell_choice(tag, plan.choice, report)
+    _tell_choice(tag, plan, report)
     sink: Sink = _Nowhere()
     layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes)
     text = f"Would upload {size(layer.size)} in one layer: {plan.describe()}"

@@ -1,4 +1,4 @@
-"""Random trees, and two models of how the layers of an image are seen: an engine's, and crane's."""
+"""Random trees, two models of how the layers of an image are seen, and one of a registry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import Any
 from hypothesis import strategies as st
 from trees import Directory, File, Link, Node, Tree
 
-from kontext_plugin import manifest
+from kontext_plugin import manifest, schema
+from kontext_plugin.base_choice import Fresh, Previous
+from kontext_plugin.diff import Changes
+from kontext_plugin.image import Image, digest_of
+from kontext_plugin.image import Layer as ImageLayer
+from kontext_plugin.plan import Plan
+from kontext_plugin.tree import DIRECTORY
+from kontext_plugin.tree import Tree as Described
 
 Layer = Sequence[tuple[str, Node | None]]
 """The entries of a layer in their order; None: a whiteout of the path."""
@@ -57,17 +64,24 @@ def _flat(nested: dict[str, Nested], prefix: str = "") -> Tree:
     return tree
 
 
-def described(tree: Tree) -> manifest.Tree:
+def described(tree: Tree) -> Described:
     """The tree as a manifest describes it."""
     files = {path: node for path, node in tree.items() if isinstance(node, File)}
     folders = [path for path, node in tree.items() if isinstance(node, Directory)]
     digests = {path: hashlib.sha256(file.content).hexdigest() for path, file in files.items()}
-    return manifest.Tree(
-        files=dict.fromkeys(folders, manifest.DIRECTORY) | digests,
+    return Described(
+        files=dict.fromkeys(folders, DIRECTORY) | digests,
         sizes={path: len(file.content) for path, file in files.items()},
         executable=frozenset(path for path, file in files.items() if file.executable),
         links={path: node.target for path, node in tree.items() if isinstance(node, Link)},
     )
+
+
+def layer(made: Changes, new: Tree) -> Layer:
+    """The entries that a delta to `new` with these changes has."""
+    above = {up for path in (*made.written, *made.whiteouts) for up in parents(path)}
+    entries = [(path, new[path]) for path in sorted(above | {*made.written})]
+    return [*entries, *((path, None) for path in made.whiteouts)]
 
 
 def overlay(layers: Iterable[Layer]) -> Tree:
@@ -115,3 +129,14 @@ def crane_export(layers: Sequence[Layer]) -> Tree:
 def parents(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def published(plan: Plan) -> Previous:
+    """What the tag shows once a plan is carried out, as another machine would read it."""
+    content = plan.manifest()
+    digest = digest_of(content)
+    below = plan.wanted.below if isinstance(plan.choice, Fresh) else plan.choice.layers
+    # Digests that no other plan has, as those of real images and layers.
+    layers = (*below, ImageLayer(digest_of(b"layer " + content), len(content)))
+    image = Image(digest_of(b"image " + content), layers, digest)
+    return Previous(image, manifest.decode(schema.load_manifest(content)))

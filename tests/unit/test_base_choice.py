@@ -1,24 +1,43 @@
-"""What a push builds on: each reason to start afresh, and nothing but these."""
+"""What a push builds on: each reason to start afresh, and how far down it reaches otherwise."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from models import described
+from models import described, published
 from trees import Directory, File
 
-from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous, Reuse, Wanted, choose
+from kontext_plugin.base_choice import (
+    MAX_LAYERS,
+    MOST_LAYERS,
+    Fresh,
+    Previous,
+    Reuse,
+    Wanted,
+    choose,
+    without,
+)
 from kontext_plugin.image import Digest, Image, Layer
 from kontext_plugin.manifest import Lineage, Manifest
+from kontext_plugin.plan import make_plan
+from kontext_plugin.tree import Tree
 
 BASE, EXTRACTOR, FIRST, TOP, OTHER = (Digest("sha256:" + letter * 64) for letter in "abcde")
 
-TREE = described({"d": Directory(), "f": File(b"x")})
+TREE = described({"d": Directory(), "f": File(b"x" * 4000)})
 LINEAGE = Lineage(
-    BASE, EXTRACTOR, "linux/amd64", 1, (BASE, FIRST), {"k": "v"}, frozenset({"was", "d/was"})
+    BASE,
+    EXTRACTOR,
+    "linux/amd64",
+    generation=1,
+    content=5024,
+    layers=(BASE, FIRST),
+    labels={"k": "v"},
+    replaced_directories=frozenset({"was", "d/was"}),
 )
 IMAGE = Image(OTHER, (Layer(BASE, 1), Layer(FIRST, 2), Layer(TOP, 3)), OTHER)
 PREVIOUS = Previous(IMAGE, Manifest(TREE, LINEAGE))
@@ -28,7 +47,9 @@ def settings(labels: Mapping[str, str]) -> dict[str, Any]:
     return {"Entrypoint": ["/e"], "Labels": {"of the base": "x", **labels}}
 
 
-WANTED = Wanted(BASE, EXTRACTOR, "linux/amd64", {"k": "v"}, settings)
+WANTED = Wanted(BASE, (Layer(BASE, 1),), EXTRACTOR, "linux/amd64", {"k": "v"}, settings)
+ALWAYS = replace(WANTED, always_reuse=True)
+NOTHING = Fresh("there is nothing")
 
 
 def of(lineage: Lineage | None, image: Image = IMAGE) -> Previous:
@@ -42,14 +63,26 @@ def of_layers(count: int) -> Previous:
 
 
 def test_the_previous_image_is_built_on() -> None:
-    assert choose(PREVIOUS, WANTED, TREE) == Reuse(PREVIOUS, LINEAGE)
+    choice = choose(PREVIOUS, WANTED, TREE)
+    assert isinstance(choice, Reuse)
+    assert (choice.image, choice.layers) == (OTHER, IMAGE.layers)
+    assert not choice.changes
+    assert choice.generation == 2
 
 
 REUSED: dict[str, Callable[[], Reuse | Fresh]] = {
     "new label": lambda: choose(PREVIOUS, replace(WANTED, labels={"k": "v", "n": "w"}), TREE),
     "label of another value": lambda: choose(PREVIOUS, replace(WANTED, labels={"k": "w"}), TREE),
-    "replaced directory is gone": lambda: choose(PREVIOUS, WANTED, described({})),
-    "replaced directory is a file": lambda: choose(PREVIOUS, WANTED, described({"was": File(b"")})),
+    "replaced directory is gone": lambda: choose(PREVIOUS, ALWAYS, described({})),
+    "replaced directory is a file": lambda: choose(PREVIOUS, ALWAYS, described({"was": File(b"")})),
+    "all of it changed, and --reuse always": lambda: choose(
+        PREVIOUS, ALWAYS, described({"n": File(b"x" * 9000)})
+    ),
+    "half of the bytes changed": lambda: choose(
+        PREVIOUS,
+        WANTED,
+        described({"d": Directory(), "f": File(b"x" * 4000), "n": File(b"x" * 4512)}),
+    ),
     "settings as Kontext made them": lambda: choose(
         replace(PREVIOUS, settings=settings({"k": "v"})), WANTED, TREE
     ),
@@ -106,12 +139,24 @@ FRESH: dict[str, tuple[Callable[[], Reuse | Fresh], str]] = {
         "configuration was changed by another tool",
     ),
     "too many layers": (
-        lambda: choose(of_layers(MAX_LAYERS), WANTED, described({})),
+        lambda: choose(of_layers(MAX_LAYERS), ALWAYS, described({})),
         f"{MAX_LAYERS} layers",
     ),
     "directory comes back": (
-        lambda: choose(PREVIOUS, WANTED, described({"was": Directory()})),
+        lambda: choose(PREVIOUS, ALWAYS, described({"was": Directory()})),
         "was was a directory once",
+    ),
+    "more than half changed": (
+        lambda: choose(PREVIOUS, WANTED, described({"d": Directory(), "f": File(b"y" * 4000)})),
+        "more than half of the bytes changed",
+    ),
+    "more than half removed": (
+        lambda: choose(after(ALL), WANTED, sized(a=1000, b=1000, c=1000, big=9000)),
+        "out of date",
+    ),
+    "--max-layers": (
+        lambda: choose(PREVIOUS, replace(ALWAYS, max_layers=3), described({})),
+        "has reached 3 layers",
     ),
 }
 
@@ -124,4 +169,116 @@ def test_reasons_to_start_afresh(outcome: Callable[[], Reuse | Fresh], reason: s
 
 
 def test_the_limit_leaves_room_for_others() -> None:
-    assert MAX_LAYERS <= 120, "dockerd fails from 126 on"
+    assert MAX_LAYERS < MOST_LAYERS == 125, "dockerd fails from 126 on"
+
+
+def sized(**files: int) -> Tree:
+    """Files of so many bytes; another size is another content."""
+    return Tree(
+        files={name: hashlib.sha256(b"%d" % size).hexdigest() for name, size in files.items()},
+        sizes=files,
+    )
+
+
+def after(*history: Tree, wanted: Wanted = ALWAYS) -> Previous:
+    """The image of the last tree, each having been pushed."""
+    previous: Previous | Fresh = NOTHING
+    for tree in history:
+        previous = published(make_plan(previous, wanted, tree))
+    assert isinstance(previous, Previous)
+    return previous
+
+
+ALL = sized(a=1000, b=1000, c=1000, big=9000, rest=90_000)
+
+
+def edited(**files: int) -> Tree:
+    return sized(**(dict(ALL.sizes) | files))
+
+
+# The trees that were pushed, the one that is to be; the layers of sources to be built on.
+REACH: dict[str, tuple[list[Tree], Tree, int]] = {
+    "one edit": ([ALL], edited(a=1001), 1),
+    "two edits of one size: one layer with both": (
+        [ALL, edited(a=1001)],
+        edited(a=1001, b=1001),
+        1,
+    ),
+    "the same file again: only its last content": ([ALL, edited(a=1001)], edited(a=1002), 1),
+    "a third one stands by itself": (
+        [ALL, edited(a=1001), edited(a=1001, b=1001)],
+        edited(a=1001, b=1001, c=1001),
+        2,
+    ),
+    "a small edit leaves a large layer alone": (
+        [ALL, edited(big=9001)],
+        edited(big=9001, a=1001),
+        2,
+    ),
+    "a large edit takes a small layer along": ([ALL, edited(a=1001)], edited(a=1001, big=9001), 1),
+    "what was taken back leaves its layer": ([ALL, edited(big=9001)], ALL, 1),
+    "a file that came and went": ([ALL, sized(**ALL.sizes, new=5000)], ALL, 1),
+}
+
+
+@pytest.mark.parametrize(("history", "tree", "layers"), REACH.values(), ids=REACH)
+def test_how_far_down_a_push_reaches(history: list[Tree], tree: Tree, layers: int) -> None:
+    choice = choose(after(*history), WANTED, tree)
+    assert isinstance(choice, Reuse)
+    assert len(choice.layers) == layers + 1
+
+
+def test_a_directory_that_comes_back_is_put_upon_the_image_that_had_it() -> None:
+    """Better than to start afresh: in the new image it has always been one."""
+    ballast = {"ballast": File(b"b" * 9000)}
+    trees = [ballast | {"d": Directory()}, ballast | {"d": File(b"")}]
+    choice = choose(after(*map(described, trees)), WANTED, described(trees[0]))
+    assert isinstance(choice, Reuse)
+    assert len(choice.layers) == 2
+    assert not choice.changes
+
+
+def test_many_small_layers_are_joined_though_it_costs_more() -> None:
+    history = [ALL]
+    size = 40_000
+    while size > 1:  # each edit less than half of the one before: no two would be joined
+        history.append(sized(**history[-1].sizes, **{f"n{size}": size}))
+        size = int(size * 0.6) - 1
+    previous = after(*history, wanted=WANTED)
+    assert len(previous.image.layers) <= 16
+
+
+@pytest.mark.parametrize("most", [3, 5, 9])
+def test_the_layer_limit_is_kept_by_reaching_down(most: int) -> None:
+    wanted = replace(WANTED, max_layers=most)
+    previous: Previous | Fresh = NOTHING
+    for number in range(40):
+        plan = make_plan(previous, wanted, edited(**{"abc"[number % 3]: 2000 + number}))
+        assert isinstance(plan.choice, Reuse) or number == 0, "a fresh start was not needed"
+        previous = published(plan)
+        assert len(previous.image.layers) <= most
+
+
+def test_an_image_is_never_more_than_twice_what_a_fresh_one_is() -> None:
+    previous: Previous | Fresh = NOTHING
+    for number in range(60):
+        tree = edited(rest=1000 * (90 - number), **{"abc"[number % 3]: 2000 + number})
+        previous = published(make_plan(previous, WANTED, tree))
+        lineage = previous.manifest.lineage
+        assert lineage is not None
+        assert lineage.content <= 2 * (tree.size + 512 * len(tree.files))
+
+
+def test_an_image_that_is_gone_leaves_what_is_above_it() -> None:
+    history = [ALL, edited(big=9001), edited(big=9001, a=4000), edited(big=9001, a=4000, b=1100)]
+    tree = edited(big=9002, a=4001, b=1101)
+    tried: list[int] = []
+    previous: Previous | Fresh = after(*history)
+    while isinstance(previous, Previous):
+        choice = choose(previous, ALWAYS, tree)
+        assert isinstance(choice, Reuse)
+        tried.append(len(choice.layers))
+        previous = without(choice)
+    assert tried == sorted(set(tried)), "each one nearer than the last"
+    assert tried[-1] == len(after(*history).image.layers), "the one under the tag comes last"
+    assert previous.reason == "layers of the image are gone from the registry"

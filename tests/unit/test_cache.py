@@ -29,7 +29,15 @@ A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
 STATS = {"d/é\n": ("1:2:3", "0" * 64), "f": ("4:5:6", "1" * 64), "": ("", "")}
 MANIFEST = Manifest(
     described({"d": Directory(), "d/f": File(b"x", executable=True), "l": Link("é\n")}),
-    Lineage(A, B, "linux/amd64", 2, (A, B), {"k": "v"}, frozenset({"l"})),
+    Lineage(
+        A,
+        B,
+        "linux/amd64",
+        generation=2,
+        layers=(A, B),
+        labels={"k": "v"},
+        replaced_directories=frozenset({"l"}),
+    ),
 )
 CONTENT = encode(MANIFEST)
 IMAGE = Image(A, (Layer(B, 5), Layer(A, 7)), digest_of(CONTENT))

@@ -172,12 +172,12 @@ def test_golden_digests(tree: Tree, archive: str, layer: str, tmp_path: Path) ->
 PROGRAM = """
 import io, os, sys
 from concurrent.futures import ThreadPoolExecutor
-from kontext_plugin import delta, diff, ignore, manifest, scan
+from kontext_plugin import delta, diff, ignore, scan, tree
 os.umask(int(sys.argv[2], 8))
 with ThreadPoolExecutor(2) as threads:
-    tree = scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, threads).tree
-changes = diff.diff(manifest.Tree(), tree)
-print(delta.write_layer(io.BytesIO(), sys.argv[1], b"{}", tree, changes).digest)
+    scanned = scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, threads).tree
+changes = diff.diff(tree.Tree(), scanned)
+print(delta.write_layer(io.BytesIO(), sys.argv[1], b"{}", scanned, changes).digest)
 """
 
 

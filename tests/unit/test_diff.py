@@ -1,18 +1,28 @@
-"""What a delta holds: a table of changes, and random histories seen as engines and crane do."""
+"""What a delta holds: a table of changes, and how undos join."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
-from hypothesis import event, given
+from hypothesis import given
 from hypothesis import strategies as st
-from models import Layer, crane_export, described, overlay, parents, trees
+from models import described, layer, overlay, parents, trees
 from trees import Directory, File, Link, Tree
 
 from kontext_plugin import manifest
-from kontext_plugin.diff import Changes, diff, replaced_directories
+from kontext_plugin.diff import (
+    Changes,
+    changes,
+    diff,
+    followed_by,
+    layer_bytes,
+    replaced_directories,
+    tree_bytes,
+    undo,
+)
+from kontext_plugin.tree import Tree as Described
+from kontext_plugin.tree import Undo
 
 DIR, X, Y = Directory(), File(b"x"), File(b"y")
 RUN = File(b"x", executable=True)
@@ -71,27 +81,20 @@ def test_changes(
     )
 
 
-def layer(old: Tree, new: Tree) -> Layer:
-    """The entries that a delta from `old` to `new` has."""
-    changes = diff(described(old), described(new))
-    above = {up for path in (*changes.written, *changes.whiteouts) for up in parents(path)}
-    entries = [(path, new[path]) for path in sorted(above | {*changes.written})]
-    return [*entries, *((path, None) for path in changes.whiteouts)]
-
-
 @given(trees(), trees())
 def test_the_delta_over_the_old_tree_is_the_new_one(old: Tree, new: Tree) -> None:
-    assert overlay([layer({}, old), layer(old, new)]) == new
+    first, second = diff(Described(), described(old)), diff(described(old), described(new))
+    assert overlay([layer(first, old), layer(second, new)]) == new
 
 
 @given(trees(), trees())
 def test_a_delta_is_small(old: Tree, new: Tree) -> None:
-    changes = diff(described(old), described(new))
-    assert all(old.get(path) != new[path] for path in changes.written)
-    assert not new.keys() & {*changes.whiteouts}
-    for path in changes.whiteouts:
-        assert not {*parents(path)} & {*changes.removed}, "a whiteout below a whiteout"
-    assert bool(changes) == (old != new)
+    made = diff(described(old), described(new))
+    assert all(old.get(path) != new[path] for path in made.written)
+    assert not new.keys() & {*made.whiteouts}
+    for path in made.whiteouts:
+        assert not {*parents(path)} & {*made.removed}, "a whiteout below a whiteout"
+    assert bool(made) == (old != new)
 
 
 @given(trees())
@@ -99,35 +102,50 @@ def test_no_change_is_no_delta(tree: Tree) -> None:
     assert diff(described(tree), described(tree)) == Changes()
 
 
-def chain(history: list[Tree], replaced: Callable[..., frozenset[str]]) -> list[Layer]:
-    """The layers of a history's last image, with base_choice's rule for starting afresh."""
-    layers: list[Layer] = []
-    before: Tree = {}
-    hidden: frozenset[str] = frozenset()
-    for tree in history:
-        if not layers or any(isinstance(tree.get(path), Directory) for path in hidden):
-            layers, before, hidden = [], {}, frozenset()
-        else:
-            hidden = replaced(described(before), described(tree), hidden)
-        layers.append(layer(before, tree))
-        before = tree
-    return layers
+def back(tree: Tree, way: Undo, earlier: Tree) -> bool:
+    """Whether `way` leads from `tree` to `earlier`, and touches nothing else."""
+    want = described(earlier)
+    touched = way.paths()
+    return (
+        touched
+        == {path for path in tree.keys() | earlier.keys() if tree.get(path) != earlier.get(path)}
+        and way.former == want.only(touched)
+        and way.absent == {path for path in touched if path not in earlier}
+    )
 
 
-@given(st.lists(trees(), min_size=2, max_size=6))
-def test_every_consumer_sees_the_last_tree_of_a_history(history: list[Tree]) -> None:
-    layers = chain(history, replaced_directories)
-    event(f"{len(layers)} layers")
-    assert overlay(layers) == history[-1]
-    assert crane_export(layers) == history[-1]
+@given(trees(), trees())
+def test_an_undo_leads_back(old: Tree, new: Tree) -> None:
+    way = undo(described(old), described(new))
+    assert back(new, way, old)
+    assert bool(way) == (old != new)
 
 
-def test_without_the_rule_crane_shows_what_is_gone() -> None:
-    """The model of `crane export` has the flaw that the rule is for."""
-    history: list[Tree] = [{"d": DIR, "d/old": X}, {"d": X}, {"d": DIR, "d/new": X}]
-    layers = chain(history, lambda *_: frozenset())
-    assert overlay(layers) == history[-1]
-    assert crane_export(layers) == history[-1] | {"d/old": X}
+@given(st.lists(trees(), min_size=2, max_size=5))
+def test_undos_lead_on(history: list[Tree]) -> None:
+    *earlier, last = history
+    way, after = Undo(), last
+    for tree in reversed(earlier):
+        way = followed_by(way, undo(described(tree), described(after)), described(last))
+        assert back(last, way, tree)
+        assert changes(way, described(last)) == diff(described(tree), described(last))
+        after = tree
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "size"),
+    [
+        pytest.param({}, {"a": File(b"12345"), "d": DIR, "l": Link("a")}, 5 + 3 * 512, id="first"),
+        pytest.param({"a": X}, {"a": RUN}, 1 + 512, id="mode"),
+        pytest.param({"d": DIR, "d/f": X, "d/g": X}, {}, 512, id="one whiteout"),
+        pytest.param({"a": X}, {"a": X}, 0, id="nothing"),
+    ],
+)
+def test_layer_bytes(old: Tree, new: Tree, size: int) -> None:
+    tree = described(new)
+    assert layer_bytes(diff(described(old), tree), tree) == size
+    if not old:
+        assert tree_bytes(tree) == size
 
 
 REPLACED: dict[str, tuple[list[Tree], set[str]]] = {
@@ -147,10 +165,11 @@ REPLACED: dict[str, tuple[list[Tree], set[str]]] = {
 def test_replaced_directories(history: list[Tree], expected: set[str]) -> None:
     replaced: frozenset[str] = frozenset()
     for old, new in itertools.pairwise(history):
-        replaced = replaced_directories(described(old), described(new), replaced)
+        way = undo(described(old), described(new))
+        replaced = replaced_directories(way, described(new), replaced)
     assert replaced == expected
 
 
 def test_a_version_1_tree_can_be_compared() -> None:
     old = manifest.decode({"files": {"a": "0" * 64, "d": ""}}).tree
-    assert diff(old, manifest.Tree()).whiteouts == ("a", "d")
+    assert diff(old, Described()).whiteouts == ("a", "d")

@@ -15,14 +15,14 @@ from trees import Directory, File, Link
 from kontext_plugin import schema
 from kontext_plugin.image import Digest
 from kontext_plugin.manifest import (
-    Entry,
+    Ancestor,
     InvalidManifest,
     Lineage,
     Manifest,
-    Tree,
     decode,
     encode,
 )
+from kontext_plugin.tree import Entry, Tree, Undo
 
 A, B, C = (Digest("sha256:" + letter * 64) for letter in "abc")
 HEX = "0" * 64
@@ -37,13 +37,39 @@ SMALL = Manifest(
             'q"': Link("../\n"),
         }
     ),
-    Lineage(A, B, "linux/arm64", 3, (A, C), {"k": "v=ü", "a": "1"}, frozenset({"z", "é/d"})),
+    Lineage(
+        base=A,
+        extractor=B,
+        platform="linux/arm64",
+        generation=3,
+        content=1538,
+        layers=(A, C),
+        ancestors=(
+            Ancestor(
+                image=C,
+                layers=2,
+                generation=1,
+                content=1026,
+                replaced_directories=frozenset({"y"}),
+                undo=Undo(
+                    described({"é": File(b"#!", executable=True), "l": Link("x")}).only({"é", "l"}),
+                    frozenset({"é/run", "a b"}),
+                ),
+            ),
+        ),
+        labels={"k": "v=ü", "a": "1"},
+        replaced_directories=frozenset({"z", "é/d"}),
+    ),
 )
 # sha256sum of nothing and of `#!`. Changing these bytes makes every image's next push a full one.
 SMALL_BYTES = (
-    '{"base":"sha256:'
+    '{"ancestors":[{"content":1026,"generation":1,"image":"sha256:'
+    + "c" * 64
+    + '","layers":2,"replacedDirectories":["y"],"undo":{"absent":["a b","é/run"],'
+    '"executable":["é"],"files":{"é":"3612ddaf46e149a4f583faf0face846585148f59e0ce2645594df83b5dc8'
+    '07e8"},"links":{"l":"x"}}}],"base":"sha256:'
     + "a" * 64
-    + '","executable":["é/run"],"extractor":"sha256:'
+    + '","content":1538,"executable":["é/run"],"extractor":"sha256:'
     + "b" * 64
     + '",'
     '"files":{"a b":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","é":"",'
@@ -53,13 +79,29 @@ SMALL_BYTES = (
     '"platform":"linux/arm64","replacedDirectories":["z","é/d"],"sizes":[0,2],"version":2}'
 ).encode()
 
+UNDOS = st.builds(
+    lambda tree, absent: Undo(described(tree).only(tree), frozenset(absent - tree.keys())),
+    trees(STRANGE_NAMES),
+    st.frozensets(STRANGE_NAMES, max_size=3),
+)
+ANCESTORS = st.builds(
+    Ancestor,
+    image=st.sampled_from([A, B]),
+    layers=st.just(1),
+    generation=st.integers(0, 10**6),
+    content=st.integers(0, 10**18),
+    replaced_directories=st.frozensets(STRANGE_NAMES, max_size=3),
+    undo=UNDOS,
+)
 LINEAGES = st.builds(
     Lineage,
     base=st.sampled_from([A, B]),
     extractor=st.sampled_from([B, C]),
     platform=st.sampled_from(["linux/amd64", "linux/arm64"]),
     generation=st.integers(0, 10**6),
-    layers=st.lists(st.sampled_from([A, B, C]), max_size=4).map(tuple),
+    content=st.integers(0, 10**18),
+    layers=st.lists(st.sampled_from([A, B, C]), min_size=1, max_size=4).map(tuple),
+    ancestors=st.lists(ANCESTORS, max_size=1).map(tuple),
     labels=st.dictionaries(STRANGE_NAMES, STRANGE_NAMES, max_size=3),
     replaced_directories=st.frozensets(STRANGE_NAMES, max_size=3),
 )
@@ -108,6 +150,13 @@ def document(**changes: Any) -> dict[str, Any]:
     return good
 
 
+def ancestor(layers: object = 1, **undo: Any) -> dict[str, Any]:
+    """A good ancestor but for what is given."""
+    nothing: dict[str, Any] = {"files": {}, "executable": [], "links": {}, "absent": []}
+    numbers = {"layers": layers, "generation": 0, "content": 0}
+    return numbers | {"image": A, "replacedDirectories": [], "undo": nothing | undo}
+
+
 BAD_PATHS = {
     "empty": "",
     "dot": ".",
@@ -131,7 +180,19 @@ BAD_PATHS = {
 
 
 @pytest.mark.parametrize("path", BAD_PATHS.values(), ids=BAD_PATHS)
-@pytest.mark.parametrize("where", ["file", "directory", "link", "replaced", "version 1"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "file",
+        "directory",
+        "link",
+        "replaced",
+        "was a file",
+        "was a link",
+        "was absent",
+        "version 1",
+    ],
+)
 def test_a_path_that_leads_astray_is_refused(path: str, where: str) -> None:
     # With all its parents, so that the path itself is what is refused.
     files = {"a": "", "a/..": ""} if path.startswith("a/../") else {"a": ""}
@@ -141,6 +202,9 @@ def test_a_path_that_leads_astray_is_refused(path: str, where: str) -> None:
         "directory": lambda: document(files=files | {path: ""}),
         "link": lambda: document(files=files, links={path: "x"}),
         "replaced": lambda: document(replacedDirectories=[path]),
+        "was a file": lambda: document(layers=[A], ancestors=[ancestor(files={path: HEX})]),
+        "was a link": lambda: document(layers=[A], ancestors=[ancestor(links={path: "x"})]),
+        "was absent": lambda: document(layers=[A], ancestors=[ancestor(absent=[path])]),
         "version 1": lambda: {"files": files | {path: HEX}},
     }[where]()
     if where == "version 1" and path == ".":
@@ -167,6 +231,18 @@ CONTRADICTIONS = {
     "too few sizes": document(files={"a": HEX, "b": HEX}, sizes=[1]),
     "too many sizes": document(files={"a": HEX}, sizes=[1, 2]),
     "size of a directory": document(files={"a": ""}, sizes=[1]),
+    "ancestor of no layers": document(layers=[A], ancestors=[ancestor(layers=0)]),
+    "ancestor of other layers": document(layers=[A], ancestors=[ancestor(layers=2)]),
+    "ancestors of one height": document(layers=[A, B], ancestors=[ancestor(), ancestor()]),
+    "ancestors upside down": document(layers=[A, B], ancestors=[ancestor(2), ancestor(1)]),
+    "layers no integer": document(layers=[A], ancestors=[ancestor(layers=1.0)]),
+    "was a file and a link": document(
+        layers=[A], ancestors=[ancestor(files={"a": HEX}, links={"a": "x"})]
+    ),
+    "was a file and absent": document(
+        layers=[A], ancestors=[ancestor(files={"a": HEX}, absent=["a"])]
+    ),
+    "generation no integer": document(generation=1.0),
     "version 1, no parent": {"files": {"a/b": HEX}},
     "version 1, below a file": {"files": {"a": HEX, "a/b": HEX}},
 }

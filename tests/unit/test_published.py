@@ -25,7 +25,8 @@ from kontext_plugin.reference import parse
 TAG = parse("host.io/repo:t")
 BASE = Digest("sha256:" + "b" * 64)
 STATE = Manifest(
-    described({"d": Directory(), "d/f": File(b"x")}), Lineage(BASE, BASE, "linux/amd64", 0, (BASE,))
+    described({"d": Directory(), "d/f": File(b"x")}),
+    Lineage(BASE, BASE, "linux/amd64", layers=(BASE,)),
 )
 CONTENT = encode(STATE)
 
@@ -224,7 +225,7 @@ BASES: dict[str, tuple[dict[str, bytes], str]] = {
 def test_what_cannot_be_a_base(answers: dict[str, bytes], message: str, registry: Registry) -> None:
     registry.answers(digest=BASE.encode(), **answers)
     with registry.crane as crane, pytest.raises(KontextError, match="alpine") as raised:
-        published.custom_base(crane, "host.io:5000/alpine:3", "linux/amd64")
+        published.custom_base(crane, "host.io:5000/alpine:3", "linux/amd64", 64)
     assert message in raised.value.message
     assert registry.asked[0] == "digest --platform linux/amd64 host.io:5000/alpine:3"
     assert registry.asked[1] == f"manifest host.io:5000/alpine@{BASE}", "the digest that was found"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kontext_plugin import manifest, schema
 from kontext_plugin.image import Digest
+from kontext_plugin.tree import Tree
 
 DIGEST = "sha256:" + "a" * 64
 DEEP = 100_000
@@ -21,7 +22,7 @@ DEEP = 100_000
 GOOD = json.loads(
     manifest.encode(
         manifest.Manifest(
-            manifest.Tree({"a": "b" * 64}, {"a": 1}),
+            Tree({"a": "b" * 64}, {"a": 1}),
             manifest.Lineage(Digest(DIGEST), Digest(DIGEST), "linux/amd64"),
         )
     )

@@ -1,0 +1,139 @@
+"""Whole histories: whatever is built on, every image shows its tree to every consumer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+from models import Layer, crane_export, described, layer, overlay, published, trees
+from trees import Directory, File, Tree
+
+from kontext_plugin import manifest
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted
+from kontext_plugin.image import Digest
+from kontext_plugin.image import Layer as ImageLayer
+from kontext_plugin.plan import Plan, make_plan, plan_without
+
+BASE = Digest("sha256:" + "b" * 64)
+WANTED = Wanted(
+    base=BASE,
+    below=(ImageLayer(BASE, 1),),
+    extractor=BASE,
+    platform="linux/amd64",
+    labels={},
+    settings=lambda labels: {},
+    max_layers=8,
+    always_reuse=True,
+)
+NOTHING = Fresh("there is nothing")
+DIR, X = Directory(), File(b"x")
+
+
+class Registry:
+    """Keeps the entries of each layer, and shows images as consumers do."""
+
+    def __init__(self) -> None:
+        self.layers: dict[Digest, Layer] = {BASE: []}
+
+    def push(self, plan: Plan, tree: Tree) -> Previous:
+        made = published(plan)
+        self.layers[made.image.layers[-1].digest] = layer(plan.changes, tree)
+        return made
+
+    def entries(self, image: Previous) -> list[Layer]:
+        return [self.layers[layer.digest] for layer in image.image.layers]
+
+
+@given(
+    st.lists(st.tuples(trees(), st.booleans(), st.integers(0, 2)), min_size=2, max_size=12),
+)
+def test_every_image_of_a_history_is_its_tree(history: list[tuple[Tree, bool, int]]) -> None:
+    registry = Registry()
+    previous: Previous | Fresh = NOTHING
+    for tree, always, gone in history:
+        wanted = replace(WANTED, always_reuse=always)
+        plan = make_plan(previous, wanted, described(tree))
+        if plan.up_to_date:
+            continue
+        for _ in range(gone):  # images that the registry turns out not to have
+            plan = plan_without(plan) or plan
+        event("afresh" if isinstance(plan.choice, Fresh) else f"{len(plan.choice.layers)} layers")
+        made = registry.push(plan, tree)
+        assert overlay(registry.entries(made)) == tree
+        assert crane_export(registry.entries(made)) == tree
+        assert made.manifest.tree == described(tree)
+        previous = made
+
+
+@given(st.lists(trees(), min_size=3, max_size=10))
+def test_an_ancestor_is_an_image_that_was_pushed(history: list[Tree]) -> None:
+    """What an image says of its ancestors is what they say of themselves."""
+    known: dict[Digest, Previous] = {}
+    previous: Previous | Fresh = NOTHING
+    for tree in history:
+        plan = make_plan(previous, WANTED, described(tree))
+        if plan.up_to_date:
+            continue
+        previous = published(plan)
+        known[previous.image.digest] = previous
+        lineage = previous.manifest.lineage
+        assert lineage is not None
+        for position, ancestor in enumerate(lineage.ancestors):
+            then = known[ancestor.image]
+            assert then.manifest.lineage is not None
+            assert then.image.layers == previous.image.layers[: ancestor.layers]
+            assert then.manifest.lineage.ancestors[:position] == lineage.ancestors[:position]
+            assert ancestor.content == then.manifest.lineage.content
+            assert ancestor.generation == then.manifest.lineage.generation
+            assert ancestor.replaced_directories == then.manifest.lineage.replaced_directories
+
+
+def test_without_the_rule_crane_shows_what_is_gone() -> None:
+    """The model of `crane export` has the flaw that `replaced_directories` is for."""
+    history: list[Tree] = [{"d": DIR, "d/old": X, "e": X}, {"d": X}, {"d": DIR, "d/new": X}]
+    registry = Registry()
+    previous: Previous | Fresh = NOTHING
+    for tree in history:
+        if isinstance(previous, Previous):
+            lineage = previous.manifest.lineage
+            assert lineage is not None
+            forgetful = replace(lineage, ancestors=(), replaced_directories=frozenset())
+            previous = replace(
+                previous, manifest=manifest.Manifest(previous.manifest.tree, forgetful)
+            )
+        previous = registry.push(make_plan(previous, WANTED, described(tree)), tree)
+    assert overlay(registry.entries(previous)) == history[-1]
+    assert crane_export(registry.entries(previous)) == history[-1] | {"d/old": X}
+
+
+DESCRIPTIONS: dict[str, tuple[Tree, Tree, str]] = {
+    "first": ({}, {"a": X, "d": DIR, "d/b": X}, "2 added"),
+    "of each": (
+        {"a": X, "b": X, "c": X},
+        {"a": File(b"y"), "b": X, "n": X},
+        "1 added, 1 changed, 1 removed",
+    ),
+    "directories": ({"a": X}, {"a": X, "d": DIR}, "directories alone"),
+    "a tree removed": ({"a": X, "d": DIR, "d/b": X, "d/c": X}, {"a": X}, "2 removed"),
+    "file to directory": ({"a": X, "b": X}, {"a": DIR, "b": X}, "directories alone"),
+    "nothing at all": ({}, {}, "no files"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "text"), DESCRIPTIONS.values(), ids=DESCRIPTIONS)
+def test_what_is_said_of_a_plan(old: Tree, new: Tree, text: str) -> None:
+    previous = published(make_plan(NOTHING, WANTED, described(old))) if old else NOTHING
+    assert make_plan(previous, WANTED, described(new)).describe() == text
+
+
+def test_what_was_pushed_since_is_told_and_not_what_goes_up_again() -> None:
+    ballast: Tree = {"ballast": File(b"b" * 100_000)}
+    previous: Previous | Fresh = NOTHING
+    for number in range(3):
+        tree = ballast | {name: File(bytes([number])) for name in ("a", "b")[: number + 1]}
+        plan = make_plan(previous, WANTED, described(tree))
+        previous = published(plan)
+    assert isinstance(plan.choice, Reuse) and len(plan.choice.ancestors) == 1
+    assert plan.describe() == "2 changed"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from kontext_plugin import tar
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document, settings_of
 
@@ -29,6 +31,7 @@ class Base:
     layout: str = ""  # the shipped one's OCI layout
     extractor_layer: Layer | None = None  # to be put upon the user's base
     extractor_paths: tuple[str, ...] = ()  # of that layer's blob, if there is one
+    extractor_inside: str = ""  # or, where there is to be but one layer, to be put into that
 
     def settings_with(self, labels: Mapping[str, str]) -> dict[str, Any]:
         """Those of an image that is built on this base."""
@@ -38,6 +41,12 @@ class Base:
             settings["Labels"] = both
         return settings
 
+    def entries(self) -> bytes:
+        """What the first layer with sources has to hold besides: entries of a tar archive."""
+        if not self.extractor_inside:
+            return b""
+        return gzip.decompress(_read(self.extractor_inside)).removesuffix(tar.END)
+
     @property
     def layers(self) -> tuple[Layer, ...]:
         """All that lies below the first layer with sources."""
@@ -46,12 +55,23 @@ class Base:
 
 def shipped(platform: str) -> Base:
     """The base for a platform out of PLATFORMS. Raises KontextError where it was never built."""
-    layout = os.path.join(_FOLDER, platform.replace("/", "-"))
+    return _load("extractor", platform)
+
+
+def single_layer(platform: str) -> Base:
+    """An empty one: the extractor goes into the one layer. Raises KontextError as `shipped`."""
+    own, empty = shipped(platform), _load("empty", platform)
+    (layer,) = own.image.layers
+    return replace(empty, extractor=own.extractor, extractor_inside=_blob(own.layout, layer.digest))
+
+
+def _load(kind: str, platform: str) -> Base:
+    layout = os.path.join(_FOLDER, kind, platform.replace("/", "-"))
     try:
-        (descriptor,) = json.loads(_read(layout, "index.json"))["manifests"]
-        content = _read(layout, _blob(descriptor["digest"]))
+        (descriptor,) = json.loads(_read(os.path.join(layout, "index.json")))["manifests"]
+        content = _read(_blob(layout, descriptor["digest"]))
         document = json.loads(content)
-        config = json.loads(_read(layout, _blob(document["config"]["digest"])))
+        config = json.loads(_read(_blob(layout, document["config"]["digest"])))
     except OSError as error:
         raise KontextError(
             f"the base image for {platform} is not in this installation: {error}",
@@ -71,14 +91,14 @@ def upon(image: Image, settings: Mapping[str, Any], source: str, platform: str) 
         own.extractor,
         source=source,
         extractor_layer=layer,
-        extractor_paths=(os.path.join(own.layout, _blob(layer.digest)),),
+        extractor_paths=(_blob(own.layout, layer.digest),),
     )
 
 
-def _blob(digest: str) -> str:
-    return os.path.join("blobs", *digest.split(":"))
+def _blob(layout: str, digest: str) -> str:
+    return os.path.join(layout, "blobs", *digest.split(":"))
 
 
-def _read(layout: str, name: str) -> bytes:
-    with open(os.path.join(layout, name), "rb") as file:
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
         return file.read()

@@ -28,6 +28,9 @@ _SOURCE_LAYERS = 15
 """Sought in an image whose ancestors are there: with the base 16."""
 
 
+_SINGLE = "the image is to have a single layer"
+
+
 @dataclass(frozen=True)
 class Previous:
     """The image under the tag, with the sources it says it holds."""
@@ -86,14 +89,11 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
 
     If `previous` has `tree` and is as wanted already, it is the choice, with no changes.
     """
-    lineage = previous.manifest.lineage
-    if lineage is None:
-        return Fresh("the image was made by the 2018 prototype")
-    if reason := _mismatch(previous, lineage, wanted):
+    if reason := mismatch(previous, wanted):
         return Fresh(reason)
-    candidates = candidates_of(previous, lineage, tree)
+    candidates = candidates_of(previous, tree)
     chosen = next(candidates)
-    if not chosen.changes and wanted.labels == lineage.labels:
+    if not chosen.changes and wanted.labels == lineage_of(previous).labels:
         return chosen
     reason = _unfit(chosen, tree)
     for farther in candidates:
@@ -109,9 +109,9 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
     return chosen
 
 
-def candidates_of(previous: Previous, lineage: Lineage, tree: Tree) -> Iterator[Reuse]:
-    """The previous image and its ancestors, the nearest first."""
-    image = previous.image
+def candidates_of(previous: Previous, tree: Tree) -> Iterator[Reuse]:
+    """The previous image, which has no mismatch, and its ancestors, the nearest first."""
+    image, lineage = previous.image, lineage_of(previous)
     since = way = undo(previous.manifest.tree, tree)
     chain = (
         *lineage.ancestors,
@@ -141,22 +141,31 @@ def candidates_of(previous: Previous, lineage: Lineage, tree: Tree) -> Iterator[
 def without(choice: Reuse) -> Previous | Fresh:
     """What is left to build on when the registry turns out not to have the image of `choice`."""
     previous, gone = choice.previous, len(choice.ancestors)
-    lineage = previous.manifest.lineage
-    if lineage is None or gone > len(lineage.ancestors):
+    lineage = lineage_of(previous)
+    if gone > len(lineage.ancestors):
         return Fresh("layers of the image are gone from the registry")
     # Nor will it have those that are older still.
     rest = replace(lineage, ancestors=lineage.ancestors[gone:])
     return replace(previous, manifest=Manifest(previous.manifest.tree, rest))
 
 
-def _mismatch(previous: Previous, lineage: Lineage, wanted: Wanted) -> str:
-    """Why no image of this lineage can be built on, if that is so."""
+def lineage_of(previous: Previous) -> Lineage:
+    """That of an image which has no mismatch."""
+    assert previous.manifest.lineage is not None
+    return previous.manifest.lineage
+
+
+def mismatch(previous: Previous, wanted: Wanted) -> str:
+    """Why neither this image nor an ancestor of it can be built on, if that is so."""
+    lineage = previous.manifest.lineage
+    if lineage is None:
+        return "the image was made by the 2018 prototype"
     if lineage.platform != wanted.platform:
         return f"the image is for {lineage.platform}, not {wanted.platform}"
     if lineage.extractor != wanted.extractor:
         return "the image was made with another version of the extractor"
     if lineage.base != wanted.base:
-        return "the base image is another"
+        return _SINGLE if wanted.max_layers == 1 else "the base image is another"
     if lineage.layers != tuple(layer.digest for layer in previous.image.layers[:-1]):
         return "the image's layers were changed by another tool"
     if previous.settings not in (None, wanted.settings(lineage.labels)):
@@ -190,6 +199,8 @@ def _crowded(choice: Reuse, wanted: Wanted, tree: Tree) -> bool:
 def _too_many(choice: Reuse, wanted: Wanted) -> str:
     if len(choice.layers) < wanted.max_layers:
         return ""
+    if wanted.max_layers == 1:
+        return _SINGLE
     return f"the image has reached {wanted.max_layers} layers"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ PUSH = Command(
         "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
     ),
     options=(
+        Option("single-layer", "Make one layer of everything, for what reads no more"),
         Option("tag", "Where to push: REGISTRY/REPOSITORY[:TAG] (required)", "t", kind="list"),
         Option(
             "base", "Image to build on, instead of the one with the extractor alone", kind="string"
@@ -170,6 +172,8 @@ def _push(arguments: list[str], flags: Globals) -> None:
             f"there is no extractor for the platform {platform!r}, "
             f"only for {' and '.join(base.PLATFORMS)}"
         )
+    if parsed.single_layer and parsed.base:
+        raise UsageError("--single-layer leaves no room for the layers of --base")
     if parsed.reuse not in (None, *push.REUSE):
         raise UsageError(
             f'invalid argument "{parsed.reuse}" for "--reuse" flag: '
@@ -183,6 +187,7 @@ def _push(arguments: list[str], flags: Globals) -> None:
         labels=dict(_label(text) for text in parsed.label or ()),
         ignore_file=parsed.ignore_file or "",
         keep_git=parsed.git,
+        single_layer=parsed.single_layer,
         fresh=parsed.fresh,
         reuse=parsed.reuse or push.REUSE[0],
         max_layers=_max_layers(parsed.max_layers),
@@ -199,9 +204,9 @@ def _max_layers(text: str | None) -> int:
 
     if text is None:
         return MAX_LAYERS
-    if not (text.isascii() and text.isdigit() and 2 <= int(text) <= MOST_LAYERS):
+    if not (re.fullmatch("[0-9]{1,3}", text) and 2 <= int(text) <= MOST_LAYERS):
         raise UsageError(
-            f'invalid argument "{text}" for "--max-layers" flag: it must be 2 to {MOST_LAYERS}, '
+            f'invalid argument "{text[:20]}" for "--max-layers" flag: it must be 2 to {MOST_LAYERS}, '
             "which is what docker can run"
         )
     return int(text)

@@ -59,10 +59,13 @@ class _Counting:
         return Layer(Digest("sha256:" + self._hash.hexdigest()), self._size)
 
 
-def write_layer(sink: Sink, root: str, manifest: bytes, tree: Tree, changes: Changes) -> Layer:
+def write_layer(
+    sink: Sink, root: str, manifest: bytes, tree: Tree, changes: Changes, besides: bytes = b""
+) -> Layer:
     """Writes the gzip layer that brings an image from `changes`' old tree to `tree`.
 
-    `manifest` is the new manifest.json and comes first. File contents are read below `root` and
+    `manifest` is the new manifest.json and comes first, then `besides`, archive entries that lie
+    outside of the sources. File contents are read below `root` and
     must be those that `tree` has. Raises KontextError if one is not, or cannot be read, and
     OSError if the sink takes no more.
     """
@@ -71,7 +74,7 @@ def write_layer(sink: Sink, root: str, manifest: bytes, tree: Tree, changes: Cha
     except OSError as error:
         raise _changed(root, f"cannot be read any more: {error.strerror}") from error
     with sources:
-        return compress(sink, _tar(sources, manifest, tree, changes))
+        return compress(sink, _tar(sources, manifest, tree, changes, besides))
 
 
 def compress(sink: Sink, archive: Iterable[bytes]) -> Layer:
@@ -133,10 +136,13 @@ def read_manifest(layer: IO[bytes]) -> bytes:
     return content
 
 
-def _tar(sources: Sources, manifest: bytes, tree: Tree, changes: Changes) -> Iterator[bytes]:
+def _tar(
+    sources: Sources, manifest: bytes, tree: Tree, changes: Changes, besides: bytes
+) -> Iterator[bytes]:
     """The layer's tar archive (OCI image specification, layer.md), in pieces."""
     yield tar.header(MANIFEST, tar.REGTYPE, 0o644, size=len(manifest))
     yield from tar.padded([manifest], len(manifest))
+    yield besides
     # Parents are always listed: `crane export` shows no entry for one that no layer has.
     for folder in _ancestors([MANIFEST, f"{SOURCES}/"]):
         yield tar.header(folder, tar.DIRTYPE, 0o755)

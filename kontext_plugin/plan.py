@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kontext_plugin import manifest
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, lineage_of, without
 from kontext_plugin.diff import Changes, changes, replaced_directories, tree_bytes, undo
 from kontext_plugin.manifest import Lineage, Manifest
 from kontext_plugin.tree import Tree, Undo
@@ -27,8 +27,7 @@ class Plan:
         """Whether the image under the tag is the wanted one already."""
         if isinstance(self.choice, Fresh) or self.since:
             return False
-        previous = self.choice.previous.manifest.lineage
-        return previous is not None and previous.labels == self.lineage.labels
+        return lineage_of(self.choice.previous).labels == self.lineage.labels
 
     def manifest(self) -> bytes:
         return manifest.encode(Manifest(self.tree, self.lineage))

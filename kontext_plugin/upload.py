@@ -43,7 +43,7 @@ def upload(
             uploaded |= registry.push_layout(below.layout, source).uploaded
     with cache.scratch() as folder:
         path = os.path.join(folder, "layer.tar.gz")
-        layer = _write(path, root, content, plan)
+        layer = _write(path, root, content, plan, below.entries())
         made = registry.append(
             source,
             [*beneath, path],
@@ -59,10 +59,10 @@ def upload(
     return image, sum(layer.size for layer in image.layers if layer.digest in uploaded)
 
 
-def _write(path: str, root: str, content: bytes, plan: Plan) -> Layer:
+def _write(path: str, root: str, content: bytes, plan: Plan, besides: bytes) -> Layer:
     try:
         with open(path, "xb") as file:
-            return write_layer(file, root, content, plan.tree, plan.changes)
+            return write_layer(file, root, content, plan.tree, plan.changes, besides)
     except OSError as error:
         raise KontextError(
             f"the layer cannot be written to {path}: {error.strerror}",

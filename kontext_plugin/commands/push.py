@@ -10,11 +10,20 @@ from dataclasses import dataclass, field
 
 from kontext_plugin import base, crane, ignore, manifest, published
 from kontext_plugin.base import PLATFORMS, Base
-from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous, Reuse, Wanted
+from kontext_plugin.base_choice import (
+    MAX_LAYERS,
+    Fresh,
+    Previous,
+    Reuse,
+    Wanted,
+    candidates_of,
+    mismatch,
+)
 from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.delta import Sink, write_layer
+from kontext_plugin.diff import tree_bytes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
 from kontext_plugin.plan import Plan, make_plan, plan_without
@@ -40,6 +49,7 @@ class Options:
     keep_git: bool = False
     reuse: str = "auto"  # one of REUSE
     max_layers: int = MAX_LAYERS
+    single_layer: bool = False  # nothing but one layer, for consumers that read no more
     fresh: bool = False  # reuse nothing, not even what is known of the directory
     dry_run: bool = False
     insecure: bool = False
@@ -75,12 +85,12 @@ def push(options: Options, report: Report) -> str:
             platform=options.platform,
             labels=options.labels,
             settings=below.settings_with,
-            max_layers=options.max_layers,
+            max_layers=1 if options.single_layer else options.max_layers,
             always_reuse=options.reuse == "always",
         )
         plan = make_plan(previous, wanted, found.tree)
         if options.dry_run:
-            _tell_dry_run(tag, plan, root, report)
+            _tell_dry_run(tag, plan, previous, below, root, report)
             return ""
         if found.stats != known:
             threads.submit(cache.save_stats, root, found.stats)
@@ -99,11 +109,10 @@ def push(options: Options, report: Report) -> str:
 def _ask(registry: Crane, cache: Cache, options: Options) -> tuple[Base, Previous | Fresh]:
     """What the push can build on, from the registry."""
     tag, platform = options.tags[0], options.platform
-    below = (
-        published.custom_base(registry, options.base, platform, options.max_layers)
-        if options.base
-        else base.shipped(platform)
-    )
+    if options.base:
+        below = published.custom_base(registry, options.base, platform, options.max_layers)
+    else:
+        below = base.single_layer(platform) if options.single_layer else base.shipped(platform)
     if options.fresh:
         return below, Fresh("--fresh was given")
     if options.reuse == "never":
@@ -234,8 +243,26 @@ def _tell_choice(tag: Reference, plan: Plan, report: Report) -> None:
         f"{number(len(choice.layers), 'layer')}, {size(sum(layer.size for layer in choice.layers))}"
     )
     if above := len(choice.previous.image.layers) - len(choice.layers):
-        text += f"; the new layer replaces the {number(above, 'layer')} above"
+        text += f"; the new layer replaces {'the one' if above == 1 else f'all {above}'} above"
     report.say(text)
+
+
+def _tell_candidates(previous: Previous, plan: Plan, report: Report) -> None:
+    """What was weighed: bytes are those of sources, uncompressed."""
+    report.say("It can build on one of these, with so much in the new layer (uncompressed):")
+    chosen = plan.choice.image if isinstance(plan.choice, Reuse) else None
+    for candidate in candidates_of(previous, plan.tree):
+        report.say(
+            f"{'*' if candidate.image == chosen else ' '} "
+            f"generation {candidate.ancestors[-1].generation}, "
+            f"{number(len(candidate.layers), 'layer')}: "
+            f"{size(candidate.bytes)} in {number(len(candidate.changes.written), 'path')}, "
+            f"{number(len(candidate.changes.whiteouts), 'whiteout')}"
+        )
+    report.say(
+        f"{' ' if chosen else '*'} the base alone: {size(tree_bytes(plan.tree))} "
+        f"in {number(len(plan.tree.paths()), 'path')}"
+    )
 
 
 def _tell_race(registry: Crane, tag: Reference, image: Digest, report: Report) -> None:
@@ -251,14 +278,24 @@ def _tell_race(registry: Crane, tag: Reference, image: Digest, report: Report) -
         )
 
 
-def _tell_dry_run(tag: Reference, plan: Plan, root: str, report: Report) -> None:
+def _tell_dry_run(
+    tag: Reference,
+    plan: Plan,
+    previous: Previous | Fresh,
+    below: Base,
+    root: str,
+    report: Report,
+) -> None:
     if plan.up_to_date:
         report.say(f"Nothing changed: {tag} is up to date, nothing would be uploaded")
         return
+    single = plan.wanted.max_layers == 1
+    if isinstance(previous, Previous) and not (single or mismatch(previous, plan.wanted)):
+        _tell_candidates(previous, plan, report)
     _tell_choice(tag, plan, report)
     sink: Sink = _Nowhere()
-    layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes)
+    layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes, below.entries())
     text = f"Would upload {size(layer.size)} in one layer: {plan.describe()}"
-    if isinstance(plan.choice, Fresh):
+    if isinstance(plan.choice, Fresh) and not single:
         text += "; and the base image, if the repository does not have it"
     report.say(text)

@@ -107,7 +107,9 @@ VALID = {
     "extractor": "sha256:" + "0" * 64,
     "platform": "linux/amd64",
     "generation": 0,
+    "content": 0,
     "layers": [],
+    "ancestors": [],
     "labels": {},
     "replacedDirectories": [],
 }
@@ -116,6 +118,15 @@ VALID = {
 def manifest(**changes: object) -> bytes:
     return layer(MANIFEST, json.dumps(VALID | changes).encode())
 
+
+ANCESTOR = {
+    "image": "sha256:" + "0" * 64,
+    "layers": 1,
+    "generation": 0,
+    "content": 0,
+    "replacedDirectories": [],
+    "undo": {"files": {}, "executable": [], "links": {}, "absent": ["../file"]},
+}
 
 IMAGES = {
     "of somebody else": (layer("etc/motd", b"hello"), "does not begin with a manifest"),
@@ -134,6 +145,14 @@ IMAGES = {
     "absolute path": (manifest(files={"/etc/passwd": "0" * 64}), "'/etc/passwd'"),
     "whiteout": (manifest(files={".wh.file": "0" * 64}), "'.wh.file'"),
     "link above": (manifest(files={}, sizes=[], links={"../l": "t"}), "'../l'"),
+    "ancestor's path above": (
+        manifest(layers=["sha256:" + "0" * 64], ancestors=[ANCESTOR]),
+        "'../file'",
+    ),
+    "ancestor of other layers": (
+        manifest(ancestors=[ANCESTOR | {"undo": ANCESTOR["undo"] | {"absent": []}}]),
+        "ancestors that have not its layers",
+    ),
     "parent missing": (manifest(files={"a/b": "0" * 64}), "'a' has entries below it"),
     "sizes missing": (manifest(sizes=[]), "number of sizes"),
     "escape sequences": (manifest(version="\x1b[31mred\x07"), "unknown version"),

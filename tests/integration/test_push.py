@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
@@ -10,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, Request, Result
-from trees import Directory, File, Link, Tree, in_archive, on_disk, plant, remove
-
-from kontext_plugin.base_choice import MAX_LAYERS
+from conftest import Docker, Registry, Result
+from images import exported, layers, uploaded, writes
+from trees import Directory, File, Link, Tree, on_disk, plant, remove
 
 Crane = Callable[..., bytes]
 
@@ -29,22 +27,6 @@ TREE: Tree = {
     "nothing": File(b""),
     "big": File(os.urandom(300_000)),
 }
-
-
-def exported(crane: Crane, image: str) -> Tree:
-    return in_archive(io.BytesIO(crane("export", image, "-")))
-
-
-def layers(crane: Crane, image: str) -> list[str]:
-    return [layer["digest"] for layer in json.loads(crane("manifest", image))["layers"]]
-
-
-def uploaded(requests: list[Request]) -> set[str]:
-    return {digest for request in requests if (digest := request.uploaded)}
-
-
-def writes(requests: list[Request]) -> list[Request]:
-    return [request for request in requests if request.method not in ("GET", "HEAD")]
 
 
 def test_the_first_push_publishes_the_directory(
@@ -66,7 +48,7 @@ def test_the_tag_is_written_once_and_last(docker: Docker, registry: Registry, so
     requests = registry.requests()
     tagged = [r for r in requests if r.method == "PUT" and r.path.endswith("/manifests/v1")]
     assert [r.status for r in tagged] == [201]
-    assert requests[-1] == tagged[0]
+    assert writes(requests)[-1] == tagged[0]
 
 
 def test_an_edit_uploads_its_layer_the_config_and_the_manifest(
@@ -445,30 +427,3 @@ def test_what_consumers_disagree_about_is_refused(
     assert why in pushed.stderr
     assert "Traceback" not in pushed.stderr
     assert writes(registry.requests()) == []
-
-
-def test_the_layer_limit(
-    docker: Docker,
-    registry: Registry,
-    crane: Crane,
-    run_image: Callable[..., Result],
-    tmp_path: Path,
-) -> None:
-    """An image with as many layers as we make runs, and the next push starts afresh."""
-    source, workspace = tmp_path / "source", tmp_path / "workspace"
-    for directory in (source, workspace):
-        directory.mkdir()
-    tag = registry.repository() + ":v1"
-    image = ""
-    for number in range(MAX_LAYERS - 1):  # the base is the first
-        (source / f"file {number % 7}").write_text(str(number))
-        image = docker.push(tag, source, "-q").image
-    assert len(layers(crane, tag)) == MAX_LAYERS
-    ran = run_image(image, workspace, "--verify", "--mirror")
-    assert ran.code == 0, ran.stderr
-    assert on_disk(workspace) == on_disk(source) == exported(crane, tag)
-    (source / "one more").write_text("x")
-    pushed = docker.push(tag, source)
-    assert f"Starting afresh: the image has reached {MAX_LAYERS} layers" in pushed.stderr
-    assert len(layers(crane, tag)) == 2
-    assert exported(crane, tag) == on_disk(source)

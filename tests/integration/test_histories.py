@@ -1,0 +1,355 @@
+"""What later pushes build on: ancestors, limits, what a registry has lost, several at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Docker, Registry, Result
+from images import exported, layers, uploaded, writes
+from trees import Directory, File, Tree, on_disk, plant, remove
+
+from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
+
+Crane = Callable[..., bytes]
+
+NOISE = random.Random(1).randbytes(200_000)
+TREE: Tree = {"ballast": File(NOISE), "a": File(b"a"), "b": File(b"b"), "d": Directory()}
+
+
+def edit(source: Path, name: str) -> None:
+    with (source / name).open("a") as file:
+        file.write("more\n")
+
+
+def test_a_push_builds_on_an_ancestor(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    first = layers(crane, tag)
+    edit(source, "a")
+    docker.push(tag, source)
+    second = layers(crane, tag)
+    edit(source, "b")
+    registry.requests()
+    pushed = docker.push(tag, source)
+    third = layers(crane, tag)
+    assert "generation 0: 2 layers" in pushed.stderr
+    assert "the new layer replaces the one above" in pushed.stderr
+    assert "1 changed" in pushed.stderr, "what was changed since the last push"
+    assert second[:-1] == third[:-1] == first
+    config = json.loads(crane("manifest", tag))["config"]["digest"]
+    assert uploaded(registry.requests()) == {third[-1], config}
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_without_a_cache_the_choice_is_the_same(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    """And costs no more than the head of one blob: the manifest tells of the ancestors."""
+    here, there = registry.repository() + ":v1", registry.repository() + ":v1"
+    for number, name in enumerate(["", "a", "b", "a", "c", "b", "e"]):
+        if name:
+            edit(source, name)
+        docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "cache")
+        docker.push(here, source)
+        docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / f"machine {number}")
+        registry.requests()
+        docker.push(there, source)
+        reads = [r for r in registry.requests() if r.method == "GET" and "/blobs/" in r.path]
+        assert layers(crane, here) == layers(crane, there)
+        # What is read: the configuration and the head, and by crane the configuration again.
+        assert len(reads) <= 3
+    assert exported(crane, there) == on_disk(source)
+
+
+def test_a_tree_that_comes_back_takes_its_image(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    first = layers(crane, tag)
+    (source / "large").write_bytes(NOISE[:50_000])
+    docker.push(tag, source)
+    remove(source / "large")
+    docker.push(tag, source)
+    assert layers(crane, tag)[:-1] == first
+    assert exported(crane, tag) == TREE
+
+
+def test_a_directory_that_comes_back_is_right(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    """Where an ancestor had it, the push builds on that, and afresh where none had."""
+    tag = registry.repository() + ":v1"
+    plant(source, {"d/old": File(b"old")})
+    docker.push(tag, source)
+    remove(source / "d")
+    plant(source, {"d": File(b"file")})
+    file = docker.push(tag, source).image
+    remove(source / "d")
+    plant(source, {"d": Directory(), "d/new": File(b"new")})
+    pushed = docker.push(tag, source)
+    assert "generation 0" in pushed.stderr
+    assert exported(crane, tag) == on_disk(source)
+    crane("tag", file, "v1")
+    crane("delete", f"{file.partition('@')[0]}@{first_ancestor(crane, file)}")
+    pushed = docker.push(tag, source)
+    assert "does not have that image any more" in pushed.stderr
+    assert "Starting afresh: d was a directory once and is one again" in pushed.stderr
+    assert exported(crane, tag) == on_disk(source)
+
+
+def ancestors(crane: Crane, image: str) -> list[dict[str, object]]:
+    top = layers(crane, image)[-1]
+    blob = crane("blob", f"{image.partition('@')[0]}@{top}")
+    with tarfile.open(fileobj=io.BytesIO(blob)) as archive:
+        manifest = archive.extractfile("var/lib/kontext/manifest.json")
+        assert manifest is not None
+        found: list[dict[str, object]] = json.load(manifest)["ancestors"]
+    return found
+
+
+def first_ancestor(crane: Crane, image: str) -> object:
+    return ancestors(crane, image)[0]["image"]
+
+
+def test_a_registry_that_removes_untagged_images(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    """The next candidate is the one under the tag; the image grows to the limit, then starts anew."""
+    tag = registry.repository() + ":v1"
+    image = docker.push(tag, source).image
+    for count in (3, 4, 5, 6):
+        edit(source, "a")
+        pushed = docker.push(tag, source, "--max-layers", "6")
+        assert ("does not have that image any more" in pushed.stderr) == (count > 3)
+        assert len(layers(crane, tag)) == count
+        crane("delete", image)
+        image = pushed.image
+    edit(source, "a")
+    pushed = docker.push(tag, source, "--max-layers", "6")
+    assert "Starting afresh: the image has reached 6 layers" in pushed.stderr
+    assert len(layers(crane, tag)) == 2
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_docker_runs_as_many_layers_as_are_allowed(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    run_image: Callable[..., Result],
+    source: Path,
+    tmp_path: Path,
+) -> None:
+    base = base_of_many_layers(crane, registry.repository() + ":base", MOST_LAYERS - 4, tmp_path)
+    tag = registry.repository() + ":v1"
+    options = ["--base", base, "--max-layers", str(MOST_LAYERS)]
+    for size in (0, 30_000, 1000):  # each so much smaller that it gets a layer of its own
+        (source / f"of {size}").write_bytes(NOISE[:size])
+        image = docker.push(tag, source, *options).image
+    assert len(layers(crane, tag)) == MOST_LAYERS
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    ran = run_image(image, workspace, "--verify")
+    assert ran.code == 0, ran.stderr
+    assert on_disk(workspace) == on_disk(source) == exported(crane, tag)
+    (source / "one more").write_text("x")
+    docker.push(tag, source, *options)
+    assert len(layers(crane, tag)) <= MOST_LAYERS
+    assert exported(crane, tag) == on_disk(source)
+
+
+def base_of_many_layers(crane: Crane, tag: str, count: int, folder: Path) -> str:
+    paths = []
+    for number in range(count):
+        path = folder / f"base{number}.tar"
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(tarfile.TarInfo(f"of-the-base-{number}"))
+        paths += ["-f", str(path)]
+    crane("append", "--oci-empty-base", *paths, "-t", tag)
+    crane("mutate", tag, "--set-platform", "linux/amd64", "-t", tag)
+    return tag
+
+
+LIMITS = {
+    "none": "",
+    "one": "1",
+    "more than docker runs": str(MOST_LAYERS + 1),
+    "huge": "9" * 5000,
+    "negative": "-5",
+    "no number": "many",
+    "other digits": "٣٠",
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
+def test_limits_that_are_refused(
+    docker: Docker, registry: Registry, source: Path, limit: str
+) -> None:
+    pushed = docker.push(registry.repository(), source, f"--max-layers={limit}")
+    assert (pushed.code, pushed.stdout) == (125, "")
+    assert 'for "--max-layers" flag' in pushed.stderr
+    assert "Traceback" not in pushed.stderr
+
+
+WRONG_USAGE = {
+    "unknown": (["--reuse", "sometimes"], "it must be auto, always or never"),
+    "single layer upon others": (["--single-layer", "--base", "x/y"], "--single-layer"),
+}
+
+
+@pytest.mark.parametrize(("options", "why"), WRONG_USAGE.values(), ids=WRONG_USAGE)
+def test_wrong_usage(docker: Docker, source: Path, options: list[str], why: str) -> None:
+    pushed = docker.push("localhost:1/r/r", source, *options)
+    assert (pushed.code, pushed.stdout) == (125, "")
+    assert why in pushed.stderr
+
+
+def test_reuse(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    first = layers(crane, tag)
+    (source / "ballast").write_bytes(NOISE[::-1])
+    always = docker.push(tag, source, "--reuse", "always")
+    assert "Building on" in always.stderr
+    assert layers(crane, tag)[:-1] == first
+    (source / "ballast").write_bytes(NOISE[1:])
+    auto = docker.push(tag, source, "--reuse", "auto")
+    assert "Starting afresh: more than half of the bytes changed" in auto.stderr
+    assert len(layers(crane, tag)) == 2
+    edit(source, "a")
+    never = docker.push(tag, source, "--reuse=never")
+    assert "Starting afresh: --reuse never was given" in never.stderr
+    assert len(layers(crane, tag)) == 2
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_a_dry_run_tells_what_was_weighed(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    (source / "some").write_bytes(NOISE[:30_000])
+    docker.push(tag, source)
+    edit(source, "a")
+    registry.requests()
+    said = docker.push(tag, source, "--dry-run")
+    assert writes(registry.requests()) == []
+    assert (
+        "* generation 1, 3 layers: 518B in 1 path, 0 whiteouts\n"
+        "  generation 0, 2 layers: 31kB in 2 paths, 0 whiteouts\n"
+        "  the base alone: 233kB in 5 paths\n"
+    ) in said.stderr
+    docker.push(tag, source)
+    size = registry.blob_size(layers(crane, tag)[-1])
+    assert f"Would upload {size}B in one layer: 1 changed" in said.stderr
+
+
+def test_a_single_layer_holds_everything(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    run_image: Callable[..., Result],
+    source: Path,
+    tmp_path: Path,
+) -> None:
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source, "--single-layer")
+    assert len(layers(crane, tag)) == 1
+    registry.requests()
+    assert docker.push(tag, source, "--single-layer").image == first.image
+    assert writes(registry.requests()) == []
+    edit(source, "a")
+    pushed = docker.push(tag, source, "--single-layer")
+    assert "Starting afresh: the image is to have a single layer" in pushed.stderr
+    assert len(layers(crane, tag)) == 1
+    crane("validate", "--remote", tag)
+    assert exported(crane, tag) == on_disk(source)
+    # All there is for a consumer that reads one layer and knows nothing of images.
+    blob = crane("blob", f"{tag.rpartition(':')[0]}@{layers(crane, tag)[0]}")
+    with tarfile.open(fileobj=io.BytesIO(blob)) as archive:
+        names = archive.getnames()
+    assert names[0] == "var/lib/kontext/manifest.json"
+    assert {"kontext-extractor", "workspace", "var/run/kontext/a"} <= set(names)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    ran = run_image(pushed.image, workspace, "--verify", options=["--user", "1000:1000"])
+    assert ran.code == 1, "a workspace of root's"
+    ran = run_image(pushed.image, workspace, "--verify")
+    assert ran.code == 0, ran.stderr
+    assert on_disk(workspace) == on_disk(source)
+    # And back to deltas.
+    docker.push(tag, source)
+    assert len(layers(crane, tag)) == 2
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_of_several_pushes_at_once_the_last_one_wins(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    """From several machines: each image is whole by itself, and those that lost are told."""
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    trees: list[Tree] = []
+    machines: list[Docker] = []
+    for number in range(4):
+        own = tmp_path / f"source {number}"
+        own.mkdir()
+        trees.append(TREE | {"own": File(b"%d" % number), f"only {number}": File(os.urandom(5000))})
+        plant(own, trees[-1])
+        cache = {"KONTEXT_CACHE_DIR": str(tmp_path / f"cache {number}")}
+        machines.append(Docker(docker.config, cache))
+
+    def push(number: int) -> Result:
+        return machines[number].push(tag, tmp_path / f"source {number}")
+
+    with ThreadPoolExecutor(4) as threads:
+        pushes = list(threads.map(push, range(4)))
+    for pushed, tree in zip(pushes, trees, strict=True):
+        assert exported(crane, pushed.image) == tree
+    shown = crane("digest", tag).decode().strip()
+    winners = [number for number, pushed in enumerate(pushes) if pushed.image.endswith(shown)]
+    assert len(winners) == 1
+    assert exported(crane, tag) == trees[winners[0]]
+    assert "another push has replaced" not in pushes[winners[0]].stderr
+    # Each machine goes on from what it finds.
+    for number in range(4):
+        push(number)
+        assert exported(crane, tag) == trees[number]
+
+
+def test_the_loser_is_told(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path, crane_path: str
+) -> None:
+    """A crane that lets another push in right after this one's."""
+    tag = registry.repository() + ":v1"
+    other = docker.push(tag, source).image
+    edit(source, "a")
+    wrapper = tmp_path / "crane"
+    wrapper.write_text(
+        f'#!/bin/sh\n"{crane_path}" "$@" || exit 1\n'
+        f'[ "$1" != mutate ] || "{crane_path}" tag {other} v1 >&2\n'
+    )
+    wrapper.chmod(0o755)
+    docker.environment["KONTEXT_CRANE"] = str(wrapper)
+    pushed = docker.push(tag, source)
+    assert f"WARNING: another push has replaced this image: {tag} shows" in pushed.stderr
+    assert other.rpartition("@")[2] in pushed.stderr
+    assert f"yours stays at {pushed.image}" in pushed.stderr
+    assert exported(crane, pushed.image) == on_disk(source)
+    del docker.environment["KONTEXT_CRANE"]
+    docker.push(tag, source)
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_the_default_limit() -> None:
+    assert MAX_LAYERS == 64, "README and --help say so"

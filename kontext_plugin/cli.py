@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,46 +11,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from kontext_plugin import __version__, report
+from kontext_plugin.commands import push_arguments
+from kontext_plugin.commands.push_arguments import PUSH
 from kontext_plugin.errors import FAILED, INTERRUPTED, KontextError, UsageError
-from kontext_plugin.options import Command, Option, help_text, parse, table, usage_line
+from kontext_plugin.options import Command, help_text, parse, table, usage_line
 
-PUSH = Command(
-    name="push",
-    summary="Upload a directory, or only what changed of it",
-    usage="[OPTIONS] [DIR]",
-    description=(
-        "Upload a directory to a registry as a self-extracting image.\n"
-        "A later push to the same tag uploads one layer with only what changed.\n"
-        "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
-    ),
-    options=(
-        Option("single-layer", "Make one layer of everything, for what reads no more"),
-        Option("tag", "Where to push: REGISTRY/REPOSITORY[:TAG] (required)", "t", kind="list"),
-        Option(
-            "base", "Image to build on, instead of the one with the extractor alone", kind="string"
-        ),
-        Option("directory", "The same as DIR", kind="string", hidden=True),
-        Option("dry-run", "Say what would be uploaded, and change nothing"),
-        Option("fresh", "Reuse nothing of the image under the tag"),
-        Option("git", "Keep .git, which is left out by default"),
-        Option(
-            "ignore-file",
-            "File with ignore rules (default .kontextignore, else .dockerignore, in DIR)",
-            kind="string",
-        ),
-        Option("insecure", "Allow plain http and unknown certificates"),
-        Option("label", "Set a label, KEY=VALUE, on the image", kind="list"),
-        Option("max-layers", "Start afresh rather than have more layers (default 64)", kind="int"),
-        Option("platform", "linux/amd64 or linux/arm64 (default linux/amd64)", kind="string"),
-        Option(
-            "reuse",
-            "Whether to build on the image under the tag: auto, always or never (default auto)",
-            kind="string",
-        ),
-        Option("quiet", "Print the digest and errors only", "q"),
-    ),
-    max_arguments=1,
-)
 VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
 
 _DESCRIPTION = "Upload source directories to a registry, only what changed"
@@ -157,70 +121,13 @@ def _dispatch(arguments: list[str], flags: Globals) -> int:
 
 
 def _push(arguments: list[str], flags: Globals) -> None:
-    parsed, positional = parse(PUSH, arguments)
-    if parsed.directory is not None and positional:
-        raise UsageError("give either DIR or --directory, not both")
-    if not parsed.tag:
-        raise UsageError("docker: 'docker kontext push' requires --tag")
+    options, quiet = push_arguments.parse(arguments)
 
-    from kontext_plugin import base, reference
     from kontext_plugin.commands import push
 
-    platform = parsed.platform or base.PLATFORMS[0]
-    if platform not in base.PLATFORMS:
-        raise UsageError(
-            f"there is no extractor for the platform {platform!r}, "
-            f"only for {' and '.join(base.PLATFORMS)}"
-        )
-    if parsed.single_layer and parsed.base:
-        raise UsageError("--single-layer leaves no room for the layers of --base")
-    if parsed.reuse not in (None, *push.REUSE):
-        raise UsageError(
-            f'invalid argument "{parsed.reuse}" for "--reuse" flag: '
-            "it must be auto, always or never"
-        )
-    options = push.Options(
-        tags=tuple(reference.parse(text) for text in parsed.tag),
-        directory=positional[0] if positional else parsed.directory or ".",
-        base=parsed.base or "",
-        platform=platform,
-        labels=dict(_label(text) for text in parsed.label or ()),
-        ignore_file=parsed.ignore_file or "",
-        keep_git=parsed.git,
-        single_layer=parsed.single_layer,
-        fresh=parsed.fresh,
-        reuse=parsed.reuse or push.REUSE[0],
-        max_layers=_max_layers(parsed.max_layers),
-        dry_run=parsed.dry_run,
-        insecure=parsed.insecure,
-    )
-    image = push.push(options, report.Report(quiet=parsed.quiet, debug=flags.debug))
+    image = push.push(options, report.Report(quiet=quiet, debug=flags.debug))
     if image:
         print(image)
-
-
-def _max_layers(text: str | None) -> int:
-    from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
-
-    if text is None:
-        return MAX_LAYERS
-    if not (re.fullmatch("[0-9]{1,3}", text) and 2 <= int(text) <= MOST_LAYERS):
-        raise UsageError(
-            f'invalid argument "{text[:20]}" for "--max-layers" flag: it must be 2 to {MOST_LAYERS}, '
-            "which is what docker can run"
-        )
-    return int(text)
-
-
-def _label(text: str) -> tuple[str, str]:
-    from kontext_plugin.tree import is_utf8
-
-    key, _, value = text.partition("=")
-    if not is_utf8(text):
-        raise UsageError(f"invalid label {text!r}: it is not UTF-8")
-    if not key or not value or "\r" in text:
-        raise UsageError(f"invalid label {text!r}: it must be KEY=VALUE, both not empty")
-    return key, value
 
 
 def _version(arguments: list[str], flags: Globals) -> None:

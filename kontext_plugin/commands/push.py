@@ -16,20 +16,19 @@ from kontext_plugin.base_choice import (
     Previous,
     Reuse,
     Wanted,
-    candidates_of,
     mismatch,
 )
 from kontext_plugin.cache import Cache, open_cache
+from kontext_plugin.commands.push_messages import built_on, scanned, weighed
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.delta import Sink, write_layer
-from kontext_plugin.diff import tree_bytes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
 from kontext_plugin.plan import Plan, make_plan, plan_without
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, number, size
-from kontext_plugin.scan import Scan, scan
+from kontext_plugin.report import Report, size
+from kontext_plugin.scan import scan
 from kontext_plugin.sources import read_file
 from kontext_plugin.upload import upload
 
@@ -75,7 +74,9 @@ def push(options: Options, report: Report) -> str:
             keep_git=options.keep_git,
             without=_below(cache.root, root),
         )
-        _tell_scan(found, report)
+        for item in found.special:
+            report.warn(f"{item.path!r} is {item.what} and was left out")
+        report.say(scanned(found))
         below, previous = asked.result()
 
         wanted = Wanted(
@@ -130,7 +131,7 @@ def _publish(
     report: Report,
 ) -> Digest:
     """Uploads as planned or, where the registry lacks an image, building on the next."""
-    _tell_choice(tag, plan, report)
+    report.say(built_on(tag, plan))
     try:
         image, sent = upload(registry, cache, plan, below, tag, root)
     except NotFound:
@@ -221,50 +222,6 @@ class _Nowhere:
     def write(self, data: bytes, /) -> None: ...
 
 
-def _tell_scan(found: Scan, report: Report) -> None:
-    for item in found.special:
-        report.warn(f"{item.path!r} is {item.what} and was left out")
-    text = f"Scanned {number(found.tree.file_count, 'file')}, {size(found.tree.size)}"
-    if found.git:
-        text += f"; left out {found.git[0]!r}" + (
-            f" and {len(found.git) - 1} more .git" if len(found.git) > 1 else ""
-        )
-        text += " (--git keeps it)"
-    report.say(text)
-
-
-def _tell_choice(tag: Reference, plan: Plan, report: Report) -> None:
-    choice = plan.choice
-    if isinstance(choice, Fresh):
-        report.say(f"Starting afresh: {choice.reason}")
-        return
-    text = (
-        f"Building on {tag}, generation {choice.ancestors[-1].generation}: "
-        f"{number(len(choice.layers), 'layer')}, {size(sum(layer.size for layer in choice.layers))}"
-    )
-    if above := len(choice.previous.image.layers) - len(choice.layers):
-        text += f"; the new layer replaces {'the one' if above == 1 else f'all {above}'} above"
-    report.say(text)
-
-
-def _tell_candidates(previous: Previous, plan: Plan, report: Report) -> None:
-    """What was weighed: bytes are those of sources, uncompressed."""
-    report.say("It can build on one of these, with so much in the new layer (uncompressed):")
-    chosen = plan.choice.image if isinstance(plan.choice, Reuse) else None
-    for candidate in candidates_of(previous, plan.tree):
-        report.say(
-            f"{'*' if candidate.image == chosen else ' '} "
-            f"generation {candidate.ancestors[-1].generation}, "
-            f"{number(len(candidate.layers), 'layer')}: "
-            f"{size(candidate.bytes)} in {number(len(candidate.changes.written), 'path')}, "
-            f"{number(len(candidate.changes.whiteouts), 'whiteout')}"
-        )
-    report.say(
-        f"{' ' if chosen else '*'} the base alone: {size(tree_bytes(plan.tree))} "
-        f"in {number(len(plan.tree.paths()), 'path')}"
-    )
-
-
 def _tell_race(registry: Crane, tag: Reference, image: Digest, report: Report) -> None:
     """No registry writes a tag under a condition, so of pushes at one time the last one wins."""
     try:
@@ -291,8 +248,8 @@ def _tell_dry_run(
         return
     single = plan.wanted.max_layers == 1
     if isinstance(previous, Previous) and not (single or mismatch(previous, plan.wanted)):
-        _tell_candidates(previous, plan, report)
-    _tell_choice(tag, plan, report)
+        report.say(weighed(previous, plan))
+    report.say(built_on(tag, plan))
     sink: Sink = _Nowhere()
     layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes, below.entries())
     text = f"Would upload {size(layer.size)} in one layer: {plan.describe()}"

@@ -137,10 +137,13 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "unknown flag": (["-t", "r/r", "--nope"], "unknown flag: --nope"),
     "two directories": (["-t", "r/r", "a", "b"], "requires at most 1 argument"),
     "directory twice": (["-t", "r/r", "a", "--directory", "b"], "either DIR or --directory"),
-    "platform": (["-t", "r/r", "--platform", "linux/386"], "'linux/386'"),
-    "label without a value": (["-t", "r/r", "--label", "a"], "invalid label 'a'"),
-    "label with an empty value": (["-t", "r/r", "--label", "a="], "invalid label 'a='"),
-    "label without a key": (["-t", "r/r", "--label", "=a"], "invalid label '=a'"),
+    "platform": (["-t", "r/r", "--platform", "linux/386"], '"linux/386" for "--platform" flag'),
+    "label without a value": (["-t", "r/r", "--label", "a"], 'invalid argument "a" for "--label"'),
+    "label with an empty value": (
+        ["-t", "r/r", "--label", "a="],
+        'invalid argument "a=" for "--label"',
+    ),
+    "label without a key": (["-t", "r/r", "--label", "=a"], 'invalid argument "=a" for "--label"'),
 }
 
 

@@ -18,7 +18,9 @@ PACKAGE = Path(kontext_plugin.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"commands.push_arguments"},
     {"commands.push"},
+    {"commands.push_messages"},
     {"published", "upload"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "daemon"},

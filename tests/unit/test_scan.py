@@ -414,6 +414,34 @@ def test_a_file_from_the_future_is_not_remembered(
     assert scan().stats == {}
 
 
+def test_another_checkout_in_its_place_is_read_anew(
+    settled: None, scan: Scanner, root: Path, tmp_path: Path
+) -> None:
+    """Of the same names, sizes and times, with other content."""
+    plant(root, {"d": DIR, "d/f": File(b"before"), "g": X})
+    known = scan().stats
+    root.rename(tmp_path / "away")
+    plant(root, {"d": DIR, "d/f": File(b"other!"), "g": X})
+    for path in ("d/f", "g"):
+        before = (tmp_path / "away" / path).stat()
+        os.utime(root / path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = scan(known=known)
+    assert again.hashed == 2
+    assert again.tree == described({"d": DIR, "d/f": File(b"other!"), "g": X})
+
+
+def test_what_is_remembered_stays_so_when_the_clock_jumps_back(
+    monkeypatch: pytest.MonkeyPatch, settled: None, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": File(b"before")})
+    known = scan().stats
+    monkeypatch.setattr(scans.time, "time_ns", lambda: 10**18)
+    edited(root / "f")
+    again = scan(known=known)
+    assert again.hashed == 1
+    assert again.tree == described({"f": File(b"other!")})
+
+
 def test_what_is_gone_is_forgotten(settled: None, scan: Scanner, root: Path) -> None:
     plant(root, {"f": X, "g": X})
     known = scan().stats

@@ -95,9 +95,9 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
     chosen = next(candidates)
     if not chosen.changes and wanted.labels == lineage_of(previous).labels:
         return chosen
-    reason = _unfit(chosen, tree)
+    reason = unfit(chosen, tree)
     for farther in candidates:
-        if _unfit(farther, tree):
+        if unfit(farther, tree):
             continue
         if not (reason or _crowded(chosen, wanted, tree) or _cheap(farther, chosen, tree)):
             break
@@ -175,7 +175,7 @@ def mismatch(previous: Previous, wanted: Wanted) -> str:
     return ""
 
 
-def _unfit(choice: Reuse, tree: Tree) -> str:
+def unfit(choice: Reuse, tree: Tree) -> str:
     """Why consumers would disagree about a delta on this image, if they would."""
     replaced = choice.ancestors[-1].replaced_directories
     if returned := sorted(path for path in replaced if tree.is_directory(path)):

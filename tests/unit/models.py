@@ -53,6 +53,37 @@ def trees(names: st.SearchStrategy[str] = PLAIN_NAMES, leaves: int = 8) -> st.Se
     return st.dictionaries(names, branch, max_size=4).map(_flat)
 
 
+def histories(steps: int = 8) -> st.SearchStrategy[list[Tree]]:
+    """Trees that each differ little from the one before, by edits of very different sizes: their
+    images come to have long chains of ancestors."""
+    sizes = st.sampled_from([0, 1, 1000, 4000, 16_000, 64_000])
+    file = st.builds(lambda fill, size, run: File(fill * size, run), CONTENTS, sizes, st.booleans())
+    name = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3).map("/".join)
+    node = st.one_of(file, file, st.builds(Directory), st.just(Link("a")), st.none())
+    edits = st.dictionaries(name, node, min_size=1, max_size=2)
+    return st.lists(edits, min_size=3, max_size=steps).map(_edits)
+
+
+CONTENTS = st.sampled_from([b"x", b"y", b"z"])
+
+
+def _edits(edits: list[dict[str, Node | None]]) -> list[Tree]:
+    history: list[Tree] = [{"ballast": File(b"b" * 200_000)}]
+    for edit in edits:
+        tree = dict(history[-1])
+        for path, node in edit.items():
+            for other in [other for other in tree if other == path or other.startswith(f"{path}/")]:
+                if not (isinstance(node, Directory) and isinstance(tree[path], Directory)):
+                    del tree[other]
+            for parent in parents(path) if node is not None else ():
+                if not isinstance(tree.get(parent), Directory):
+                    tree[parent] = Directory()
+            if node is not None:
+                tree[path] = node
+        history.append(tree)
+    return history
+
+
 def _flat(nested: dict[str, Nested], prefix: str = "") -> Tree:
     tree: Tree = {}
     for name, node in nested.items():

@@ -1,0 +1,143 @@
+"""What the measuring scripts share: a throw-away registry, pushes to it, and what images hold."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from trees import Tree, in_archive
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIM = ROOT / "kontext_plugin" / "docker-kontext"
+CRANE = Path(sys.executable).parent / "crane"
+
+
+@dataclass(frozen=True)
+class Layer:
+    digest: str
+    size: int  # of the compressed blob, in bytes
+
+
+@dataclass(frozen=True)
+class Pushed:
+    image: str  # REPOSITORY@sha256:…
+    layers: tuple[Layer, ...]  # lowest first
+    seconds: float
+
+    @property
+    def size(self) -> int:
+        return sum(layer.size for layer in self.layers)
+
+
+@dataclass
+class Blobs:
+    """The folder that a registry keeps its blobs in (`registry("--disk", FOLDER)`)."""
+
+    folder: Path
+    _seen: set[str] = field(default_factory=set)
+
+    def path(self, digest: str) -> Path:
+        return self.folder / digest.replace(":", "/")
+
+    def uploaded(self) -> int:
+        """The bytes of all blobs that came since the last call, whatever image shows them."""
+        with os.scandir(self.folder / "sha256") as blobs:
+            new = [blob for blob in blobs if blob.name not in self._seen]
+        self._seen.update(blob.name for blob in new)
+        return sum(blob.stat().st_size for blob in new)
+
+
+@contextlib.contextmanager
+def registry(*options: str) -> Iterator[str]:
+    """The address of a registry that lasts as long as the block."""
+    command = [str(CRANE), "registry", "serve", "--address", "127.0.0.1:0", *options]
+    with tempfile.TemporaryDirectory() as folder:
+        # A file: it logs every request, and a pipe that nobody reads would stop it.
+        log = Path(folder) / "log"
+        with log.open("w") as output, subprocess.Popen(command, stderr=output) as process:
+            try:
+                yield f"127.0.0.1:{port(log, process)}"
+            finally:
+                process.terminate()
+
+
+def port(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Where the registry listens, as it says itself."""
+    with log.open() as lines:
+        while process.poll() is None:
+            if found := re.search(r"serving on port (\d+)\n", lines.readline()):
+                return found[1]
+    return sys.exit(f"the registry did not start:\n{log.read_text()}")
+
+
+def push(tag: str, directory: Path, *options: str) -> Pushed:
+    """`docker kontext push`, as a process of its own; ends the script where it fails."""
+    command = [str(SHIM), "kontext", "push", "--quiet", "--tag", tag, *options, str(directory)]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"the push ended with {done.returncode}:\n{done.stderr}")
+    image = done.stdout.strip()
+    return Pushed(image, layers_of(image), seconds)
+
+
+def layers_of(image: str) -> tuple[Layer, ...]:
+    """The layers that the registry lists for REPOSITORY@DIGEST."""
+    name, _, digest = image.partition("@")
+    host, _, repository = name.partition("/")
+    document = fetched(host, f"/v2/{repository}/manifests/{digest}")
+    return tuple(Layer(layer["digest"], layer["size"]) for layer in document["layers"])
+
+
+def fetched(host: str, path: str) -> Any:
+    """A JSON document of the registry; http.client, since it asks no proxy."""
+    with contextlib.closing(http.client.HTTPConnection(host)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        if answer.status != http.HTTPStatus.OK:
+            sys.exit(f"the registry answered {answer.status} to {path}")
+        return json.load(answer)
+
+
+def exported(image: str) -> Tree:
+    """What `crane export` shows of an image's sources."""
+    with subprocess.Popen([str(CRANE), "export", image, "-"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        tree = in_archive(process.stdout)
+        process.stdout.read()  # what fills the last block, or crane would die of SIGPIPE
+    if process.returncode:
+        sys.exit(f"crane export {image} ended with {process.returncode}")
+    return tree
+
+
+def machine() -> str:
+    """What the figures depend on, for a document."""
+    return (
+        f"{len(os.sched_getaffinity(0))} processors ({platform.machine()}), "
+        f"Python {platform.python_version()}, the registry that comes with crane on loopback"
+    )
+
+
+def paragraph(text: str) -> str:
+    """Lines of the documents' width."""
+    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False)
+
+
+def human(count: float) -> str:
+    """Bytes as the documents show them."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,11 @@ def machine() -> str:
         f"{len(os.sched_getaffinity(0))} processors ({platform.machine()}), "
         f"Python {platform.python_version()}, the registry that comes with crane on loopback"
     )
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 def paragraph(text: str) -> str:

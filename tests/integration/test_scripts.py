@@ -1,12 +1,46 @@
-"""The README's first command, as a newcomer runs it."""
+"""The scripts, as a newcomer and as a maintainer run them."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
+import pytest
 from conftest import Docker
+from trees import SOURCES, File, Link, Tree, on_disk, plant, remove
+
+# What one commit after the other of a repository holds, with all that git can store.
+HISTORY: list[Tree] = [
+    {
+        ".dockerignore": File(b"*\n"),
+        ".gitattributes": File(
+            b"*.txt text eol=crlf ident\n*.md filter=shout\nunsent export-ignore"
+        ),
+        "README": File(b"a file\n"),
+        "keywords.txt": File(b"$Id$\none line\nanother\n"),
+        "link": Link("src/a.py"),
+        "pointer.md": File(b"as it is stored\n"),
+        "run.sh": File(b"#!/bin/sh\n", executable=True),
+        "src/a.py": File(b"a = 1\n" * 100),
+        "src/b.py": File(b"b = 1\n"),
+        "unsent": File(b"an archive would leave it out\n"),
+        '-\u00fc "\\\n\t*': File(b"a strange name\n"),
+    },
+    {"README": File(b"a file\n"), "lib/deep/a.py": File(b"a = 1\n" * 100), "src": Link("lib")},
+    {"README/part": File(b"was a file\n"), "lib": File(b"was a directory\n"), "src/c": File(b"")},
+    {"README/part": File(b"was a file\n", executable=True), "lib/again": File(b"1\n")},
+    {"README/part": Link("../lib/again"), "lib/again": File(b"1\n")},
+]
+
+
+def run_script(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, root / "scripts" / name, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 def test_the_demo(root: Path, docker: Docker) -> None:
@@ -20,3 +54,74 @@ def test_the_demo(root: Path, docker: Docker) -> None:
     assert done.stdout.count("the same") >= 1
     assert "1 changed, 1 removed" in done.stderr
     assert "Nothing changed" in done.stderr
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """HISTORY, a merge and a submodule; its user's own settings change each checkout."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+
+    def git(*arguments: str) -> str:
+        settings = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        done = subprocess.run(
+            ["git", *settings, *arguments], cwd=folder, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def commit(message: str) -> None:
+        git("commit", "--quiet", "--allow-empty", "--message", message)
+
+    git("init", "--quiet", "--initial-branch=main")
+    for number, tree in enumerate(HISTORY):
+        for child in folder.iterdir():
+            if child.name != ".git":
+                remove(child)
+        plant(folder, tree)
+        git("add", "--all")
+        commit(f"{number}")
+    git("checkout", "--quiet", "-b", "side")
+    plant(folder, {"side": File(b"from the side\n")})
+    git("add", "--all")
+    commit("side")
+    git("checkout", "--quiet", "main")
+    commit("nothing")
+    git("merge", "--quiet", "--no-ff", "--message", "merge", "side")
+    git("update-index", "--add", "--cacheinfo", f"160000,{git('rev-parse', 'HEAD')},module")
+    commit("submodule")
+    Path.home().joinpath(".gitconfig").write_text(
+        '[core]\n\tautocrlf = true\n[filter "shout"]\n\tsmudge = tr a-z A-Z\n\trequired\n'
+    )
+    return folder
+
+
+def test_the_replay_of_a_history(repository: Path, tmp_path: Path) -> None:
+    before = on_disk(repository)
+    done = run_script("replay", "--write", "replay.md", repository, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    changed = [line.split(" | ")[1] for line in done.stdout.splitlines() if line.endswith(" s |")]
+    assert changed == ["11", "12", "6", "4", "1", "0", "1", "0"]
+    assert "| pushes | 8 |" in done.stdout
+    written = (tmp_path / "replay.md").read_text()
+    assert "`scripts/replay --write replay.md REPOSITORY`: 8 commits of repository" in written
+    assert str(tmp_path) not in written
+    assert on_disk(repository) == before
+
+
+def test_the_replay_notices_a_wrong_image(
+    repository: Path, tmp_path: Path, crane_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a crane that adds a layer of its own."""
+    layer, crane = tmp_path / "layer.tar.gz", tmp_path / "crane"
+    with tarfile.open(layer, "w:gz") as archive:
+        entry = tarfile.TarInfo(f"{SOURCES}/README")
+        archive.addfile(entry, io.BytesIO())
+    crane.write_text(
+        f'#!/bin/sh\n[ "$1" != mutate ] || set -- "$@" --append {layer}\nexec {crane_path} "$@"\n'
+    )
+    crane.chmod(0o755)
+    monkeypatch.setenv("KONTEXT_CRANE", str(crane))
+    done = run_script("replay", repository, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "is not the commit:\n  'README': file " in done.stderr
+    assert done.stderr.count("\n") == 2, done.stderr

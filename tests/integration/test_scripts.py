@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -95,7 +94,7 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_replay_of_a_history(repository: Path, tmp_path: Path) -> None:
+def test_a_replay_of_a_history(repository: Path, tmp_path: Path) -> None:
     before = on_disk(repository)
     done = run_script("replay", "--write", "replay.md", repository, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -108,20 +107,38 @@ def test_the_replay_of_a_history(repository: Path, tmp_path: Path) -> None:
     assert on_disk(repository) == before
 
 
-def test_the_replay_notices_a_wrong_image(
-    repository: Path, tmp_path: Path, crane_path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a crane that adds a layer of its own."""
+def test_a_soak_tells_a_broken_bound(tmp_path: Path) -> None:
+    """No image has one layer: the extractor's is apart."""
+    done = run_script("soak", "--pushes", 3, "--files", 30, "--bound-layers", 1, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "hot: the image came to " in done.stderr
+    assert " layers; above 1 first at push 2" in done.stderr
+
+
+@pytest.fixture
+def wrong_crane(tmp_path: Path, crane_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kontext's crane alone: it adds a layer of its own, which has another README."""
     layer, crane = tmp_path / "layer.tar.gz", tmp_path / "crane"
     with tarfile.open(layer, "w:gz") as archive:
-        entry = tarfile.TarInfo(f"{SOURCES}/README")
-        archive.addfile(entry, io.BytesIO())
+        for name in ("var/lib/kontext/manifest.json", f"{SOURCES}/README"):
+            archive.addfile(tarfile.TarInfo(name))
     crane.write_text(
         f'#!/bin/sh\n[ "$1" != mutate ] || set -- "$@" --append {layer}\nexec {crane_path} "$@"\n'
     )
     crane.chmod(0o755)
     monkeypatch.setenv("KONTEXT_CRANE", str(crane))
+
+
+@pytest.mark.usefixtures("wrong_crane")
+def test_a_replay_notices_a_wrong_image(repository: Path, tmp_path: Path) -> None:
     done = run_script("replay", repository, cwd=tmp_path)
     assert done.returncode == 1
     assert "is not the commit:\n  'README': file " in done.stderr
     assert done.stderr.count("\n") == 2, done.stderr
+
+
+@pytest.mark.usefixtures("wrong_crane")
+def test_a_soak_notices_a_wrong_image(tmp_path: Path) -> None:
+    done = run_script("soak", "--pushes", 2, "--files", 30, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "does not have the sources: 1 differ, ['README']" in done.stderr

@@ -107,6 +107,12 @@ def test_a_replay_of_a_history(repository: Path, tmp_path: Path) -> None:
     assert on_disk(repository) == before
 
 
+def test_a_soak_holds_its_bounds(tmp_path: Path) -> None:
+    done = run_script("soak", "--pushes", 40, "--write", "soak.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "`scripts/soak --pushes 40 --write soak.md`" in (tmp_path / "soak.md").read_text()
+
+
 def test_a_soak_tells_a_broken_bound(tmp_path: Path) -> None:
     """No image has one layer: the extractor's is apart."""
     done = run_script("soak", "--pushes", 3, "--files", 30, "--bound-layers", 1, cwd=tmp_path)

@@ -20,12 +20,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from kontext_plugin.crane_errors import RegistryError, explain
+from kontext_plugin import progress
+from kontext_plugin.crane_errors import RegistryError, explain, no_answer
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, parse_digest
 
 _GRACE = 0.5
 """Seconds that an interrupted crane has to end by itself before it is killed."""
+
+TIMEOUT = 60.0
+"""Seconds without progress: what proxies commonly wait for a server."""
+
+_QUESTIONS = frozenset({"manifest", "config", "digest", "tag"})
+"""Short however slow the line is: limited as a whole where progress cannot be seen."""
 
 _PUSHED = re.compile(r"pushed blob: (sha256:[0-9a-f]{64})")
 _MAX_DOCUMENT = 8 * 1024 * 1024
@@ -46,6 +53,7 @@ class Crane:
     insecure: bool = False  # http, or a certificate that nobody vouches for
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     trace: Callable[[str], None] = lambda line: None
+    timeout: float = 0  # seconds without progress after which crane is ended; 0: never
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
     _left: threading.Event = field(default_factory=threading.Event, compare=False)
@@ -139,9 +147,9 @@ class Crane:
         """One crane, start to end: (stdout, stderr). Raises RegistryError where it fails."""
         with self._process(arguments) as process:
             output, messages = process.communicate()
-        text = messages.decode("utf-8", "replace")
-        if process.returncode:
-            raise self._failed(arguments, process.returncode, text)
+            text = messages.decode("utf-8", "replace")
+            if process.returncode:
+                raise self._failed(arguments, process.returncode, text)
         return output, text
 
     def _document(self, *arguments: str) -> bytes:
@@ -191,8 +199,16 @@ class Crane:
                 raise KontextError("the push has ended")
             process = self._start(arguments)
             self._running.add(process)
+        shown = progress.is_visible(process.pid) or arguments[0] in _QUESTIONS
+        limit = self.timeout if shown else 0
         try:
-            yield process
+            with progress.limited(process, limit, lambda: _end(process)) as silent:
+                try:
+                    yield process
+                except RegistryError as error:
+                    if silent.is_set():
+                        raise no_answer(arguments, limit) from error
+                    raise
         finally:
             _end(process)
             # Only here: whoever reads a pipe in another thread must not lose it to another file.
@@ -233,7 +249,11 @@ _GET_CRANE = (
 )
 
 
-def find(insecure: bool = False, trace: Callable[[str], None] = lambda line: None) -> Crane:
+def find(
+    insecure: bool = False,
+    trace: Callable[[str], None] = lambda line: None,
+    timeout: float = TIMEOUT,
+) -> Crane:
     """crane from KONTEXT_CRANE, beside this Python, or on PATH. Raises KontextError."""
     beside = os.path.join(os.path.dirname(sys.executable), "crane")
     program = (
@@ -243,7 +263,7 @@ def find(insecure: bool = False, trace: Callable[[str], None] = lambda line: Non
     )
     if program is None:
         raise KontextError("crane was not found", hint=_GET_CRANE)
-    return Crane(program, insecure=insecure, trace=trace)
+    return Crane(program, insecure=insecure, trace=trace, timeout=timeout)
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

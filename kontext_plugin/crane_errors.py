@@ -157,6 +157,15 @@ def explain(
     )
 
 
+def no_answer(arguments: Sequence[str], seconds: float) -> RegistryError:
+    """The error that crane would never tell of; `arguments` as in explain()."""
+    registry = registry_of(_image_name(arguments))
+    return RegistryError(
+        f"{registry} has not answered for {seconds:g} s",
+        hint="Check the network and any proxy between, or give it more time with --timeout.",
+    )
+
+
 def _reason(messages: str, arguments: Sequence[str]) -> str:
     """What crane says at last, without the names in it: whoever chose them decides nothing."""
     reason = messages[max(messages.rfind("\nError: "), 0) :]

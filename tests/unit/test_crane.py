@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from kontext_plugin import crane as cranes
+from kontext_plugin import progress
 from kontext_plugin.crane import Crane, Published, find
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
@@ -29,7 +31,13 @@ Maker = Callable[..., Crane]
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Maker:
-    def make(body: str, *, insecure: bool = False, trace: Callable[[str], None] = print) -> Crane:
+    def make(
+        body: str,
+        *,
+        insecure: bool = False,
+        trace: Callable[[str], None] = print,
+        timeout: float = 0,
+    ) -> Crane:
         program = tmp_path / "fake crane"
         program.write_text(
             "#!/bin/sh\n"
@@ -37,7 +45,7 @@ def fake(tmp_path: Path) -> Maker:
             f"echo $$ >> '{tmp_path}/pids'\n{body}\n"
         )
         program.chmod(0o755)
-        return Crane(str(program), insecure=insecure, trace=trace)
+        return Crane(str(program), insecure=insecure, trace=trace, timeout=timeout)
 
     return make
 
@@ -202,11 +210,10 @@ def test_an_answer_without_a_digest_is_an_error(body: str, fake: Maker) -> None:
             crane.push_layout("/l", "r/r:t")
 
 
-def read_blob(crane: Crane) -> object:
+def read_blob(crane: Crane) -> None:
     with crane.blob("r/r@x") as stream:
-        if not (content := stream.read()):
-            raise EOFError("nothing came")
-        return content
+        if len(stream.read()) < 100:
+            raise EOFError("broken off")
 
 
 VERBS: dict[str, Callable[[Crane], object]] = {
@@ -293,6 +300,8 @@ def test_which_crane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KONTEXT_CRANE", "/chosen")
     assert find(insecure=True).program == "/chosen"
     assert find(insecure=True).insecure
+    assert find(timeout=7).timeout == 7
+    assert find().timeout == cranes.TIMEOUT
 
 
 # It never stays
@@ -366,3 +375,56 @@ def test_many_cranes_at_once_are_all_ended(fake: Maker, tmp_path: Path) -> None:
         thread.join(10)
         assert not thread.is_alive()
     assert all_ended(tmp_path)
+
+
+# Nor does it wait for ever
+
+SILENCE = {
+    "silent": "exec sleep 1000",
+    "deaf": "trap '' INT\nexec sleep 1000",
+    "after some words": "echo some; echo words >&2; exec sleep 1000",
+    "ending well when interrupted": f"exec {sys.executable} -c '{{}}'".format(
+        "import signal, sys; signal.signal(2, lambda *_: sys.exit(1)); signal.pause()"
+    ),
+}
+
+
+@pytest.mark.parametrize("body", SILENCE.values(), ids=SILENCE)
+@pytest.mark.parametrize("verb", ["digest", "manifest", "blob"])  # run, document, stream
+def test_a_silent_registry_is_given_up(verb: str, body: str, fake: Maker, tmp_path: Path) -> None:
+    with fake(body, timeout=0.2) as crane:
+        with pytest.raises(RegistryError, match=r"^\S+ has not answered for 0.2 s$") as raised:
+            VERBS[verb](crane)
+        assert "--timeout" in raised.value.hint
+        assert all_ended(tmp_path)
+
+
+def test_a_registry_that_answers_slowly_is_waited_for(fake: Maker) -> None:
+    slow = "import time; [(print(end='.' * 200, flush=True), time.sleep(0.1)) for _ in range(30)]"
+    with fake(f'exec {sys.executable} -c "{slow}"', timeout=1.5) as crane:
+        assert len(crane.manifest("r/r:t")) == 6000
+
+
+def test_crane_may_wait_for_its_reader(fake: Maker) -> None:
+    """As long as it has more to say than was taken, the registry is not the one who waits."""
+    with fake("exec head -c 1000000 /dev/zero", timeout=0.2) as crane, crane.blob("r/r@x") as blob:
+        time.sleep(1)
+        assert len(blob.read()) == 1_000_000
+
+
+def test_crane_may_wait_for_a_credential_helper(fake: Maker) -> None:
+    with fake("sleep 1; echo document", timeout=0.2) as crane:
+        assert crane.manifest("r/r:t") == b"document\n"
+
+
+@pytest.mark.parametrize("verb", ["manifest", "push"])
+def test_where_progress_cannot_be_seen_questions_alone_are_limited(
+    verb: str, fake: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_PROC", "/nowhere")
+    with fake(f"sleep 1; echo r/r@{DIGEST}", timeout=0.2) as crane:
+        if verb == "manifest":
+            with pytest.raises(RegistryError, match="has not answered"):
+                VERBS[verb](crane)
+        else:
+            VERBS[verb](crane)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext_plugin.crane_errors import NotFound, Refused, RegistryError, explain
+from kontext_plugin.crane_errors import NotFound, Refused, RegistryError, explain, no_answer
 from kontext_plugin.errors import FAILED
 from kontext_plugin.report import redact
 
@@ -216,6 +216,12 @@ def test_the_image_is_named(arguments: tuple[str, ...], name: str) -> None:
 
 def test_the_users_own_configuration_is_named_without_another() -> None:
     assert "~/.docker/config.json" in explain("Error: UNAUTHORIZED", ARGUMENTS, {}).hint
+
+
+def test_silence_is_explained() -> None:
+    error = no_answer(ARGUMENTS, 90)
+    assert error.message == "host.io:5000 has not answered for 90 s"
+    assert "--timeout" in error.hint
 
 
 SECRETS = {

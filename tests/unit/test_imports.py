@@ -24,7 +24,7 @@ LAYERS = [
     {"published", "upload"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "daemon"},
-    {"cache", "ignore", "tar", "digests", "crane_errors"},
+    {"cache", "ignore", "tar", "digests", "crane_errors", "progress"},
     {"plan"},
     {"base_choice", "ignore_syntax", "sources"},
     {"diff"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -13,13 +14,17 @@ from kontext_plugin.errors import UsageError
 if TYPE_CHECKING:
     from argparse import Namespace
 
+_DURATION = re.compile(
+    r"(?P<alone>\d{1,6})|(?:(?P<h>\d{1,6})h)?(?:(?P<m>\d{1,6})m)?(?:(?P<s>\d{1,6})s)?", re.ASCII
+)
+
 
 @dataclass(frozen=True)
 class Option:
     name: str  # without the dashes
     help: str
     short: str = ""
-    kind: str = ""  # "string", "int", "list" (may be repeated), or "" for a switch
+    kind: str = ""  # "string", "int", "duration", "list" (may be repeated), "" for a switch
     hidden: bool = False
 
     @property
@@ -91,7 +96,7 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
     for option in command.options:
         value = getattr(parsed, option.destination)
         if option.kind and "" in (value if isinstance(value, list) else [value]):
-            raise UsageError(f'invalid argument "" for "--{option.name}" flag: it is empty')
+            raise invalid(option.name, "", "it is empty")
     for argument in unknown:
         if argument.startswith("-") and argument != "-":
             raise UsageError(f"unknown flag: {argument.partition('=')[0]}")
@@ -102,6 +107,20 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
         )
         raise UsageError(f"docker: '{command.path}' requires {allowed}")
     return parsed, positional
+
+
+def invalid(option: str, given: str, why: str) -> UsageError:
+    """What docker says of an option's value."""
+    return UsageError(f'invalid argument "{given[:100]}" for "--{option}" flag: {why}')
+
+
+def seconds(option: str, text: str) -> int:
+    """docker's `1h30m`, `2m` or `90s`, and plain seconds. Raises UsageError."""
+    found = _DURATION.fullmatch(text)
+    if not text or not found:
+        raise invalid(option, text, "it must be like 90s or 1m30s")
+    alone, hours, minutes, rest = (int(part or 0) for part in found.group("alone", "h", "m", "s"))
+    return alone + hours * 3600 + minutes * 60 + rest
 
 
 def _without_values(command: Command, arguments: Sequence[str]) -> list[str]:

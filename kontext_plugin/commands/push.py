@@ -52,6 +52,7 @@ class Options:
     fresh: bool = False  # reuse nothing, not even what is known of the directory
     dry_run: bool = False
     insecure: bool = False
+    timeout: float = crane.TIMEOUT  # seconds without progress; 0: none
 
 
 def push(options: Options, report: Report) -> str:
@@ -63,7 +64,8 @@ def push(options: Options, report: Report) -> str:
     rules = _rules(root, options.ignore_file)
     cache = open_cache(read_only=options.dry_run)
     tag = options.tags[0]
-    with _threads() as threads, crane.find(options.insecure, report.trace) as registry:
+    registry = crane.find(options.insecure, report.trace, options.timeout)
+    with _threads() as threads, registry:
         asked = threads.submit(_ask, registry, cache, options)
         known = {} if options.fresh else cache.stats(root)
         found = scan(

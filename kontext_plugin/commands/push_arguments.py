@@ -47,6 +47,11 @@ PUSH = Command(
             kind="string",
         ),
         Option("quiet", "Print the digest and errors only", "q"),
+        Option(
+            "timeout",
+            "Give up after this time without progress (default 60s; 0 waits for ever)",
+            kind="duration",
+        ),
     ),
     max_arguments=1,
 )
@@ -62,7 +67,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     if parsed.single_layer and parsed.base:
         raise UsageError("--single-layer leaves no room for the layers of --base")
 
-    from kontext_plugin import base, reference  # neither --help nor completion needs them
+    from kontext_plugin import base, crane, reference  # neither --help nor completion needs them
     from kontext_plugin.base_choice import MAX_LAYERS
     from kontext_plugin.commands import push
 
@@ -80,6 +85,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         fresh=parsed.fresh,
         dry_run=parsed.dry_run,
         insecure=parsed.insecure,
+        timeout=(options.seconds("timeout", parsed.timeout) if parsed.timeout else crane.TIMEOUT),
     )
     return pushed, parsed.quiet
 
@@ -89,7 +95,7 @@ def _one_of(name: str, given: str | None, allowed: Sequence[str]) -> str:
         return allowed[0]
     if given not in allowed:
         *others, last = allowed
-        raise _invalid(name, given, f"it must be {', '.join(others)} or {last}")
+        raise options.invalid(name, given, f"it must be {', '.join(others)} or {last}")
     return given
 
 
@@ -97,7 +103,7 @@ def _layers(text: str) -> int:
     from kontext_plugin.base_choice import MOST_LAYERS
 
     if not (re.fullmatch("[0-9]{1,3}", text) and 2 <= int(text) <= MOST_LAYERS):
-        raise _invalid("max-layers", text, f"docker runs 2 to {MOST_LAYERS}")
+        raise options.invalid("max-layers", text, f"docker runs 2 to {MOST_LAYERS}")
     return int(text)
 
 
@@ -106,12 +112,7 @@ def _label(text: str) -> tuple[str, str]:
 
     key, _, value = text.partition("=")
     if not is_utf8(text):
-        raise _invalid("label", text, "it is not UTF-8")
+        raise options.invalid("label", text, "it is not UTF-8")
     if not key or not value or "\r" in text:
-        raise _invalid("label", text, "it must be KEY=VALUE, both not empty")
+        raise options.invalid("label", text, "it must be KEY=VALUE, both not empty")
     return key, value
-
-
-def _invalid(name: str, given: str, why: str) -> UsageError:
-    """As docker says it."""
-    return UsageError(f'invalid argument "{given[:100]}" for "--{name}" flag: {why}')

@@ -119,6 +119,9 @@ PUSHES: dict[str, tuple[list[str], dict[str, Any]]] = {
         {"labels": {"a": "1", "b": "x=y,z"}},
     ),
     "label twice": (["-t", "r/r", "--label", "a=1", "--label", "a=2"], {"labels": {"a": "2"}}),
+    "timeout": (["-t", "r/r", "--timeout", "2m"], {"timeout": 120}),
+    "no timeout": (["-t", "r/r", "--timeout=0"], {"timeout": 0}),
+    "the help's timeout": (["-t", "r/r"], {"timeout": 60}),
 }
 
 
@@ -144,6 +147,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
         'invalid argument "a=" for "--label"',
     ),
     "label without a key": (["-t", "r/r", "--label", "=a"], 'invalid argument "=a" for "--label"'),
+    "timeout": (["-t", "r/r", "--timeout", "soon"], 'invalid argument "soon" for "--timeout"'),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kontext_plugin.errors import USAGE, UsageError
-from kontext_plugin.options import Command, Option, help_text, parse, table, usage_line
+from kontext_plugin.options import Command, Option, help_text, parse, seconds, table, usage_line
 
 COMMAND = Command(
     name="push",
@@ -110,3 +110,29 @@ def test_a_narrow_terminal_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
         "         word word",
         "  x      y",
     ]
+
+
+DURATIONS = {
+    "seconds": ("90s", 90),
+    "minutes": ("2m", 120),
+    "both": ("1m30s", 90),
+    "hours": ("1h", 3600),
+    "all": ("1h2m3s", 3723),
+    "a number": ("45", 45),
+    "zero": ("0", 0),
+    "zero seconds": ("0s", 0),
+}
+
+
+@pytest.mark.parametrize(("text", "value"), DURATIONS.values(), ids=DURATIONS)
+def test_durations(text: str, value: int) -> None:
+    assert seconds("timeout", text) == value
+
+
+NO_DURATIONS = ["", "s", "-1s", "1.5s", "1s1m", "1m30", "1 s", " 1s", "1s\n", "1d", "٣s", "9" * 7]
+
+
+@pytest.mark.parametrize("text", NO_DURATIONS, ids=ascii)
+def test_no_durations(text: str) -> None:
+    with pytest.raises(UsageError, match='for "--timeout" flag: it must be like 90s or 1m30s'):
+        seconds("timeout", text)

@@ -12,21 +12,18 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 from kontext_plugin import progress
 from kontext_plugin.crane_errors import RegistryError, explain, no_answer
+from kontext_plugin.ending import GRACE, bind, end, tether
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, parse_digest
-
-_GRACE = 0.5
-"""Seconds that an interrupted crane has to end by itself before it is killed."""
 
 TIMEOUT = 60.0
 """Seconds without progress: what proxies commonly wait for a server."""
@@ -67,7 +64,7 @@ class Crane:
             self._left.set()
             running = tuple(self._running)
         for process in running:
-            _end(process)
+            end(process)
 
     def manifest(self, name: str) -> bytes:
         """The manifest document under a tag or digest, byte for byte as it is stored.
@@ -184,7 +181,7 @@ class Crane:
             except (OSError, ValueError, EOFError) as error:
                 # The reader stumbled: over what crane broke off, or over the content itself?
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    if process.wait(_GRACE):
+                    if process.wait(GRACE):
                         raise failed() from error
                 raise
             process.stdout.close()  # ends a crane that has more to say (SIGPIPE)
@@ -194,31 +191,40 @@ class Crane:
     @contextlib.contextmanager
     def _process(self, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         """A running crane that does not outlive the block, whatever ends it."""
-        with self._lock:
-            if self._left.is_set():
-                raise KontextError("the push has ended")
-            process = self._start(arguments)
-            self._running.add(process)
+        with tether() as tied:
+            with self._lock:
+                if self._left.is_set():
+                    raise KontextError("the push has ended")
+                process = self._start(arguments, tied)
+                self._running.add(process)
+            try:
+                with self._limited(process, arguments):
+                    yield process
+            finally:
+                end(process)
+                # Only here: who reads a pipe in another thread must not lose it to another file.
+                for pipe in (process.stdout, process.stderr):
+                    if pipe is not None:
+                        pipe.close()
+                with self._lock:
+                    self._running.discard(process)
+
+    @contextlib.contextmanager
+    def _limited(
+        self, process: subprocess.Popen[bytes], arguments: Sequence[str]
+    ) -> Iterator[None]:
+        """Ends a crane that waits in vain, and says so in place of its own last words."""
         shown = progress.is_visible(process.pid) or arguments[0] in _QUESTIONS
         limit = self.timeout if shown else 0
-        try:
-            with progress.limited(process, limit, lambda: _end(process)) as silent:
-                try:
-                    yield process
-                except RegistryError as error:
-                    if silent.is_set():
-                        raise no_answer(arguments, limit) from error
-                    raise
-        finally:
-            _end(process)
-            # Only here: whoever reads a pipe in another thread must not lose it to another file.
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
-            with self._lock:
-                self._running.discard(process)
+        with progress.limited(process, limit, lambda: end(process)) as silent:
+            try:
+                yield
+            except RegistryError as error:
+                if silent.is_set():
+                    raise no_answer(arguments, limit) from error
+                raise
 
-    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(self, arguments: Sequence[str], tied: int) -> subprocess.Popen[bytes]:
         from plumbum import CommandNotFound, local  # 70 ms: only where crane is needed
 
         flags = ["--insecure"] if self.insecure else []
@@ -232,8 +238,10 @@ class Crane:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=dict(self.environment),
-                new_session=True,  # Ctrl-C comes to us alone, and _end passes it on
+                new_session=True,  # Ctrl-C comes to us alone, and end() passes it on
+                pass_fds=(tied,),
             )
+            bind(tied, process.pid)
         except (CommandNotFound, OSError) as error:
             raise KontextError(f"{self.program} cannot be run: {error}", hint=_GET_CRANE) from error
         return process
@@ -264,25 +272,6 @@ def find(
     if program is None:
         raise KontextError("crane was not found", hint=_GET_CRANE)
     return Crane(program, insecure=insecure, trace=trace, timeout=timeout)
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    """Ends a crane that still runs, and its credential helper.
-
-    May be called any number of times, and from any thread.
-    """
-    if process.poll() is None:
-        _signal(process, signal.SIGINT)  # the one signal that crane handles
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
-        _signal(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal(process: subprocess.Popen[Any], number: signal.Signals) -> None:
-    # To the whole session: a helper has crane's stderr, and whoever reads that waits for it.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
 
 
 def _drain(pipe: IO[bytes], into: bytearray) -> None:

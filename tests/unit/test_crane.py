@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -375,6 +377,39 @@ def test_many_cranes_at_once_are_all_ended(fake: Maker, tmp_path: Path) -> None:
         thread.join(10)
         assert not thread.is_alive()
     assert all_ended(tmp_path)
+
+
+ASK = """
+import sys
+from kontext_plugin.crane import Crane
+with Crane(sys.argv[1]) as crane:
+    crane.tag("r/r", "t")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has nothing of this kind")
+@pytest.mark.parametrize("body", [WAITING, DEAF], ids=["with a helper", "deaf"])
+def test_a_killed_push_takes_crane_along(body: str, fake: Maker, tmp_path: Path) -> None:
+    """SIGKILL, of which no handler hears."""
+    program = fake(f"{body}").program
+    with subprocess.Popen(
+        [sys.executable, "-c", ASK, program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "pids").exists() or len(alive(tmp_path)) < 2:
+            assert time.monotonic() < deadline, "it never started"
+        process.kill()
+    assert all_ended(tmp_path)
+
+
+def test_what_a_helper_leaves_running_stays(fake: Maker, tmp_path: Path) -> None:
+    """It may be an agent that keeps a password for the next time."""
+    with fake("sleep 20 >&- 2>&- & exit 0") as crane:
+        crane.tag("r/r", "t")
+        (agent,) = alive(tmp_path)
+    assert alive(tmp_path) == [agent]
+    os.kill(agent, signal.SIGKILL)
 
 
 # Nor does it wait for ever

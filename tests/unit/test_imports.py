@@ -24,7 +24,7 @@ LAYERS = [
     {"published", "upload"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "daemon"},
-    {"cache", "ignore", "tar", "digests", "crane_errors", "progress"},
+    {"cache", "ignore", "tar", "digests", "crane_errors", "progress", "ending"},
     {"plan"},
     {"base_choice", "ignore_syntax", "sources"},
     {"diff"},
@@ -40,7 +40,7 @@ DOORS = {
     "docker": {"daemon"},
     "zlib_ng": {"delta"},
     "argparse": {"options"},
-    "fcntl": {"cache"},
+    "fcntl": {"cache", "ending"},
 }
 
 HEAVY = ["plumbum", "docker", "jsonschema", "argparse", "zlib_ng", "tarfile", "concurrent.futures"]

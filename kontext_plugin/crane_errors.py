@@ -59,7 +59,7 @@ _CASES = (
         "It must be valid JSON: mend it, or move it away and run 'docker login' again.",
     ),
     _Case(
-        r"error verifying (?:sha256|size)",
+        r"error verifying (?:sha256|size)|does not match (?:requested digest|expected size)",
         "{registry} sent a damaged {name}",
         "Its storage or a proxy between is broken; push with --fresh to replace the image.",
         Damaged,
@@ -88,7 +88,7 @@ _CASES = (
         "Check the name's spelling, and this machine's network and DNS.",
     ),
     _Case(
-        r"server gave HTTP response to HTTPS client",
+        r"server gave HTTP response to HTTPS client(?!;)",  # else plain http was tried, too
         "{registry} speaks plain http, where https was expected",
         "Use --insecure if you trust the network between.",
     ),
@@ -122,6 +122,11 @@ _CASES = (
         r"status code (?P<status>5\d\d)[^\n]*",
         "{registry} failed with status {status}",
         "Try again later; its own log says why.",
+    ),
+    _Case(
+        r"malformed HTTP|malformed MIME header",
+        "{registry} does not speak HTTP",
+        "Check the name and the port, and any proxy between.",
     ),
     _Case(
         r"unexpected EOF|connection reset|broken pipe|\bEOF\b",

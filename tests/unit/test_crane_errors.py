@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext_plugin.crane_errors import NotFound, Refused, RegistryError, explain, no_answer
+from kontext_plugin.crane_errors import (
+    Damaged,
+    NotFound,
+    Refused,
+    RegistryError,
+    explain,
+    no_answer,
+)
 from kontext_plugin.errors import FAILED
 from kontext_plugin.report import redact
 
@@ -111,6 +118,48 @@ CASES = {
         RegistryError,
         "speaks plain http",
         "--insecure",
+    ),
+    "plain http, which fails as well": Case(
+        f'Error: Get "{URL}/": http: server gave HTTP response to HTTPS client; '
+        f'Get "{URL}/": read tcp 127.0.0.1:1->127.0.0.1:2: read: connection reset by peer',
+        RegistryError,
+        "broke the connection off",
+        "Try again",
+    ),
+    "plain http, which is refused": Case(
+        f'Error: Get "{URL}/": http: server gave HTTP response to HTTPS client; '
+        f"GET {URL}/: unexpected status code 500 Internal Server Error",
+        RegistryError,
+        "failed with status 500",
+        "log",
+    ),
+    "no HTTP": Case(
+        f'Error: Head "{URL}/manifests/t": net/http: HTTP/1.x transport connection broken: '
+        'malformed HTTP status code "no"',
+        RegistryError,
+        "host.io:5000 does not speak HTTP",
+        "proxy",
+    ),
+    "no HTTP header": Case(
+        f'Error: Get "{URL}/": net/http: HTTP/1.x transport connection broken: malformed MIME '
+        'header: missing colon: "x"',
+        RegistryError,
+        "does not speak HTTP",
+        "port",
+    ),
+    "another manifest": Case(
+        f'Error: pulling {NAME}: manifest digest: "sha256:1" does not match requested digest: '
+        f'"sha256:0" for "{NAME}"',
+        Damaged,
+        f"sent a damaged {NAME}",
+        "--fresh",
+    ),
+    "a blob of another size": Case(
+        f"Error: GET {URL}/blobs/sha256:0: Content-Length header 152 does not match expected "
+        "size 304",
+        Damaged,
+        "sent a damaged",
+        "--fresh",
     ),
     "registry's disk full": Case(
         f"Error: PATCH {URL}/blobs/uploads/1: UNKNOWN: unknown error; map[Err:28 Op:write "

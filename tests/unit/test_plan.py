@@ -136,6 +136,29 @@ def test_without_the_rule_crane_shows_what_is_gone() -> None:
     assert crane_export(registry.entries(previous)) == history[-1] | {"d/old": X}
 
 
+def test_a_replaced_directory_is_remembered_from_push_to_push() -> None:
+    file: Tree = {"ballast": File(b"b" * 200_000), "d": File(b"f" * 50_000)}
+    history: list[Tree] = [
+        {"ballast": File(b"b" * 200_000), "d": DIR, "d/old": X},
+        file,
+        file | {"e": File(b"e" * 5000)},
+        file | {"e": File(b"e" * 5000), "f": X},
+    ]
+    registry = Registry()
+    previous: Previous | Fresh = NOTHING
+    for tree in history:
+        previous = registry.push(make_plan(previous, WANTED, described(tree)), tree)
+    assert isinstance(previous, Previous) and previous.manifest.lineage is not None
+    assert [made.replaced_directories for made in previous.manifest.lineage.ancestors] == [
+        frozenset(),
+        {"d"},
+        {"d"},
+    ]
+    tree = {"ballast": File(b"b" * 200_000), "d": DIR, "e": X}
+    previous = registry.push(make_plan(previous, WANTED, described(tree)), tree)
+    assert crane_export(registry.entries(previous)) == tree
+
+
 DESCRIPTIONS: dict[str, tuple[Tree, Tree, str]] = {
     "first": ({}, {"a": X, "d": DIR, "d/b": X}, "2 added"),
     "of each": (

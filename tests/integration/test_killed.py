@@ -21,6 +21,9 @@ from proxy import Rule, serve_proxy
 from trees import File, plant
 
 MOMENTS = 25  # of each kind
+BALLAST = random.Random(0).randbytes(8_000_000)
+"""Stays as it is, so that a later push has reason to build on the last one."""
+
 STAYS = 2.0
 """Seconds after which the last push's image still is under the tag, whoever was killed before."""
 
@@ -31,7 +34,7 @@ def machine(folder: Path, registry: Registry, crane: str, host: str = "") -> Mac
 
 
 def change(pushing: Machine, chance: random.Random) -> None:
-    """A few MB of something new, and what was there before changes."""
+    """A few MB of something new, and some of what was there before changes."""
     plant(
         pushing.source,
         {
@@ -39,13 +42,6 @@ def change(pushing: Machine, chance: random.Random) -> None:
             f"files/{chance.randrange(9)}": File(chance.randbytes(chance.randrange(5000))),
         },
     )
-
-
-def spread(chance: random.Random, seconds: float) -> list[float]:
-    """Moments all over a push, in any order."""
-    moments = [(part + chance.random()) / MOMENTS * seconds for part in range(MOMENTS)]
-    chance.shuffle(moments)
-    return moments
 
 
 def kill_at(pushing: Machine, seconds: float) -> bool:
@@ -63,30 +59,32 @@ def kill_at(pushing: Machine, seconds: float) -> bool:
     return running
 
 
-def kill_and_push_again(seed: int, pushing: Machine, new_repository: Callable[[], str]) -> None:
-    chance = random.Random(seed)
+def kill_and_push_again(first: bool, pushing: Machine, new_repository: Callable[[], str]) -> None:
+    """Each push that is killed is followed by one that is not."""
+    chance = random.Random(first)
+    if not first:
+        plant(pushing.source, {"ballast": File(BALLAST)})
     change(pushing, chance)
-    assert pushing.push().image
-    pushing.repository = new_repository()
     started = time.monotonic()
     assert pushing.push().image
-    moments = spread(chance, time.monotonic() - started)
-    killed = 0
-    for number, moment in enumerate(moments):
-        first = seed % 2 == 0
+    seconds, killed = time.monotonic() - started, 0
+    while killed < MOMENTS:
         if first:
             pushing.repository = new_repository()
         before = None if first else pushing.tree()
         change(pushing, chance)
-        killed += kill_at(pushing, moment)
-        if number % 2:  # else at once, while an orphan might still be at work
+        moment = chance.random() * seconds
+        if kill_at(pushing, moment):
+            killed += 1
+        else:
+            seconds *= 0.9  # the machine has become faster
+        if killed % 2:  # else at once, while an orphan might still be at work
             assert pushing.published() in (before, pushing.tree())
         change(pushing, chance)
         pushed = pushing.push()
         assert pushed.image, moment
         assert pushing.published() == pushing.tree(), moment
         pushing.assert_clean()
-    assert killed > MOMENTS / 2
     time.sleep(STAYS)
     assert pushing.published() == pushing.tree()
 
@@ -97,12 +95,14 @@ def killings(
 ) -> Iterator[dict[str, Future[None]]]:
     """Both kinds at once: one waits while the other works."""
 
-    def run(seed: int) -> None:
+    def run(kind: str) -> None:
         pushing = machine(tmp_path_factory.mktemp("killed") / "machine", registry, crane_path)
-        kill_and_push_again(seed, pushing, lambda: registry.repository().partition("/")[2])
+        kill_and_push_again(
+            kind == "first", pushing, lambda: registry.repository().partition("/")[2]
+        )
 
     with ThreadPoolExecutor(2) as threads:
-        yield {kind: threads.submit(run, seed) for seed, kind in enumerate(("first", "later"))}
+        yield {kind: threads.submit(run, kind) for kind in ("first", "later")}
 
 
 @pytest.mark.parametrize("kind", ["first", "later"])
@@ -288,7 +288,8 @@ BAD: dict[str, Callable[[Path], object]] = {
 def settle(*pushing: Machine) -> None:
     """What was changed in the last two seconds is not remembered."""
     for one in pushing:
-        plant(one.source, {"file": File(b"0"), "other": File(bytes(str(one.folder), "utf-8"))})
+        own = File(bytes(str(one.folder), "utf-8") * 100)
+        plant(one.source, {"file": File(b"0"), "other": own})
     time.sleep(2.1)
 
 

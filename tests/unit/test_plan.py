@@ -19,8 +19,10 @@ from kontext_plugin.base_choice import (
     Reuse,
     Wanted,
     candidates_of,
+    lineage_of,
     unfit,
 )
+from kontext_plugin.diff import layer_bytes
 from kontext_plugin.image import Digest
 from kontext_plugin.image import Layer as ImageLayer
 from kontext_plugin.manifest import Ancestor
@@ -46,14 +48,20 @@ class Registry:
 
     def __init__(self) -> None:
         self.layers: dict[Digest, Layer] = {BASE: []}
+        self.bytes: dict[Digest, int] = {BASE: 0}
 
     def push(self, plan: Plan, tree: Tree) -> Previous:
         made = published(plan)
-        self.layers[made.image.layers[-1].digest] = layer(plan.changes, tree)
+        top = made.image.layers[-1].digest
+        self.layers[top] = layer(plan.changes, tree)
+        self.bytes[top] = layer_bytes(plan.changes, described(tree))
         return made
 
     def entries(self, image: Previous) -> list[Layer]:
         return [self.layers[layer.digest] for layer in image.image.layers]
+
+    def content(self, image: Previous) -> int:
+        return sum(self.bytes[layer.digest] for layer in image.image.layers)
 
 
 def planned(previous: Previous | Fresh, tree: Tree, data: st.DataObject) -> Plan:
@@ -81,6 +89,7 @@ def test_every_image_of_a_history_is_its_tree(history: list[Tree], data: st.Data
         assert overlay(registry.entries(previous)) == tree
         assert crane_export(registry.entries(previous)) == tree
         assert previous.manifest.tree == described(tree)
+        assert lineage_of(previous).content == registry.content(previous)
 
 
 @given(histories(), st.data())

@@ -89,9 +89,9 @@ def plant(root: Path, tree: Tree) -> None:
 
 
 def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if path.is_symlink() or not path.is_dir():  # a link's target may be too long to be followed
+        path.unlink()
+    else:
         for child in path.iterdir():
             remove(child)
         path.rmdir()
-    else:
-        path.unlink()

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import PASSWORD, USER, Docker
@@ -93,7 +93,6 @@ class Buildah:
 
     folder: Path
     config: Path
-    files: dict[str, Path] = field(init=False)
 
     SCRIPT = f"""
         mount -t tmpfs none /var/lib  # it would keep a cache in /var/lib/containers

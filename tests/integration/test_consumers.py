@@ -21,8 +21,10 @@ from consumers import Buildah, Consumer, Containerd, Crane, Export, Run, Umoci
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from models import PLAIN_NAMES, STRANGE, STRANGE_NAMES, trees
-from trees import Directory, File, Link, Node, Tree, on_disk, plant, remove
+from models import PLAIN_NAMES, STRANGE, STRANGE_NAMES, parents, trees
+from trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, plant, remove
+
+from kontext_plugin.scan import MAX_PATH
 
 EXAMPLES = int(os.environ.get("KONTEXT_TEST_EXAMPLES", "5"))
 STEPS = 7
@@ -80,6 +82,13 @@ class Stage:
         assert not any(wrong.values()), {name: paths for name, paths in wrong.items() if paths}
 
 
+@pytest.fixture
+def stage(
+    docker: Docker, registry: Registry, consumers: dict[str, Consumer], tmp_path: Path
+) -> Stage:
+    return Stage(docker, consumers, registry.repository() + ":v1", tmp_path / "stage")
+
+
 def differing(want: Tree, shown: Tree) -> dict[str, tuple[Node | None, Node | None]]:
     """What was wanted and what was shown, where it is not the same."""
     return {
@@ -89,10 +98,127 @@ def differing(want: Tree, shown: Tree) -> dict[str, tuple[Node | None, Node | No
     }
 
 
-# Histories by chance
-
 BALLAST = "ballast"
 """So large that all else is a small share of the bytes: a push has few reasons to start afresh."""
+NOISE = [File(random.Random(seed).randbytes(200_000)) for seed in range(2)]
+
+
+# Special histories
+
+
+def below(folder: str, tree: Tree) -> Tree:
+    """The tree in a folder, with all directories that lead to it."""
+    paths = {f"{folder}/{path}": node for path, node in tree.items()}
+    leading = {parent for path in paths for parent in parents(path)} | {folder}
+    return dict.fromkeys(leading, Directory()) | paths
+
+
+def named(*names: str) -> Tree:
+    return {name: File(name.encode()) for name in names}
+
+
+def path_of(length: int) -> str:
+    """A path of so many bytes."""
+    return "/".join(["n" * 99] * 50)[: length - 1].rstrip("/").ljust(length, "n")
+
+
+CONTROLS = [chr(code) for code in (*range(1, 32), 127, 128, 0x2028, 0xFEFF, 0xFFFF, 0x10FFFF)]
+TARGETS = [
+    ".", "..", "/", "//", "a/", "./a//b/.", "gone", "/etc", "../../../etc", "/../../../../../../x",
+    "/var/run/kontext", "/proc/self/root", " ", "\n", "-rf", "%s", "/C:/x", "/a\\b",
+    "a\\..\\b", "x" * 1000, *STRANGE,
+]  # fmt: skip
+OTHER: Tree = {"other": Directory(), "other/d": Directory(), "other/d/f": File(b"other")}
+"""What links of a history lead to: whoever writes through one changes it."""
+UNDER: Tree = {"l": Directory(), "l/d": Directory(), "l/d/f": File(b"new")}
+
+# In a directory of its own name each, step by step; the last one stays to the end.
+HISTORIES: dict[str, list[Tree]] = {
+    "strange names": [named(*STRANGE), {name: Directory() for name in STRANGE}, {}],
+    "controls": [named(*CONTROLS, *(f"a{code}b{code}" for code in CONTROLS)), {}],
+    "dots and spaces": [named("a.", "a ", " a", ".a", "..a", "..data", "...", ".. ", ". "), {}],
+    "like a whiteout": [named(".wh", ".whx", "a.wh.b", "wh.a", ".Wh.a"), {"a": Link(".wh.a")}, {}],
+    "case and Unicode forms": [named("a", "A", "ä", "Ä", "a\u0308", "A\u0308", "ﬁ", "fi"), {}],
+    "backslashes": [
+        named("a\\b", "a/b", "\\", "c\\", "\\d", "..\\x", "e\\..\\f", "f", "C:\\x"),
+        named("a", "a\\b", "f\\.wh.a", "\\.wh.a"),
+        named("a/b"),
+    ],
+    "names of 255 bytes": [named("n" * 255, "ö" * 127, "d" * 255 + "/" + "n" * 255), {}],
+    "a path at the limit": [named(path_of(MAX_PATH - len("a path at the limit/"))), {}],
+    "200 levels": [named("d/" * 200 + "f"), named("d/" * 100 + "f"), {}],
+    "targets": [{str(number): Link(target) for number, target in enumerate(TARGETS)}, {}],
+    "a target of 4095 bytes": [{"l": Link("x" * 4095)}, {"l": Link("x/" * 2047 + "x")}, {}],
+    "a link to itself": [{"l": Link("l")}, {"l": Directory(), "l/l": Link("../l")}, {}],
+    "entries under what was a link": [
+        OTHER | {"l": Link("other")},
+        OTHER | UNDER,
+        OTHER | {"l": Link("other")},
+        OTHER,
+    ],
+    "entries under what was an absolute link": [
+        OTHER | {"l": Link(f"/{SOURCES}/entries under what was an absolute link/other")},
+        OTHER | UNDER,
+        OTHER | {"l": Directory(), "l/d": Link("../other/d")},
+        OTHER | UNDER,
+    ],
+    "entries under what was a link out of the sources": [{"l": Link("/workspace")}, UNDER, {}],
+    "a link whose parent is replaced": [
+        OTHER | {"d": Directory(), "d/l": Link("../other")},
+        OTHER | {"d": Link("other")},
+        OTHER | {"d": Directory(), "d/l": Directory(), "d/l/d": File(b"d")},
+        OTHER | {"d": File(b"d")},
+    ],
+    "names of the image's own": [
+        named("manifest.json", "var/run/kontext/f", "etc/passwd", ".dockerenv", "dev/null"),
+        named("var", "kontext-extractor"),
+        {},
+    ],
+    "sizes around a block": [{str(size): File(b"z" * size) for size in (0, 511, 512, 513)}, {}],
+}
+
+
+def step_of_all(number: int, histories: dict[str, list[Tree]]) -> Tree:
+    """One step of all histories at once: a push of each by itself would take minutes."""
+    together: Tree = {BALLAST: NOISE[0]}
+    for name, steps in histories.items():
+        together |= below(name, steps[min(number, len(steps) - 1)])
+    return together
+
+
+def test_special_histories(stage: Stage, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"  # on this machine: whoever follows links at home writes there
+    plant(outside, OTHER)
+    histories = HISTORIES | {"a link to this machine": [{"l": Link(f"{outside}/other")}, UNDER, {}]}
+    for number in range(max(map(len, histories.values()))):
+        become(stage.source, step_of_all(number, histories))
+        stage.push()
+    assert on_disk(outside) == OTHER
+
+
+MANY: Tree = below("many", named(*(f"{number % 50}/{number}" for number in range(4950))))
+SINGLE: dict[str, list[Tree]] = {
+    "the empty tree": [{}, {"a": File(b"a")}, {}],
+    "5,000 entries": [MANY, {path: node for path, node in MANY.items() if "7" not in path}],
+}
+
+
+@pytest.mark.parametrize("history", SINGLE.values(), ids=SINGLE)
+def test_a_history_of_its_own(stage: Stage, history: list[Tree]) -> None:
+    for tree in history:
+        become(stage.source, tree)
+        stage.push()
+
+
+def become(root: Path, tree: Tree) -> None:
+    """Makes the directory hold the tree and nothing else."""
+    for path in sorted(on_disk(root).keys() - tree.keys(), reverse=True):
+        remove(root / path)
+    plant(root, tree)
+    assert on_disk(root) == tree
+
+
+# Histories by chance
 
 START: Tree = {
     "a": Directory(),
@@ -179,12 +305,12 @@ class Flip(NamedTuple):
 
 
 class Refill(NamedTuple):
-    """Changes most of the bytes; few enough that an earlier state comes back."""
+    """Changes most of the bytes, to and fro: an earlier image may be near again."""
 
-    seed: int
+    which: int
 
     def on(self, root: Path) -> None:
-        plant(root, {BALLAST: File(random.Random(self.seed).randbytes(200_000))})
+        plant(root, {BALLAST: NOISE[self.which]})
 
 
 def chosen(number: int, among: list[str]) -> str:
@@ -200,14 +326,10 @@ def folders(root: Path) -> list[str]:
     return ["", *sorted(path for path, node in found.items() if isinstance(node, Directory))]
 
 
-TARGETS = [
-    "a", "b/a", "../a", ".", "..", "/", "gone", "/etc", "../../../etc", "/var/run/kontext/a",
-    "//", "a/", "./a//b/.", "x" * 1000, *STRANGE,
-]  # fmt: skip
 NAMES = st.one_of(PLAIN_NAMES, PLAIN_NAMES, STRANGE_NAMES).filter(lambda name: name != BALLAST)
 NODES = st.one_of(
     st.builds(File, st.sampled_from([b"", b"x", b"y"]), st.booleans()),
-    st.builds(Link, st.sampled_from(TARGETS)),
+    st.builds(Link, st.sampled_from(["a", "b/a", "../a", "/var/run/kontext/a", *TARGETS])),
 )
 Edit = Plant | Replace | Remove | Rename | Flip | Refill
 NUMBERS = st.integers(0, 40)
@@ -218,7 +340,7 @@ EDITS = st.one_of(
     st.builds(Replace, NUMBERS, NODES),
     st.builds(Replace, NUMBERS, trees()),
     st.builds(Plant, NUMBERS, trees(NAMES)),
-    st.builds(Refill, st.integers(0, 1)),
+    st.builds(Refill, st.integers(0, len(NOISE) - 1)),
 )
 
 

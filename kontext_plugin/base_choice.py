@@ -27,7 +27,6 @@ grows until then. The rest is left to whoever builds upon it."""
 _SOURCE_LAYERS = 15
 """Sought in an image whose ancestors are there: with the base 16."""
 
-
 _SINGLE = "the image is to have a single layer"
 
 

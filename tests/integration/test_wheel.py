@@ -35,8 +35,10 @@ def test_it_contains_what_is_needed(wheel: Path) -> None:
         assert b"SchemaVersion" in archive.read("kontext_plugin/plugin.json")
     assert {"docker-kontext", "plugin.json", "schemas/manifest-v2.json", "py.typed"} <= names
     for platform in ("linux-amd64", "linux-arm64"):
-        assert f"base/{platform}/index.json" in names
-        assert len([n for n in names if n.startswith(f"base/{platform}/blobs/sha256/")]) == 3
+        for kind, blobs in (("extractor", 3), ("empty", 2)):
+            layout = f"base/{kind}/{platform}"
+            assert f"{layout}/index.json" in names
+            assert len([n for n in names if n.startswith(f"{layout}/blobs/sha256/")]) == blobs
     assert shim.external_attr >> 16 & 0o111, "the shim is executable"
 
 

@@ -1,9 +1,9 @@
 """What a push builds on: the previous image, one of its ancestors, or the plain base. Pure.
 
 Building on an ancestor uploads again what the layers in between hold, and leaves them out. It is
-done as long as it at most doubles what goes up. As with a binary counter, or Subversion's
-skip-deltas, n pushes so leave some log2(n) layers; unlike these it goes by bytes, so that a small
-edit never takes a large layer along. docs/choice.md compares the two.
+done step by step, as long as each at most doubles what goes up. As with a binary counter, or
+Subversion's skip-deltas, n pushes so leave some log2(n) layers; unlike these it goes by bytes: a
+small edit leaves a large layer where it is. docs/choice.md compares the two.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Previous:
     image: Image
     manifest: Manifest
     settings: Mapping[str, Any] | None = None  # None: as this machine published them
+    known: frozenset[Digest] = frozenset()  # ancestors that this machine has made or looked at
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Wanted:
     # The settings of an image with these labels (image.settings_of, base.Base.settings_with).
     settings: Callable[[Mapping[str, str]], Mapping[str, Any]]
     max_layers: int = MAX_LAYERS
+    single_layer: bool = False
     always_reuse: bool = False  # also where starting afresh seems better
 
 
@@ -66,11 +68,17 @@ class Reuse:
     generation: int  # of the new image
     since: Undo  # leads from the new tree to the previous image's
     previous: Previous
+    up_to_date: bool = False  # the previous image is as wanted already
 
     @property
     def image(self) -> Digest:
         """The image that is built upon."""
         return self.ancestors[-1].image
+
+    @property
+    def on_ancestor(self) -> bool:
+        """Whether it is not the previous image that is built upon."""
+        return len(self.layers) < len(self.previous.image.layers)
 
     @property
     def content(self) -> int:
@@ -92,8 +100,11 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
         return Fresh(reason)
     candidates = candidates_of(previous, tree)
     chosen = next(candidates)
-    if not chosen.changes and wanted.labels == lineage_of(previous).labels:
-        return chosen
+    same = not chosen.changes and wanted.labels == lineage_of(previous).labels
+    if same and len(previous.image.layers) <= wanted.max_layers:
+        return replace(chosen, up_to_date=True)
+    if wanted.single_layer:
+        return Fresh(_SINGLE)
     reason = unfit(chosen, tree)
     for farther in candidates:
         if unfit(farther, tree):
@@ -101,7 +112,7 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
         if not (reason or _crowded(chosen, wanted, tree) or _cheap(farther, chosen, tree)):
             break
         chosen, reason = farther, ""
-    if reason := reason or _too_many(chosen, wanted):
+    if reason := reason or too_many(chosen, wanted):
         return Fresh(reason)
     if not wanted.always_reuse and (reason := _worse_than_fresh(chosen, tree)):
         return Fresh(reason)
@@ -137,14 +148,12 @@ def candidates_of(previous: Previous, tree: Tree) -> Iterator[Reuse]:
         )
 
 
-def without(choice: Reuse) -> Previous | Fresh:
-    """What is left to build on when the registry turns out not to have the image of `choice`."""
-    previous, gone = choice.previous, len(choice.ancestors)
+def without(choice: Reuse) -> Previous:
+    """What is left to build on when the ancestor of `choice` cannot be had."""
+    previous = choice.previous
     lineage = lineage_of(previous)
-    if gone > len(lineage.ancestors):
-        return Fresh("layers of the image are gone from the registry")
-    # Nor will it have those that are older still.
-    rest = replace(lineage, ancestors=lineage.ancestors[gone:])
+    # Nor will those be there that are older still.
+    rest = replace(lineage, ancestors=lineage.ancestors[len(choice.ancestors) :])
     return replace(previous, manifest=Manifest(previous.manifest.tree, rest))
 
 
@@ -159,14 +168,21 @@ def mismatch(previous: Previous, wanted: Wanted) -> str:
     lineage = previous.manifest.lineage
     if lineage is None:
         return "the image was made by the 2018 prototype"
+    single = len(previous.image.layers) == 1
+    if single != wanted.single_layer:
+        return "the image has a single layer, and is to have more" if single else _SINGLE
     if lineage.platform != wanted.platform:
         return f"the image is for {lineage.platform}, not {wanted.platform}"
     if lineage.extractor != wanted.extractor:
         return "the image was made with another version of the extractor"
     if lineage.base != wanted.base:
-        return _SINGLE if wanted.max_layers == 1 else "the base image is another"
-    if lineage.layers != tuple(layer.digest for layer in previous.image.layers[:-1]):
+        return "the base image is another"
+    layers = [layer.digest for layer in previous.image.layers]
+    below = [layer.digest for layer in wanted.below]
+    if list(lineage.layers) != layers[:-1] or layers[: len(below)] != below:
         return "the image's layers were changed by another tool"
+    if any(ancestor.layers <= len(below) for ancestor in lineage.ancestors):
+        return "its manifest lists ancestors that have no layer of sources"
     if previous.settings not in (None, wanted.settings(lineage.labels)):
         return "the image's configuration was changed by another tool"
     if dropped := lineage.labels.keys() - wanted.labels.keys():
@@ -190,16 +206,15 @@ def _crowded(choice: Reuse, wanted: Wanted, tree: Tree) -> bool:
     """Whether layers should go, even if that costs more."""
     return bool(
         len(choice.ancestors) >= _SOURCE_LAYERS
-        or _too_many(choice, wanted)
+        or too_many(choice, wanted)
         or (not wanted.always_reuse and _shadowed(choice, tree))
     )
 
 
-def _too_many(choice: Reuse, wanted: Wanted) -> str:
+def too_many(choice: Reuse, wanted: Wanted) -> str:
+    """Why there is no room for a layer more, if that is so."""
     if len(choice.layers) < wanted.max_layers:
         return ""
-    if wanted.max_layers == 1:
-        return _SINGLE
     return f"the image has reached {wanted.max_layers} layers"
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kontext_plugin import manifest as manifests
@@ -68,15 +68,20 @@ class Cache:
                 digest_of(content),
             )
             # Decoded with all checks before it was saved, and undamaged since.
-            return Previous(image, manifests.restore(json.loads(content)))
+            held = manifests.restore(json.loads(content))
+            return Previous(image, held, known=frozenset(record["known"]))
         except (ValueError, LookupError, TypeError):
             return None
 
-    def save_published(self, reference: str, image: Image, manifest: bytes) -> None:
+    def save_published(
+        self, reference: str, image: Image, manifest: bytes, known: Iterable[Digest] = ()
+    ) -> None:
+        """`known` are the ancestors that this machine has made or looked at."""
         record = {
             "version": _PUBLISHED_VERSION,
             "digest": image.digest,
             "layers": [[layer.digest, layer.size] for layer in image.layers],
+            "known": sorted(known),
         }
         self._write("published", reference, json.dumps(record).encode() + b"\n" + manifest)
 

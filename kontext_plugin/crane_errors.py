@@ -35,6 +35,12 @@ class _Case:
     kind: type[RegistryError] = RegistryError
 
 
+_WRITING = frozenset({"push", "mutate"})
+_NOT_TAKEN = (
+    "{registry} does not take {repository}",
+    "Check the name. Some registries want a repository to be created before the first push.",
+)
+
 _CASES = (
     _Case(
         r"MANIFEST_UNKNOWN|NAME_UNKNOWN|BLOB_UNKNOWN|status code 404",
@@ -154,7 +160,10 @@ def explain(
     for case in _CASES:
         if found := re.search(case.pattern, said):
             facts.update(found.groupdict())
-            return case.kind(case.message.format(**facts), hint=case.hint.format(**facts))
+            message, hint = case.message, case.hint
+            if case.kind is NotFound and arguments[0] in _WRITING:
+                message, hint = _NOT_TAKEN
+            return case.kind(message.format(**facts), hint=hint.format(**facts))
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
     return RegistryError(
         f"crane {arguments[0]} failed for {name}: {last[:500]}",

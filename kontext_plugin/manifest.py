@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kontext_plugin.image import Digest
-from kontext_plugin.tree import DIRECTORY, Tree, Undo
+from kontext_plugin.tree import DIRECTORY, Tree, Undo, is_utf8
 
 SOURCES = "var/run/kontext"
 MANIFEST = "var/lib/kontext/manifest.json"
@@ -184,13 +184,19 @@ def _check(tree: Tree) -> None:
     if len(paths) != len(tree.files) + len(tree.links):
         raise InvalidManifest("it lists a path both as a file and as a link")
     _check_integers(0, *tree.sizes.values())
-    if "\n" in tree.files.values():  # which JSON Schema's $ allows
-        raise InvalidManifest("it lists a hash that is none")
-    if not tree.executable <= tree.sizes.keys():
-        raise InvalidManifest("it lists as executable what is no file")
+    _check_values(tree)
     for parent in {path.rpartition("/")[0] for path in paths}:
         if parent and not tree.is_directory(parent):
             raise InvalidManifest(f"{parent!r} has entries below it and is no directory")
+
+
+def _check_values(tree: Tree) -> None:
+    if "\n" in tree.files.values():  # which JSON Schema's $ allows
+        raise InvalidManifest("it lists a hash that is none")
+    if not all(tree.files.get(path) for path in tree.executable):
+        raise InvalidManifest("it lists as executable what is no file")
+    if not is_utf8("".join(tree.links.values())):
+        raise InvalidManifest("it lists a link to what is no UTF-8")
 
 
 def _check_lineage(lineage: Lineage) -> None:
@@ -203,6 +209,7 @@ def _check_lineage(lineage: Lineage) -> None:
         paths = ancestor.undo.paths()
         _check_paths(ancestor.replaced_directories | paths)
         _check_integers(ancestor.layers, ancestor.generation, ancestor.content)
+        _check_values(former)
         if len(paths) != len(former.files) + len(former.links) + len(absent):
             raise InvalidManifest("it says two things of what a path was")
         if not below < ancestor.layers <= len(lineage.layers):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from kontext_plugin import manifest
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, lineage_of, without
-from kontext_plugin.diff import Changes, changes, replaced_directories, tree_bytes, undo
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
+from kontext_plugin.diff import Changes, diff, replaced_directories, tree_bytes
 from kontext_plugin.manifest import Lineage, Manifest
 from kontext_plugin.tree import Tree, Undo
 
@@ -25,10 +26,9 @@ class Plan:
     @property
     def up_to_date(self) -> bool:
         """Whether the image under the tag is the wanted one already."""
-        if isinstance(self.choice, Fresh) or self.since:
-            return False
-        return lineage_of(self.choice.previous).labels == self.lineage.labels
+        return isinstance(self.choice, Reuse) and self.choice.up_to_date
 
+    @cached_property
     def manifest(self) -> bytes:
         return manifest.encode(Manifest(self.tree, self.lineage))
 
@@ -45,13 +45,14 @@ class Plan:
             for paths, what in ((added, "added"), (changed, "changed"), (removed, "removed"))
         )
         parts = [f"{count:,} {what}" for count, what in counts if count]
-        return ", ".join(parts) or ("directories alone" if self.since else "no files")
+        nothing = "no files" if isinstance(self.choice, Fresh) else "the labels alone"
+        return ", ".join(parts) or ("directories alone" if self.since else nothing)
 
 
 def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
     choice = previous if isinstance(previous, Fresh) else choose(previous, wanted, tree)
     if isinstance(choice, Fresh):
-        everything = undo(Tree(), tree)
+        everything = diff(Tree(), tree)
         lineage = Lineage(
             base=wanted.base,
             extractor=wanted.extractor,
@@ -60,7 +61,9 @@ def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
             layers=tuple(layer.digest for layer in wanted.below),
             labels=wanted.labels,
         )
-        return Plan(wanted, choice, changes(everything, tree), tree, lineage, everything)
+        return Plan(
+            wanted, choice, everything, tree, lineage, Undo(absent=frozenset(everything.added))
+        )
     upon = choice.ancestors[-1]
     lineage = Lineage(
         base=wanted.base,
@@ -76,8 +79,11 @@ def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
     return Plan(wanted, choice, choice.changes, tree, lineage, choice.since)
 
 
-def plan_without(plan: Plan) -> Plan | None:
-    """The plan for when the registry lacks the image that `plan` builds on; None for the base."""
-    if isinstance(plan.choice, Fresh):
-        return None
-    return make_plan(without(plan.choice), plan.wanted, plan.tree)
+def plan_without(plan: Plan, choice: Reuse) -> Plan:
+    """The plan for when the ancestor of `choice` cannot be had."""
+    return make_plan(without(choice), plan.wanted, plan.tree)
+
+
+def plan_afresh(plan: Plan, reason: str) -> Plan:
+    """The plan for when nothing can be built on."""
+    return make_plan(Fresh(reason), plan.wanted, plan.tree)

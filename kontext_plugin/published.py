@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+
 from kontext_plugin import base, delta, image, manifest, schema
-from kontext_plugin.base_choice import Fresh, Previous
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, lineage_of
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import Damaged, NotFound, Refused
@@ -44,6 +46,33 @@ def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
     except ValueError as error:  # InvalidDocument and InvalidManifest among them
         return Fresh(f"the image under the tag is not one to build on: {error}")
     return Previous(found, held, image.settings_of(config))
+
+
+def ancestor_problem(
+    crane: Crane, threads: Executor, tag: Reference, choice: Reuse, wanted: Wanted
+) -> str:
+    """Why the ancestor of `choice` cannot be built on, if it cannot.
+
+    Its layers and configuration must be those that the image under the tag has taken over.
+    Raises RegistryError if the registry cannot be asked.
+    """
+    name = tag.at(choice.image)
+    try:
+        if choice.image in choice.previous.known:
+            crane.digest(name)
+            return ""
+        asked = threads.submit(crane.config, name)
+        found = _image(crane.manifest(name))
+        settings = image.settings_of(schema.load(asked.result(), schema.IMAGE_CONFIG))
+    except NotFound:
+        return "the registry does not have it"
+    except (Damaged, ValueError):
+        return "the registry has something else in its place"
+    labels = lineage_of(choice.previous).labels  # the ancestor may have fewer, and other values
+    own = {key: value for key, value in settings.get("Labels", {}).items() if key in labels}
+    if found.layers != choice.layers or settings != wanted.settings(own):
+        return "it is not what a later image says of it"
+    return ""
 
 
 def custom_base(crane: Crane, name: str, platform: str, max_layers: int) -> base.Base:

@@ -21,6 +21,10 @@ class Report:
     def warn(self, text: str) -> None:
         self.say(f"WARNING: {text}")
 
+    def alert(self, text: str) -> None:
+        """What must be known even with --quiet."""
+        show(f"WARNING: {text}")
+
     def trace(self, text: str) -> None:
         """For `docker -D`."""
         if self.debug:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kontext_plugin import base, manifest
+from kontext_plugin import base
 from kontext_plugin.base import Base
 from kontext_plugin.base_choice import Reuse
 from kontext_plugin.cache import Cache
@@ -14,7 +14,6 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
 from kontext_plugin.plan import Plan
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import number, size
 
 
 def upload(
@@ -25,13 +24,7 @@ def upload(
     Raises NotFound where the registry lacks what is to be built on, and KontextError. The tag is
     written by the last request.
     """
-    content = plan.manifest()
-    if len(content) > manifest.MAX_BYTES:
-        raise KontextError(
-            f"{number(len(plan.tree.files), 'path')} make a manifest of {size(len(content))}, "
-            f"and Kontext reads none above {size(manifest.MAX_BYTES)}",
-            hint="Leave directories out with .kontextignore, or push them separately.",
-        )
+    content = plan.manifest
     uploaded: set[Digest] = set()
     beneath: tuple[str, ...] = ()
     if isinstance(plan.choice, Reuse):
@@ -55,8 +48,16 @@ def upload(
         )
     uploaded |= made.uploaded
     image = Image(made.digest, (*layers, layer), digest_of(content))
-    cache.save_published(str(tag), image, content)
+    cache.save_published(str(tag), image, content, _known(plan))
     return image, sum(layer.size for layer in image.layers if layer.digest in uploaded)
+
+
+def _known(plan: Plan) -> set[Digest]:
+    """The ancestors of the new image that need not be looked at again."""
+    if not isinstance(plan.choice, Reuse):
+        return set()
+    seen = {*plan.choice.previous.known, plan.choice.image}
+    return seen & {ancestor.image for ancestor in plan.choice.ancestors}
 
 
 def _write(path: str, root: str, content: bytes, plan: Plan, besides: bytes) -> Layer:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kontext_plugin import base, crane, ignore, manifest, published
 from kontext_plugin.base import PLATFORMS, Base
@@ -25,9 +25,9 @@ from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.delta import Sink, write_layer
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
-from kontext_plugin.plan import Plan, make_plan, plan_without
+from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, size
+from kontext_plugin.report import Report, number, size
 from kontext_plugin.scan import scan
 from kontext_plugin.sources import read_file
 from kontext_plugin.upload import upload
@@ -35,6 +35,9 @@ from kontext_plugin.upload import upload
 REUSE = ("auto", "always", "never")
 IGNORE_FILES = (".kontextignore", ".dockerignore")
 IGNORE_FILE_BYTES = 1024 * 1024
+
+_COURTESY = 5.0
+"""Seconds for a question after the push is done."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,11 @@ def push(options: Options, report: Report) -> str:
             platform=options.platform,
             labels=options.labels,
             settings=below.settings_with,
-            max_layers=1 if options.single_layer else options.max_layers,
+            max_layers=options.max_layers,
+            single_layer=options.single_layer,
             always_reuse=options.reuse == "always",
         )
-        plan = make_plan(previous, wanted, found.tree)
+        plan = _confirmed(make_plan(previous, wanted, found.tree), registry, threads, tag, report)
         if options.dry_run:
             _tell_dry_run(tag, plan, previous, below, root, report)
             return ""
@@ -106,6 +110,8 @@ def push(options: Options, report: Report) -> str:
         for other in options.tags[1:]:
             _add_tag(registry, tag, image, other)
             report.say(f"Tagged {other}")
+        if not plan.up_to_date:
+            _tell_race(registry, tag, plan, image, report)
     return tag.at(image)
 
 
@@ -123,6 +129,29 @@ def _ask(registry: Crane, cache: Cache, options: Options) -> tuple[Base, Previou
     return below, published.previous(registry, cache, tag)
 
 
+def _confirmed(
+    plan: Plan, registry: Crane, threads: ThreadPoolExecutor, tag: Reference, report: Report
+) -> Plan:
+    """The plan, or the next best where it cannot be carried out. Raises KontextError."""
+    while isinstance(plan.choice, Reuse) and plan.choice.on_ancestor:
+        choice = plan.choice
+        problem = published.ancestor_problem(registry, threads, tag, choice, plan.wanted)
+        if not problem:
+            break
+        report.say(f"Cannot build on generation {choice.ancestors[-1].generation}: {problem}")
+        plan = plan_without(plan, choice)
+    if plan.up_to_date or len(plan.manifest) <= manifest.MAX_BYTES:
+        return plan
+    if isinstance(plan.choice, Reuse):  # what it says of its ancestors can be too much
+        plan = plan_afresh(plan, "with its ancestors the manifest would be too large")
+        return _confirmed(plan, registry, threads, tag, report)
+    raise KontextError(
+        f"{number(len(plan.tree.files), 'path')} make a manifest of {size(len(plan.manifest))}, "
+        f"and Kontext reads none above {size(manifest.MAX_BYTES)}",
+        hint="Leave directories out with .kontextignore, or push them separately.",
+    )
+
+
 def _publish(
     registry: Crane,
     cache: Cache,
@@ -132,17 +161,16 @@ def _publish(
     root: str,
     report: Report,
 ) -> Digest:
-    """Uploads as planned or, where the registry lacks an image, building on the next."""
+    """Uploads as planned or, where the registry lacks layers, afresh."""
     report.say(built_on(tag, plan))
     try:
         image, sent = upload(registry, cache, plan, below, tag, root)
     except NotFound:
-        if (rest := plan_without(plan)) is None:
+        if isinstance(plan.choice, Fresh):
             raise
-        report.say("The registry does not have that image any more")
-        return _publish(registry, cache, rest, below, tag, root, report)
+        afresh = plan_afresh(plan, "layers of the image are gone from the registry")
+        return _publish(registry, cache, afresh, below, tag, root, report)
     report.say(f"Pushed {tag}: {plan.describe()}; uploaded {size(sent)}")
-    _tell_race(registry, tag, image.digest, report)
     return image.digest
 
 
@@ -224,14 +252,16 @@ class _Nowhere:
     def write(self, data: bytes, /) -> None: ...
 
 
-def _tell_race(registry: Crane, tag: Reference, image: Digest, report: Report) -> None:
+def _tell_race(registry: Crane, tag: Reference, plan: Plan, image: Digest, report: Report) -> None:
     """No registry writes a tag under a condition, so of pushes at one time the last one wins."""
     try:
-        now = registry.digest(str(tag))
+        now = replace(registry, timeout=_COURTESY).digest(str(tag))
     except RegistryError:
         return
-    if now != image:
-        report.warn(
+    # A registry may answer for a while as it did before.
+    before = plan.choice.previous.image.digest if isinstance(plan.choice, Reuse) else image
+    if now not in (image, before):
+        report.alert(
             f"another push has replaced this image: {tag} shows {now} now; "
             f"yours stays at {tag.at(image)}"
         )
@@ -248,12 +278,12 @@ def _tell_dry_run(
     if plan.up_to_date:
         report.say(f"Nothing changed: {tag} is up to date, nothing would be uploaded")
         return
-    single = plan.wanted.max_layers == 1
+    single = plan.wanted.single_layer
     if isinstance(previous, Previous) and not (single or mismatch(previous, plan.wanted)):
         report.say(weighed(previous, plan))
     report.say(built_on(tag, plan))
     sink: Sink = _Nowhere()
-    layer = write_layer(sink, root, plan.manifest(), plan.tree, plan.changes, below.entries())
+    layer = write_layer(sink, root, plan.manifest, plan.tree, plan.changes, below.entries())
     text = f"Would upload {size(layer.size)} in one layer: {plan.describe()}"
     if isinstance(plan.choice, Fresh) and not single:
         text += "; and the base image, if the repository does not have it"

@@ -23,7 +23,7 @@ PUSH = Command(
         "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
     ),
     options=(
-        Option("single-layer", "Make one layer of everything, for what reads no more"),
+        Option("single-layer", "Make one layer of everything, for tools that read only one"),
         Option("tag", "Where to push: REGISTRY/REPOSITORY[:TAG] (required)", "t", kind="list"),
         Option(
             "base", "Image to build on, instead of the one with the extractor alone", kind="string"
@@ -39,7 +39,7 @@ PUSH = Command(
         ),
         Option("insecure", "Allow plain http and unknown certificates"),
         Option("label", "Set a label, KEY=VALUE, on the image", kind="list"),
-        Option("max-layers", "Start afresh rather than have more layers (default 64)", kind="int"),
+        Option("max-layers", "Have at most so many layers (default 64)", kind="int"),
         Option("platform", "linux/amd64 or linux/arm64 (default linux/amd64)", kind="string"),
         Option(
             "reuse",
@@ -57,6 +57,15 @@ PUSH = Command(
 )
 
 
+_EXCLUSIVE = (
+    ("single_layer", "base"),
+    ("single_layer", "reuse"),
+    ("single_layer", "max_layers"),
+    ("fresh", "reuse"),
+)
+"""Of which one would silently overrule the other."""
+
+
 def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     """What to push, and whether to be quiet about it. Raises UsageError."""
     parsed, positional = options.parse(PUSH, arguments)
@@ -64,8 +73,10 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         raise UsageError("give either DIR or --directory, not both")
     if not parsed.tag:
         raise UsageError("docker: 'docker kontext push' requires --tag")
-    if parsed.single_layer and parsed.base:
-        raise UsageError("--single-layer leaves no room for the layers of --base")
+    for one, other in _EXCLUSIVE:
+        if getattr(parsed, one) and getattr(parsed, other):
+            flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
+            raise UsageError(f"{flags[0]} and {flags[1]} cannot be given together")
 
     from kontext_plugin import base, crane, reference  # neither --help nor completion needs them
     from kontext_plugin.base_choice import MAX_LAYERS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, candidates_of
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, candidates_of, too_many, unfit
 from kontext_plugin.diff import tree_bytes
 from kontext_plugin.plan import Plan
 from kontext_plugin.reference import Reference
@@ -34,14 +34,16 @@ def built_on(tag: Reference, plan: Plan) -> str:
 def weighed(previous: Previous, plan: Plan) -> str:
     """All that the push could build on; bytes are those of sources, uncompressed."""
     chosen = plan.choice.image if isinstance(plan.choice, Reuse) else None
-    lines = ["It can build on one of these, with so much in the new layer (uncompressed):"]
+    lines = ["Weighed, with what the new layer would hold (uncompressed):"]
     for candidate in candidates_of(previous, plan.tree):
+        why_not = unfit(candidate, plan.tree) or too_many(candidate, plan.wanted)
         lines.append(
             f"{'*' if candidate.image == chosen else ' '} "
             f"generation {candidate.ancestors[-1].generation}, "
             f"{number(len(candidate.layers), 'layer')}: "
             f"{size(candidate.bytes)} in {number(len(candidate.changes.written), 'path')}, "
             f"{number(len(candidate.changes.whiteouts), 'whiteout')}"
+            + (f"; not possible: {why_not}" if why_not else "")
         )
     lines.append(
         f"{' ' if chosen else '*'} the base alone: {size(tree_bytes(plan.tree))} "

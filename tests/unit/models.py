@@ -164,7 +164,7 @@ def parents(path: str) -> list[str]:
 
 def published(plan: Plan) -> Previous:
     """What the tag shows once a plan is carried out, as another machine would read it."""
-    content = plan.manifest()
+    content = plan.manifest
     digest = digest_of(content)
     below = plan.wanted.below if isinstance(plan.choice, Fresh) else plan.choice.layers
     # Digests that no other plan has, as those of real images and layers.

@@ -22,9 +22,9 @@ from kontext_plugin.base_choice import (
     without,
 )
 from kontext_plugin.image import Digest, Image, Layer
-from kontext_plugin.manifest import Lineage, Manifest
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest
 from kontext_plugin.plan import make_plan
-from kontext_plugin.tree import Tree
+from kontext_plugin.tree import Tree, Undo
 
 BASE, EXTRACTOR, FIRST, TOP, OTHER = (Digest("sha256:" + letter * 64) for letter in "abcde")
 
@@ -57,7 +57,7 @@ def of(lineage: Lineage | None, image: Image = IMAGE) -> Previous:
 
 
 def of_layers(count: int) -> Previous:
-    layers = tuple(Layer(FIRST, 1) for _ in range(count))
+    layers = (Layer(BASE, 1), *(Layer(FIRST, 1) for _ in range(count - 1)))
     below = tuple(layer.digest for layer in layers[:-1])
     return of(replace(LINEAGE, layers=below), replace(IMAGE, layers=layers))
 
@@ -120,7 +120,7 @@ FRESH: dict[str, tuple[Callable[[], Reuse | Fresh], str]] = {
     ),
     "layers squashed": (
         lambda: choose(of(LINEAGE, replace(IMAGE, layers=IMAGE.layers[-1:])), WANTED, TREE),
-        "changed by another tool",
+        "has a single layer",
     ),
     "layers in another order": (
         lambda: choose(
@@ -145,6 +145,38 @@ FRESH: dict[str, tuple[Callable[[], Reuse | Fresh], str]] = {
     "directory comes back": (
         lambda: choose(PREVIOUS, ALWAYS, described({"was": Directory()})),
         "was was a directory once",
+    ),
+    "base of other layers": (
+        lambda: choose(
+            of(
+                replace(LINEAGE, layers=(OTHER, FIRST)),
+                replace(IMAGE, layers=(Layer(OTHER, 1), *IMAGE.layers[1:])),
+            ),
+            WANTED,
+            TREE,
+        ),
+        "changed by another tool",
+    ),
+    "ancestor without sources": (
+        lambda: choose(
+            of(
+                replace(
+                    LINEAGE,
+                    ancestors=(Ancestor(OTHER, 1, 0, 0, frozenset(), Undo()),),
+                )
+            ),
+            ALWAYS,
+            described({}),
+        ),
+        "no layer of sources",
+    ),
+    "nothing to add above --max-layers": (
+        lambda: choose(of_layers(9), replace(WANTED, max_layers=8), TREE),
+        "has reached 8 layers",
+    ),
+    "single layer wanted": (
+        lambda: choose(PREVIOUS, replace(WANTED, single_layer=True), TREE),
+        "is to have a single layer",
     ),
     "more than half changed": (
         lambda: choose(PREVIOUS, WANTED, described({"d": Directory(), "f": File(b"y" * 4000)})),
@@ -273,12 +305,14 @@ def test_an_image_that_is_gone_leaves_what_is_above_it() -> None:
     history = [ALL, edited(big=9001), edited(big=9001, a=4000), edited(big=9001, a=4000, b=1100)]
     tree = edited(big=9002, a=4001, b=1101)
     tried: list[int] = []
-    previous: Previous | Fresh = after(*history)
-    while isinstance(previous, Previous):
+    previous = after(*history)
+    while True:
         choice = choose(previous, ALWAYS, tree)
         assert isinstance(choice, Reuse)
         tried.append(len(choice.layers))
+        if not choice.on_ancestor:
+            break
         previous = without(choice)
     assert tried == sorted(set(tried)), "each one nearer than the last"
+    assert len(tried) > 1
     assert tried[-1] == len(after(*history).image.layers), "the one under the tag comes last"
-    assert previous.reason == "layers of the image are gone from the registry"

@@ -56,10 +56,10 @@ def files(cache: Cache) -> list[Path]:
 def test_what_was_saved_is_there(cache: Cache) -> None:
     cache.save_stats("/one", STATS)
     cache.save_stats("/two", {})
-    cache.save_published("r/r:t", IMAGE, CONTENT)
+    cache.save_published("r/r:t", IMAGE, CONTENT, [B])
     assert cache.stats("/one") == STATS
     assert cache.stats("/two") == {}
-    assert cache.published("r/r:t", A) == Previous(IMAGE, MANIFEST)
+    assert cache.published("r/r:t", A) == Previous(IMAGE, MANIFEST, known=frozenset({B}))
 
 
 def test_the_last_save_counts(cache: Cache) -> None:

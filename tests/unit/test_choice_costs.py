@@ -74,7 +74,7 @@ def costs(spread: Spread) -> Costs:
         if isinstance(previous, Previous):
             upload += layer_bytes(made.changes, tree)
             single += layer_bytes(diff(previous.manifest.tree, tree), tree)
-        digest = digest_of(made.manifest())
+        digest = digest_of(made.manifest)
         below = WANTED.below if isinstance(made.choice, Fresh) else made.choice.layers
         image = Image(digest, (*below, Layer(digest, 1)), digest)
         previous = Previous(image, Manifest(tree, made.lineage))

@@ -36,26 +36,26 @@ CASES = {
         f"Error: fetching manifest {NAME}: GET {URL}/manifests/t: MANIFEST_UNKNOWN: unknown; "
         "map[Tag:t]",
         NotFound,
-        f"{NAME} was not found",
-        "Check the name",
+        "does not take host.io:5000/team/repo",
+        "created before the first push",
     ),
     "no repository": Case(
         f"Error: GET {URL}/manifests/t: NAME_UNKNOWN: repository name not known to registry",
         NotFound,
-        "was not found",
-        "Check the name",
+        "does not take",
+        "created before the first push",
     ),
     "no blob": Case(
         f"Error: GET {URL}/blobs/sha256:0: BLOB_UNKNOWN: blob unknown to registry",
         NotFound,
-        "was not found",
+        "does not take",
         "",
     ),
     "404 without a code": Case(
         f"Error: HEAD {URL}/manifests/t: unexpected status code 404 Not Found (HEAD responses have "
         "no body, use GET for details)",
         NotFound,
-        "was not found",
+        "does not take",
         "",
     ),
     "no login": Case(
@@ -259,8 +259,8 @@ VERBS = {
 
 @pytest.mark.parametrize(("arguments", "name"), VERBS.values(), ids=VERBS)
 def test_the_image_is_named(arguments: tuple[str, ...], name: str) -> None:
-    error = explain("Error: MANIFEST_UNKNOWN", arguments, {})
-    assert error.message == f"{name} was not found"
+    error = explain("Error: something odd", arguments, {})
+    assert error.message == f"crane {arguments[0]} failed for {name}: something odd"
 
 
 def test_the_users_own_configuration_is_named_without_another() -> None:

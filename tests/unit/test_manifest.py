@@ -242,6 +242,13 @@ CONTRADICTIONS = {
     "was a file and absent": document(
         layers=[A], ancestors=[ancestor(files={"a": HEX}, absent=["a"])]
     ),
+    "was executable and no file": document(
+        layers=[A], ancestors=[ancestor(files={"a": ""}, executable=["a"])]
+    ),
+    "executable by an unsafe path": document(layers=[A], ancestors=[ancestor(executable=["../a"])]),
+    "a hash and a line end": document(layers=[A], ancestors=[ancestor(files={"a": "\n"})]),
+    "link to a surrogate": document(links={"l": "\ud800"}),
+    "was a link to a surrogate": document(layers=[A], ancestors=[ancestor(links={"l": "\ud800"})]),
     "generation no integer": document(generation=1.0),
     "version 1, no parent": {"files": {"a/b": HEX}},
     "version 1, below a file": {"files": {"a": HEX, "a/b": HEX}},

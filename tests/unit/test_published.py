@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ from models import described
 from trees import Directory, File
 
 from kontext_plugin import published
-from kontext_plugin.base_choice import Fresh, Previous
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import RegistryError
+from kontext_plugin.diff import Changes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
-from kontext_plugin.manifest import MANIFEST, Lineage, Manifest, encode
+from kontext_plugin.manifest import MANIFEST, Ancestor, Lineage, Manifest, encode
 from kontext_plugin.reference import parse
+from kontext_plugin.tree import Undo
 
 TAG = parse("host.io/repo:t")
 BASE = Digest("sha256:" + "b" * 64)
@@ -229,3 +233,76 @@ def test_what_cannot_be_a_base(answers: dict[str, bytes], message: str, registry
     assert message in raised.value.message
     assert registry.asked[0] == "digest --platform linux/amd64 host.io:5000/alpine:3"
     assert registry.asked[1] == f"manifest host.io:5000/alpine@{BASE}", "the digest that was found"
+
+
+def reuse(known: bool) -> tuple[Reuse, Wanted]:
+    """To build on an ancestor with one layer of sources, of an image with two."""
+    first, second = (Layer(Digest("sha256:" + letter * 64), 5) for letter in "12")
+    image = Image(BASE, (Layer(BASE, 1), first, second), None)
+    lineage = Lineage(BASE, BASE, "linux/amd64", labels={"k": "v", "n": "new"})
+    held = frozenset({BASE}) if known else frozenset()
+    before = Previous(image, Manifest(described({}), lineage), known=held)
+    ancestor = Ancestor(BASE, 2, 0, 0, frozenset(), Undo())
+    choice = Reuse((ancestor,), image.layers[:2], Changes(), 0, 1, Undo(), before)
+
+    def settings(labels: Mapping[str, str]) -> dict[str, Any]:
+        return {"Entrypoint": ["/e"], "platform": "linux/amd64", "Labels": {"b": "x", **labels}}
+
+    return choice, Wanted(BASE, (), BASE, "linux/amd64", lineage.labels, settings)
+
+
+def config_with(**changes: Any) -> bytes:
+    config = {"Entrypoint": ["/e"], "Labels": {"b": "x", "k": "old"}} | changes
+    return json.dumps({"os": "linux", "architecture": "amd64", "config": config}).encode()
+
+
+LAYERS = [{"digest": BASE, "size": 1}, {"digest": "sha256:" + "1" * 64, "size": 5}]
+WRONG = "it is not what a later image says of it"
+ANCESTORS: dict[str, tuple[dict[str, bytes], str]] = {
+    "as it should be": ({}, ""),
+    "without the label": ({"config": config_with(Labels={"b": "x"})}, ""),
+    "with a label of its own": ({"config": config_with(Labels={"b": "x", "by": "me"})}, WRONG),
+    "without the base's label": ({"config": config_with(Labels=None)}, WRONG),
+    "with an environment": ({"config": config_with(Env=["LD_PRELOAD=/x"])}, WRONG),
+    "with fewer layers": ({"manifest": document(b"", layers=LAYERS[:1])}, WRONG),
+    "with other layers": ({"manifest": document(b"")}, WRONG),
+    "an index": ({"manifest": b'{"manifests": []}'}, "something else in its place"),
+    "no JSON": ({"config": b"no"}, "something else in its place"),
+    "gone": ({"manifest_error": b"Error: MANIFEST_UNKNOWN: x"}, "does not have it"),
+    "damaged": ({"config_error": b"Error: error verifying sha256"}, "something else in its place"),
+}
+
+
+@pytest.mark.parametrize(("answers", "problem"), ANCESTORS.values(), ids=ANCESTORS)
+def test_an_ancestor_is_looked_at(
+    answers: dict[str, bytes], problem: str, registry: Registry
+) -> None:
+    registry.answers(manifest=document(b"", layers=LAYERS), config=config_with())
+    registry.answers(**answers)
+    choice, wanted = reuse(known=False)
+    with ThreadPoolExecutor(1) as threads, registry.crane as crane:
+        found = published.ancestor_problem(crane, threads, TAG, choice, wanted)
+    assert bool(found) == bool(problem)
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        pytest.param({"digest": BASE.encode()}, "", id="there"),
+        pytest.param(
+            {"digest_error": b"Error: MANIFEST_UNKNOWN"},
+            "the registry does not have it",
+            id="gone",
+        ),
+    ],
+)
+def test_a_known_ancestor_must_only_be_there(
+    answer: dict[str, bytes], problem: str, registry: Registry
+) -> None:
+    registry.answers(**answer)
+    choice, wanted = reuse(known=True)
+    with ThreadPoolExecutor(1) as threads, registry.crane as crane:
+        found = published.ancestor_problem(crane, threads, TAG, choice, wanted)
+    assert found == problem
+    assert registry.asked == [f"digest host.io/repo@{BASE}"]

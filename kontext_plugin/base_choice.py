@@ -168,7 +168,7 @@ def mismatch(previous: Previous, wanted: Wanted) -> str:
     lineage = previous.manifest.lineage
     if lineage is None:
         return "the image was made by the 2018 prototype"
-    single = len(previous.image.layers) == 1
+    single = not lineage.layers
     if single != wanted.single_layer:
         return "the image has a single layer, and is to have more" if single else _SINGLE
     if lineage.platform != wanted.platform:

@@ -120,7 +120,7 @@ FRESH: dict[str, tuple[Callable[[], Reuse | Fresh], str]] = {
     ),
     "layers squashed": (
         lambda: choose(of(LINEAGE, replace(IMAGE, layers=IMAGE.layers[-1:])), WANTED, TREE),
-        "has a single layer",
+        "changed by another tool",
     ),
     "layers in another order": (
         lambda: choose(

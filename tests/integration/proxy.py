@@ -221,9 +221,15 @@ def corrupted(at: float) -> Fault:
 
 
 def trickles(seconds: float) -> Fault:
-    """The request's body comes in, and the answer's goes out, a little at a time."""
+    """The request's body comes in, and the answer's goes out, a little at a time.
+
+    A small body is passed on: it is with us as soon as it is sent, and then no more is to be seen.
+    """
 
     def slowly(exchange: Exchange) -> None:
+        if 0 < exchange.length < 100_000:
+            passed(exchange)
+            return
         over, steps = exchange.proxy.over, int(seconds * 10)
         body = b""
         for step in range(1, steps + 1 if exchange.length else 1):
@@ -258,6 +264,12 @@ def serve_proxy(registry: str, *rules: Rule) -> Iterator[Proxy]:
         daemon_threads = True
         block_on_close = False
         request_queue_size = 64
+
+        def server_bind(self) -> None:
+            # As on a real line: what is not read waits on the other side, in packets of some size.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+            super().server_bind()
 
         def handle_error(self, *_: object) -> None: ...  # crane has left
 

@@ -45,7 +45,9 @@ REQUESTS = {
     "tag written": ("PUT", r"/manifests/v1$"),
 }
 
-PATIENCE = 3  # seconds
+PATIENCE = 6
+"""Seconds: more than the 3 that crane waits before its last try."""
+
 SILENT = f"has not answered for {PATIENCE} s"
 BROKEN = "broke the connection off"
 NO_HTTP = "does not speak HTTP"
@@ -75,7 +77,7 @@ FIRST = {
     "upload, cut in the body": Case("upload", proxy.cut_in_the_body),
     "upload, always cut in the body": Case("upload", proxy.cut_in_the_body, BROKEN, ALWAYS),
     "upload, not read": Case("upload", proxy.stops_reading, SILENT),
-    "upload, slow": Case("upload", trickles(PATIENCE * 1.5)),
+    "upload, slow": Case("upload", trickles(PATIENCE * 1.5), count=ALWAYS),
     "upload, answer lost": Case("upload", proxy.lost_answer),
     "upload ended, failing once": Case("upload ended", status(500)),
     "upload ended, silent": Case("upload ended", proxy.silent_after_all, SILENT),

@@ -33,17 +33,21 @@ class _Case:
     message: str  # may use the facts of explain() and the pattern's named groups
     hint: str
     kind: type[RegistryError] = RegistryError
+    verbs: frozenset[str] = frozenset()  # of crane's; none: any
 
 
-_WRITING = frozenset({"push", "mutate"})
-_NOT_TAKEN = (
-    "{registry} does not take {repository}",
-    "Check the name. Some registries want a repository to be created before the first push.",
-)
+_ABSENT = r"MANIFEST_UNKNOWN|NAME_UNKNOWN|BLOB_UNKNOWN|status code 404"
 
 _CASES = (
     _Case(
-        r"MANIFEST_UNKNOWN|NAME_UNKNOWN|BLOB_UNKNOWN|status code 404",
+        _ABSENT,
+        "{registry} does not take {repository}",
+        "Check the name. Some registries want a repository to be created before the first push.",
+        NotFound,
+        frozenset({"push", "mutate"}),
+    ),
+    _Case(
+        _ABSENT,
         "{name} was not found",
         "Check the name; a registry may also have removed what no tag shows any more.",
         NotFound,
@@ -158,12 +162,11 @@ def explain(
     }
     said = _reason(messages, arguments)
     for case in _CASES:
+        if case.verbs and arguments[0] not in case.verbs:
+            continue
         if found := re.search(case.pattern, said):
             facts.update(found.groupdict())
-            message, hint = case.message, case.hint
-            if case.kind is NotFound and arguments[0] in _WRITING:
-                message, hint = _NOT_TAKEN
-            return case.kind(message.format(**facts), hint=hint.format(**facts))
+            return case.kind(case.message.format(**facts), hint=case.hint.format(**facts))
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
     return RegistryError(
         f"crane {arguments[0]} failed for {name}: {last[:500]}",

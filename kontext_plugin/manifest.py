@@ -32,8 +32,7 @@ _UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
 class Ancestor:
     """An earlier image that has the lower layers of ours: a push may build on it instead.
 
-    Its digest is all that the registry is asked for; how its tree differs is written down here,
-    so that no machine has to read its manifest.
+    How its tree differs is written down here, so that no machine has to read its manifest.
     """
 
     image: Digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 DIRECTORY = ""
@@ -65,8 +66,9 @@ class Tree:
         """How many regular files and links there are: what a person calls files."""
         return len(self.sizes) + len(self.links)
 
-    @property
+    @cached_property
     def size(self) -> int:
+        """Bytes of all regular files."""
         return sum(self.sizes.values())
 
     def only(self, paths: Iterable[str]) -> Tree:

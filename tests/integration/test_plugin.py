@@ -10,11 +10,12 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Docker, Registry
+from machine import ends_within
 
 import kontext_plugin
 
@@ -129,15 +130,6 @@ def cranes(host: str) -> list[int]:
         if command[0].endswith(b"crane") and any(host.encode() in part for part in command):
             found.append(int(folder.name))
     return found
-
-
-def ends_within(seconds: float, done: Callable[[], bool]) -> bool:
-    limit = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > limit:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -25,7 +25,7 @@ LAYERS = [
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "daemon"},
     {"cache", "ignore", "tar", "digests", "crane_errors", "progress", "ending"},
-    {"plan"},
+    {"plan", "workers"},
     {"base_choice", "ignore_syntax", "sources"},
     {"diff"},
     {"manifest"},

@@ -13,26 +13,52 @@ import json
 import os
 import re
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise, starmap
 
 from kontext_plugin import manifest as manifests
 from kontext_plugin.base_choice import Previous
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image, Layer, digest_of
-from kontext_plugin.sources import read_file
+from kontext_plugin.sources import SIGNATURE_BYTES, read_file
 
-Stats = Mapping[str, tuple[str, str]]
-"""Path to the signature of its lstat (opaque; see scan.py) and its content's hex SHA-256."""
+Memory = tuple[bytes, bytes]
+"""The signature of a file's status, and its content's SHA-256."""
+
+Memories = dict[str, Memory]
+"""Of the files of one directory, by their names."""
+
+Stats = Mapping[str, bytes]
+"""Each directory's path to the `record` of its files: so packed, 100,000 take little to load."""
 
 _PREFIX = "kontext-scratch-"
 _SCRATCH = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # what tempfile.mkdtemp makes of it
 
 _LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
 
-_STATS_VERSION = "kontext stats 1"
+_STATS_VERSION = "kontext stats 2"
+_MEMORY = struct.Struct(f"{SIGNATURE_BYTES}s32s")
 _PUBLISHED_VERSION = "kontext published 1"
+
+
+def record(memories: Memories) -> bytes:
+    """Packs what is remembered of the files of one directory."""
+    names = "\0".join(memories).encode()
+    return b"".join([names, b"/", *starmap(_MEMORY.pack, memories.values())])
+
+
+def recall(packed: bytes | None) -> Memories:
+    """What `record` packed; nothing at all if it is damaged or there is none."""
+    if not packed:
+        return {}
+    names, _, memories = packed.partition(b"/")  # which no name contains
+    try:
+        return dict(zip(names.decode().split("\0"), _MEMORY.iter_unpack(memories), strict=True))
+    except (ValueError, struct.error):
+        return {}
 
 
 @dataclass(frozen=True)
@@ -44,16 +70,25 @@ class Cache:
 
     def stats(self, directory: str) -> Stats:
         """What was known of a directory's files when it was last pushed from this machine."""
-        fields = self._read("stats", directory).decode("utf-8", "replace").split("\0")
-        if fields[0] != _STATS_VERSION:
+        head, _, content = self._read("stats", directory).partition(b"\n")
+        try:
+            index = json.loads(head)
+            if index["version"] != _STATS_VERSION:
+                return {}
+            ends = [0, *accumulate(index["lengths"])]
+            records = [content[start:end] for start, end in pairwise(ends)]
+            return dict(zip(index["folders"], records, strict=True))
+        except (ValueError, LookupError, TypeError, RecursionError):
             return {}
-        return dict(zip(fields[1::3], zip(fields[2::3], fields[3::3], strict=False), strict=False))
 
     def save_stats(self, directory: str, stats: Stats) -> None:
-        fields = [_STATS_VERSION]
-        for path, (signature, digest) in stats.items():
-            fields += (path, signature, digest)
-        self._write("stats", directory, "\0".join(fields).encode())
+        index = {
+            "version": _STATS_VERSION,
+            "folders": [*stats],
+            "lengths": [*map(len, stats.values())],
+        }
+        content = b"".join(stats.values())
+        self._write("stats", directory, json.dumps(index).encode() + b"\n" + content)
 
     def published(self, reference: str, digest: Digest) -> Previous | None:
         """What `reference` held when this machine last looked, if that was the image `digest`."""

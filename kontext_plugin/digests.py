@@ -5,45 +5,59 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.sources import Sources, Status, status_of
+from kontext_plugin.workers import Workers
 
-_BATCH_BYTES = 32 * 1024 * 1024  # what one thread hashes at a time
+_MANY_FILES = 2000  # from here on, or from so many bytes, it pays to start workers
+_MANY_BYTES = 64 * 1024 * 1024
+_BATCH_BYTES = 32 * 1024 * 1024  # what one worker hashes at a time
 _BATCH_FILES = 256
 _CHUNK = 1024 * 1024
 _ATTEMPTS = 3
+
+
+class Seen(NamedTuple):
+    """A regular file as it was found."""
+
+    path: str
+    signature: bytes
+    size: int
 
 
 class Unreadable(Exception):
     """A file that cannot be read; the arguments are its path and why."""
 
 
-def hash_files(
-    root: str, paths: list[str], known: Mapping[str, Status], executor: Executor
-) -> Iterator[tuple[str, Status, str]]:
+def hash_files(root: str, seen: list[Seen], workers: Workers) -> Iterator[tuple[str, Status, str]]:
     """Each of the files with its status and hex SHA-256, both of one moment.
 
-    `known` has their status as it was seen before. Raises Unreadable, and KontextError for a file
-    that goes on changing.
+    Raises Unreadable, and KontextError for a file that goes on changing.
     """
-
-    def hash_batch(batch: list[str]) -> list[tuple[str, Status, str]]:
-        with Sources(root) as sources:
-            return [(path, *_hash(sources, path, known[path])) for path in batch]
-
-    for batch in executor.map(hash_batch, _batches(paths, known)):
+    if len(seen) < _MANY_FILES and sum(file.size for file in seen) < _MANY_BYTES:
+        yield from hash_batch((root, seen))
+        return
+    seen = sorted(seen, key=lambda file: file.size < _BATCH_BYTES)  # not the large ones at the end
+    for batch in workers.map(hash_batch, ((root, batch) for batch in _batches(seen))):
         yield from batch
 
 
-def _batches(paths: list[str], known: Mapping[str, Status]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[str, Status, str]]:
+    """What a worker does: files below a root. Raises as `hash_files` does."""
+    root, files = batch
+    with Sources(root) as sources:
+        return [(file.path, *_hash(sources, *file)) for file in files]
+
+
+def _batches(files: list[Seen]) -> Iterator[list[Seen]]:
+    batch: list[Seen] = []
     size = 0
-    for path in paths:
-        batch.append(path)
-        size += known[path].size
+    for file in files:
+        batch.append(file)
+        size += file.size
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:
             yield batch
             batch, size = [], 0
@@ -51,14 +65,14 @@ def _batches(paths: list[str], known: Mapping[str, Status]) -> Iterator[list[str
         yield batch
 
 
-def _hash(sources: Sources, path: str, seen: Status) -> tuple[Status, str]:
-    """If the status is `seen` after reading as it was before, nobody wrote in between."""
+def _hash(sources: Sources, path: str, signature: bytes, size: int) -> tuple[Status, str]:
+    """If the status is after reading as it was seen before, nobody wrote in between."""
     try:
         for _ in range(_ATTEMPTS):
             file = sources.file(path)
             try:
                 digest = hashlib.sha256()
-                left = seen.size + 1  # one more, to notice that there is more
+                left = size + 1  # one more, to notice that there is more
                 while chunk := os.read(file, min(left, _CHUNK)):
                     digest.update(chunk)
                     left -= len(chunk)
@@ -68,11 +82,11 @@ def _hash(sources: Sources, path: str, seen: Status) -> tuple[Status, str]:
             finally:
                 os.close(file)
             now = status_of(status)
-            if left == 1 and now.signature == seen.signature:
+            if left == 1 and now.signature == signature:
                 return now, digest.hexdigest()
             if not stat.S_ISREG(status.st_mode):
                 break
-            seen = now
+            signature, size = now.signature, now.size
     except OSError as error:
         raise Unreadable(path, error.strerror) from error
     raise KontextError(

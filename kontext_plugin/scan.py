@@ -9,16 +9,16 @@ import os
 import re
 import stat
 import time
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from kontext_plugin.cache import Stats
-from kontext_plugin.digests import Unreadable, hash_files
+from kontext_plugin.cache import Memories, Memory, Stats, recall, record
+from kontext_plugin.digests import Seen, Unreadable, hash_files
 from kontext_plugin.errors import KontextError
 from kontext_plugin.ignore import ROOT, IgnoreRules
 from kontext_plugin.manifest import SOURCES
-from kontext_plugin.sources import Sources, Status, status_of
+from kontext_plugin.sources import Sources, signature_of
 from kontext_plugin.tree import DIRECTORY, WHITEOUT, Tree, is_utf8
+from kontext_plugin.workers import Workers
 
 MAX_PATH = 3800
 """Bytes of a path: PATH_MAX is 4096, and a container engine unpacks below folders of its own."""
@@ -59,9 +59,12 @@ class Scan:
 class _Found:
     """What a walk collects on its way."""
 
-    directories: dict[str, str] = field(default_factory=dict)  # each to DIRECTORY
+    files: dict[str, str] = field(default_factory=dict)  # as a Tree has them, less the unknown
+    sizes: dict[str, int] = field(default_factory=dict)
+    executable: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
-    regular: dict[str, Status] = field(default_factory=dict)
+    unknown: list[Seen] = field(default_factory=list)  # the files to be hashed
+    stats: dict[str, bytes] = field(default_factory=dict)  # of the others
     special: list[LeftOut] = field(default_factory=list)
     git: list[str] = field(default_factory=list)
     refused: list[LeftOut] = field(default_factory=list)
@@ -71,7 +74,7 @@ def scan(
     root: str,
     rules: IgnoreRules,
     known: Stats,
-    executor: Executor,
+    workers: Workers,
     *,
     keep_git: bool = False,
     without: str = "",
@@ -85,39 +88,32 @@ def scan(
     horizon = time.time_ns() - _RACY
     try:
         with Sources(root) as sources:
-            found = _walk(sources, rules, keep_git, without)
+            found = _walk(sources, rules, known, keep_git, without)
     except OSError as error:
         raise _refusal([LeftOut(root, f"cannot be read: {error.strerror}")]) from error
     if found.refused:
         raise _refusal(found.refused)
-    stats: dict[str, tuple[str, str]] = {}
-    unknown: list[str] = []
-    for path, file in found.regular.items():
-        remembered = known.get(path)
-        if remembered and remembered[0] == file.signature:
-            stats[path] = remembered
-        else:
-            unknown.append(path)
-    files = found.directories | {path: digest for path, (_, digest) in stats.items()}
+    fresh: dict[str, Memories] = {}
     try:
-        for path, file, digest in hash_files(root, unknown, found.regular, executor):
-            found.regular[path] = file
-            files[path] = digest
+        for path, file, digest in hash_files(root, found.unknown, workers):
+            found.files[path] = digest
+            found.sizes[path] = file.size
+            (found.executable.add if file.executable else found.executable.discard)(path)
             if file.settled < horizon:
-                stats[path] = (file.signature, digest)
+                folder, _, name = path.rpartition("/")
+                fresh.setdefault(folder, {})[name] = (file.signature, bytes.fromhex(digest))
     except Unreadable as error:
         path, why = error.args
         raise _refusal([LeftOut(path, f"cannot be read: {why}")]) from error
-    tree = Tree(
-        files=files,
-        sizes={path: file.size for path, file in found.regular.items()},
-        executable=frozenset(path for path, file in found.regular.items() if file.executable),
-        links=found.links,
-    )
-    return Scan(tree, tuple(found.special), tuple(found.git), stats, len(unknown))
+    for folder, memories in fresh.items():
+        found.stats[folder] = record(recall(found.stats.get(folder)) | memories)
+    tree = Tree(found.files, found.sizes, frozenset(found.executable), found.links)
+    return Scan(tree, tuple(found.special), tuple(found.git), found.stats, len(found.unknown))
 
 
-def _walk(sources: Sources, rules: IgnoreRules, keep_git: bool, without: str) -> _Found:
+def _walk(
+    sources: Sources, rules: IgnoreRules, known: Stats, keep_git: bool, without: str
+) -> _Found:
     """Everything that the rules keep; no content is read."""
     found = _Found()
     pending = [("", ROOT)]
@@ -125,6 +121,7 @@ def _walk(sources: Sources, rules: IgnoreRules, keep_git: bool, without: str) ->
     while pending:  # a loop, since a tree can be deeper than Python's stack
         folder, verdict = pending.pop()
         prefix = folder + "/" if folder else ""
+        remembered, kept = recall(known.get(folder)), {}
         try:
             descriptor = sources.folder(folder)
             with os.scandir(descriptor) as entries:
@@ -147,38 +144,53 @@ def _walk(sources: Sources, rules: IgnoreRules, keep_git: bool, without: str) ->
                     if verdict.excluded:
                         _keep_parents(folder, found)
                     if directory:
-                        found.directories[path] = DIRECTORY
+                        found.files[path] = DIRECTORY
                         pending.append((path, own))
-                    else:
-                        _collect(item, path, descriptor, found)
+                    elif memory := _collect(item, path, descriptor, remembered, found):
+                        kept[item.name] = memory
         except OSError as error:
             found.refused.append(LeftOut(folder or ".", f"cannot be read: {error.strerror}"))
+        if kept:
+            found.stats[folder] = known[folder] if kept == remembered else record(kept)
     return found
 
 
 def _keep_parents(folder: str, found: _Found) -> None:
     """An excluded directory stays as the parent of what a later rule keeps."""
-    while folder and folder not in found.directories:
-        found.directories[folder] = DIRECTORY
+    while folder and folder not in found.files:
+        found.files[folder] = DIRECTORY
         folder = folder.rpartition("/")[0]
 
 
-def _collect(item: os.DirEntry[str], path: str, folder: int, found: _Found) -> None:
+def _collect(
+    item: os.DirEntry[str], path: str, folder: int, remembered: Memories, found: _Found
+) -> Memory | None:
+    """What is remembered of a file, if it still is the same."""
     try:
         if item.is_symlink():
             target = os.readlink(item.name, dir_fd=folder)
             if problem := _link_problem(path, target):
                 found.refused.append(LeftOut(path, problem))
             found.links[path] = target
-            return
+            return None
         status = item.stat(follow_symlinks=False)
     except OSError as error:
         found.refused.append(LeftOut(path, f"cannot be read: {error.strerror}"))
-        return
-    if special := _SPECIAL.get(stat.S_IFMT(status.st_mode)):
+        return None
+    mode, size = status.st_mode, status.st_size
+    if special := _SPECIAL.get(stat.S_IFMT(mode)):
         found.special.append(LeftOut(path, special))
-    else:
-        found.regular[path] = status_of(status)
+        return None
+    found.sizes[path] = size
+    if mode & stat.S_IXUSR:
+        found.executable.add(path)
+    signature = signature_of(status)
+    memory = remembered.get(item.name)
+    if memory and memory[0] == signature:
+        found.files[path] = memory[1].hex()
+        return memory
+    found.unknown.append(Seen(path, signature, size))
+    return None
 
 
 def _name_problem(path: str) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import stat
+import struct
 from typing import NamedTuple
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -11,23 +13,41 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Status(NamedTuple):
-    """What a push needs of a regular file's status, which is ten times as large."""
+_fields = operator.attrgetter(
+    "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev"
+)
+_pack = struct.Struct("<6Q").pack
+_WORD = 2**64 - 1
 
-    signature: str  # changes whenever the content may have
+SIGNATURE_BYTES = 48
+
+_HELD = 32  # directories: descriptors are few, and a tree can be deep
+
+
+class Status(NamedTuple):
+    """What a push needs of the status of a regular file that it has read."""
+
+    signature: bytes
     size: int
     executable: bool
     settled: int  # nanoseconds: the last change of the content or the status
 
 
-def status_of(status: os.stat_result) -> Status:
+def signature_of(status: os.stat_result) -> bytes:
+    """SIGNATURE_BYTES that change whenever the content may have."""
     # A write sets ctime, which nobody can set back; the rest tells one file from another.
-    mtime, ctime, mode = status.st_mtime_ns, status.st_ctime_ns, status.st_mode
+    try:
+        return _pack(*_fields(status))
+    except struct.error:  # a time before 1970 or after 2554
+        return _pack(*(value & _WORD for value in _fields(status)))
+
+
+def status_of(status: os.stat_result) -> Status:
     return Status(
-        f"{status.st_size}:{mtime}:{ctime}:{status.st_dev}:{status.st_ino}:{mode}",
+        signature_of(status),
         status.st_size,
-        bool(mode & stat.S_IXUSR),
-        max(mtime, ctime),
+        bool(status.st_mode & stat.S_IXUSR),
+        max(status.st_mtime_ns, status.st_ctime_ns),
     )
 
 
@@ -40,47 +60,36 @@ class Sources:
     """
 
     def __init__(self, root: str) -> None:
-        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._path, self._folder = "", self._root  # what was opened last
+        # What is open on the way to the last directory, each with its path and a slash.
+        self._open = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
 
     def __enter__(self) -> Sources:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._forget()
-        os.close(self._root)
+        while self._open:
+            os.close(self._open.pop()[1])
 
     def folder(self, path: str) -> int:
         """The descriptor of a directory, "" for the root; good until the next call."""
-        if path == self._path:
-            return self._folder
-        if self._path and path.startswith(self._path + "/"):
-            start, rest = self._folder, path[len(self._path) + 1 :]
-        else:
-            start, rest = self._root, path
-        opened = start
-        try:
-            for name in rest.split("/") if rest else ():
-                above, opened = opened, os.open(name, _FOLDER, dir_fd=opened)
-                if above != start:
-                    os.close(above)
-        except OSError:
-            if opened != start:
-                os.close(opened)
-            raise
-        self._forget()
-        self._path, self._folder = path, opened
-        return opened
+        wanted = path + "/" if path else ""
+        while not wanted.startswith(self._open[-1][0]):
+            os.close(self._open.pop()[1])
+        above, folder = self._open[-1]
+        if above == wanted:
+            return folder
+        for name in wanted[len(above) : -1].split("/"):
+            above += name + "/"
+            folder = os.open(name, _FOLDER, dir_fd=folder)
+            if len(self._open) > _HELD:
+                os.close(self._open.pop()[1])
+            self._open.append((above, folder))
+        return folder
 
     def file(self, path: str) -> int:
         """The descriptor of a file, for the caller to close. It may be no regular one."""
         folder, _, name = path.rpartition("/")
         return os.open(name, _FILE, dir_fd=self.folder(folder))
-
-    def _forget(self) -> None:
-        if self._folder != self._root:
-            os.close(self._folder)
-        self._path, self._folder = "", self._root
 
 
 def read_file(path: str, limit: int) -> bytes:

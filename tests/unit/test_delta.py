@@ -171,11 +171,9 @@ def test_golden_digests(tree: Tree, archive: str, layer: str, tmp_path: Path) ->
 
 PROGRAM = """
 import io, os, sys
-from concurrent.futures import ThreadPoolExecutor
-from kontext_plugin import delta, diff, ignore, scan, tree
+from kontext_plugin import delta, diff, ignore, scan, tree, workers
 os.umask(int(sys.argv[2], 8))
-with ThreadPoolExecutor(2) as threads:
-    scanned = scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, threads).tree
+scanned = scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, workers.Workers()).tree
 changes = diff.diff(tree.Tree(), scanned)
 print(delta.write_layer(io.BytesIO(), sys.argv[1], b"{}", scanned, changes).digest)
 """

@@ -8,22 +8,25 @@ import os
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import unprivileged
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import PLAIN_NAMES, STRANGE_NAMES, described, trees
 from trees import Directory, File, Link, Tree, plant
 
-from kontext_plugin import ignore, manifest
+from kontext_plugin import digests, ignore, manifest
 from kontext_plugin import scan as scans
+from kontext_plugin.cache import recall, record
 from kontext_plugin.errors import KontextError
 from kontext_plugin.scan import MAX_PATH, LeftOut, Scan
+from kontext_plugin.sources import SIGNATURE_BYTES
+from kontext_plugin.workers import Workers
 
 MIB = 1024 * 1024
 DIR, X = Directory(), File(b"x")
@@ -31,22 +34,22 @@ RUN = File(b"x", executable=True)
 
 
 @pytest.fixture(scope="module")
-def threads() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
+def workers() -> Iterator[Workers]:
+    with Workers(2) as workers:
+        yield workers
 
 
 Scanner = Callable[..., Scan]
 
 
 @pytest.fixture
-def scan(tmp_path: Path, threads: Executor) -> Scanner:
+def scan(tmp_path: Path, workers: Workers) -> Scanner:
     """Scans tmp_path/root with these lines as its ignore file."""
     (tmp_path / "root").mkdir()
 
     def scan(*rules: str, known: Mapping[str, Any] | None = None, keep_git: bool = False) -> Scan:
         root, parsed = str(tmp_path / "root"), ignore.parse("\n".join(rules), "rules")
-        return scans.scan(root, parsed, known or {}, threads, keep_git=keep_git)
+        return scans.scan(root, parsed, known or {}, workers, keep_git=keep_git)
 
     return scan
 
@@ -57,10 +60,10 @@ def root(tmp_path: Path, scan: Scanner) -> Path:
 
 
 @given(tree=trees(st.one_of(PLAIN_NAMES, STRANGE_NAMES)))
-def test_the_scan_is_the_tree(tree: Tree, threads: Executor) -> None:
+def test_the_scan_is_the_tree(tree: Tree, workers: Workers) -> None:
     with tempfile.TemporaryDirectory() as root:
         plant(Path(root), tree)
-        found = scans.scan(root, ignore.IgnoreRules(), {}, threads)
+        found = scans.scan(root, ignore.IgnoreRules(), {}, workers)
     assert found.tree == described(tree)
     assert (found.special, found.git) == ((), ())
     assert found.hashed == len(found.tree.sizes)
@@ -309,11 +312,10 @@ def test_git_is_kept_on_request(scan: Scanner, root: Path) -> None:
 # What cannot be read
 
 SCAN = """
-with ThreadPoolExecutor(2) as threads:
-    try:
-        scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, threads)
-    except KontextError as error:
-        print(error.message)
+try:
+    scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, workers.Workers())
+except KontextError as error:
+    print(error.message)
 """
 
 
@@ -352,6 +354,18 @@ def test_an_unchanged_file_is_not_read_again(settled: None, scan: Scanner, root:
     again = scan(known=first.stats)
     assert (first.hashed, again.hashed) == (4, 0)
     assert (again.tree, again.stats) == (first.tree, first.stats)
+
+
+def test_only_what_is_new_in_a_directory_is_read(settled: None, scan: Scanner, root: Path) -> None:
+    plant(root, NESTED)
+    known = scan().stats
+    plant(root, {"a/b/new": File(b"new"), "other": DIR, "other/f": X})
+    (root / "a/b/d").unlink()
+    found = scan(known=known)
+    assert found.hashed == 2
+    assert recall(found.stats["a/b"]).keys() == {"c", "new"}
+    assert {folder for folder in known if found.stats[folder] is known[folder]} == {"", "a"}
+    assert scan(known=found.stats).hashed == 0
 
 
 def edited(path: Path) -> None:
@@ -446,17 +460,43 @@ def test_what_is_gone_is_forgotten(settled: None, scan: Scanner, root: Path) -> 
     plant(root, {"f": X, "g": X})
     known = scan().stats
     (root / "g").unlink()
-    assert scan(known=known).stats.keys() == {"f"}
+    assert recall(scan(known=known).stats[""]).keys() == {"f"}
+    (root / "f").unlink()
+    assert scan(known=known).stats == {}
 
 
-@pytest.mark.parametrize("entry", [("", ""), ("1:2:3", "0" * 64), ("x", "y")], ids=str)
+WRONG: dict[str, bytes] = {
+    "empty": b"",
+    "another signature": record({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
+    "no memories": b"f/",
+    "no names": bytes(SIGNATURE_BYTES + 32),
+    "cut": record({"f": (bytes(SIGNATURE_BYTES), bytes(32))})[:-1],
+    "a name too many": b"f\0" + record({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
+    "a name that is not UTF-8": b"\xff" + record({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
+}
+
+
+@pytest.mark.parametrize("packed", WRONG.values(), ids=WRONG)
 def test_a_wrong_memory_is_not_believed(
-    entry: tuple[str, str], settled: None, scan: Scanner, root: Path
+    packed: bytes, settled: None, scan: Scanner, root: Path
 ) -> None:
     plant(root, {"f": X})
-    found = scan(known={"f": entry, "gone": entry})
+    found = scan(known={"": packed, "gone": packed})
     assert found.tree == described({"f": X})
-    assert found.stats.keys() == {"f"}
+    assert found.stats.keys() == {""}
+    assert recall(found.stats[""]).keys() == {"f"}
+
+
+@pytest.mark.parametrize("seconds", [-(10**9), 0, 10**10, 1.5 * 10**10, 2**33], ids=str)
+def test_a_file_of_any_time_is_remembered(
+    seconds: float, settled: None, scan: Scanner, root: Path
+) -> None:
+    """As far as the file system has such times."""
+    plant(root, {"f": X})
+    os.utime(root / "f", (seconds, seconds))
+    first = scan()
+    assert scan(known=first.stats).hashed == first.hashed - len(first.stats)
+    assert scan(known=first.stats).tree == described({"f": X})
 
 
 # Changes while the files are hashed
@@ -494,6 +534,82 @@ def test_a_file_that_changes_once_is_read_again(
 
     monkeypatch.setattr(scans.os, "read", busy)
     assert scan().tree == described({"f": File(b"after, and longer")})
+
+
+# Workers
+
+
+@pytest.fixture
+def by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_MANY_FILES", 1)
+    monkeypatch.setattr(digests, "_BATCH_FILES", 3)
+
+
+@given(tree=trees(st.one_of(PLAIN_NAMES, STRANGE_NAMES)))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_workers_find_the_same(by_workers: None, tree: Tree, workers: Workers) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        plant(Path(root), tree)
+        found = scans.scan(root, ignore.IgnoreRules(), {}, workers)
+    assert found.tree == described(tree)
+
+
+def test_what_workers_find_is_remembered(
+    settled: None, by_workers: None, scan: Scanner, root: Path
+) -> None:
+    tree: Tree = {f"{number % 5}/{number}": File(b"x" * number) for number in range(50)}
+    plant(root, tree)
+    first = scan()
+    again = scan(known=first.stats)
+    assert (first.hashed, again.hashed) == (50, 0)
+    assert again.tree == first.tree
+    assert {digest for path, digest in first.tree.files.items() if path in tree} == {
+        hashlib.sha256(b"x" * number).hexdigest() for number in range(50)
+    }
+
+
+def test_a_file_that_changes_at_each_reading_is_refused_by_workers(
+    by_workers: None, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": X, "log": X})
+    os.truncate(root / "log", 64 * MIB)  # a hole: some time to read
+    done = threading.Event()
+
+    def write() -> None:
+        with (root / "log").open("ab", buffering=0) as log:
+            while not done.wait(0.001):
+                log.write(b"line\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pytest.raises(KontextError, match="'log' changed while it was read") as raised:
+            scan()
+    finally:
+        done.set()
+        writer.join()
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("many", [1, 10**6], ids=["by workers", "alone"])
+def test_of_many_files_the_unreadable_one_is_named(
+    many: int, monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    monkeypatch.setattr(digests, "_MANY_FILES", many)
+    monkeypatch.setattr(digests, "_BATCH_FILES", 3)
+    plant(root, {f"d/{number}": X for number in range(20)})
+    walk = scans._walk
+
+    def walk_and_remove(*arguments: Any) -> Any:
+        found = walk(*arguments)
+        (root / "d/17").unlink()
+        return found
+
+    monkeypatch.setattr(scans, "_walk", walk_and_remove)
+    with pytest.raises(KontextError, match="'d/17': cannot be read: No such file"):
+        scan()
+    monkeypatch.setattr(scans, "_walk", walk)
+    assert scan().hashed == 19
 
 
 SWAPS: dict[str, Callable[[Path], object]] = {

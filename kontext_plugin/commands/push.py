@@ -31,6 +31,7 @@ from kontext_plugin.report import Report, number, size
 from kontext_plugin.scan import scan
 from kontext_plugin.sources import read_file
 from kontext_plugin.upload import upload
+from kontext_plugin.workers import Workers
 
 REUSE = ("auto", "always", "never")
 IGNORE_FILES = (".kontextignore", ".dockerignore")
@@ -68,14 +69,14 @@ def push(options: Options, report: Report) -> str:
     cache = open_cache(read_only=options.dry_run)
     tag = options.tags[0]
     registry = crane.find(options.insecure, report.trace, options.timeout)
-    with _threads() as threads, registry:
+    with _threads() as threads, Workers() as workers, registry:
         asked = threads.submit(_ask, registry, cache, options)
         known = {} if options.fresh else cache.stats(root)
         found = scan(
             root,
             rules,
             known,
-            threads,
+            workers,
             keep_git=options.keep_git,
             without=_below(cache.root, root),
         )
@@ -235,12 +236,12 @@ def _rules(root: str, chosen: str) -> ignore.IgnoreRules:
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """One thread a processor for hashing, and one that waits for the registry."""
+    """Threads that wait for the registry and write the cache."""
     threads = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
     try:
         yield threads
     except BaseException:
-        # Whoever hashes a large file ends with the process.
+        # Whoever waits ends with the process.
         threads.shutdown(wait=False, cancel_futures=True)
         raise
     threads.shutdown()

@@ -12,6 +12,7 @@ from typing import Any
 from kontext_plugin import tar
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document, settings_of
+from kontext_plugin.layout import blob
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
 ENTRYPOINT = "/kontext-extractor"
@@ -62,16 +63,16 @@ def single_layer(platform: str) -> Base:
     """An empty one: the extractor goes into the one layer. Raises KontextError as `shipped`."""
     own, empty = shipped(platform), _load("empty", platform)
     (layer,) = own.image.layers
-    return replace(empty, extractor=own.extractor, extractor_inside=_blob(own.layout, layer.digest))
+    return replace(empty, extractor=own.extractor, extractor_inside=blob(own.layout, layer.digest))
 
 
 def _load(kind: str, platform: str) -> Base:
     layout = os.path.join(_FOLDER, kind, platform.replace("/", "-"))
     try:
         (descriptor,) = json.loads(_read(os.path.join(layout, "index.json")))["manifests"]
-        content = _read(_blob(layout, descriptor["digest"]))
+        content = _read(blob(layout, descriptor["digest"]))
         document = json.loads(content)
-        config = json.loads(_read(_blob(layout, document["config"]["digest"])))
+        config = json.loads(_read(blob(layout, document["config"]["digest"])))
     except OSError as error:
         raise KontextError(
             f"the base image for {platform} is not in this installation: {error}",
@@ -91,12 +92,8 @@ def upon(image: Image, settings: Mapping[str, Any], source: str, platform: str) 
         own.extractor,
         source=source,
         extractor_layer=layer,
-        extractor_paths=(_blob(own.layout, layer.digest),),
+        extractor_paths=(blob(own.layout, layer.digest),),
     )
-
-
-def _blob(layout: str, digest: str) -> str:
-    return os.path.join(layout, "blobs", *digest.split(":"))
 
 
 def _read(path: str) -> bytes:

@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 
-from kontext_plugin import manifest as manifests
+from kontext_plugin import remembered
 from kontext_plugin.base_choice import Previous
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import Digest, Image, Layer, digest_of
+from kontext_plugin.image import Digest, Image
+from kontext_plugin.manifest import Manifest
 from kontext_plugin.sources import SIGNATURE_BYTES, read_file
 
 Memory = tuple[bytes, bytes]
@@ -41,7 +42,6 @@ _LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
 
 _STATS_VERSION = "kontext stats 2"
 _MEMORY = struct.Struct(f"{SIGNATURE_BYTES}s32s")
-_PUBLISHED_VERSION = "kontext published 1"
 
 
 def record(memories: Memories) -> bytes:
@@ -92,33 +92,13 @@ class Cache:
 
     def published(self, reference: str, digest: Digest) -> Previous | None:
         """What `reference` held when this machine last looked, if that was the image `digest`."""
-        head, _, content = self._read("published", reference).partition(b"\n")
-        try:
-            record = json.loads(head)
-            if record["version"] != _PUBLISHED_VERSION or record["digest"] != digest:
-                return None
-            image = Image(
-                digest,
-                tuple(Layer(Digest(layer), size) for layer, size in record["layers"]),
-                digest_of(content),
-            )
-            # Decoded with all checks before it was saved, and undamaged since.
-            held = manifests.restore(json.loads(content))
-            return Previous(image, held, known=frozenset(record["known"]))
-        except (ValueError, LookupError, TypeError):
-            return None
+        return remembered.decode(self._read("published", reference), digest)
 
     def save_published(
-        self, reference: str, image: Image, manifest: bytes, known: Iterable[Digest] = ()
+        self, reference: str, image: Image, manifest: Manifest, known: Iterable[Digest] = ()
     ) -> None:
         """`known` are the ancestors that this machine has made or looked at."""
-        record = {
-            "version": _PUBLISHED_VERSION,
-            "digest": image.digest,
-            "layers": [[layer.digest, layer.size] for layer in image.layers],
-            "known": sorted(known),
-        }
-        self._write("published", reference, json.dumps(record).encode() + b"\n" + manifest)
+        self._write("published", reference, remembered.encode(image, manifest, known))
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:

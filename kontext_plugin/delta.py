@@ -1,4 +1,4 @@
-"""Layers: writes one that turns an image's sources into a tree, and reads the manifest off one.
+"""Layers: writes one that turns an image's sources into a tree, and reads documents off its head.
 
 The bytes depend on the trees alone: entries are sorted; owners, times and modes are fixed; and the
 compressed stream is cut into blocks at fixed places.
@@ -12,16 +12,16 @@ import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import IO, Protocol
 
 from kontext_plugin import tar
-from kontext_plugin.diff import Changes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Layer
-from kontext_plugin.manifest import MANIFEST, MAX_BYTES, SOURCES
+from kontext_plugin.manifest import MANIFEST, SOURCES, is_document
 from kontext_plugin.sources import Sources
-from kontext_plugin.tree import WHITEOUT, Entry, Tree
+from kontext_plugin.tree import WHITEOUT, Entry, Tree, parents
 
 # zlib-ng gives the same bytes on x86-64, with and without SSE4.2, and on arm64; ISA-L does not.
 # At level 2 they do not depend on how the input is handed over either.
@@ -37,6 +37,22 @@ class Sink(Protocol):
     """Where a layer goes: a file, or nowhere."""
 
     def write(self, data: bytes, /) -> object: ...
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a layer holds."""
+
+    documents: Mapping[str, bytes]  # the manifest and parts of it, by their names in the image
+    written: tuple[str, ...]  # paths of the tree
+    whiteouts: tuple[str, ...] = ()
+    besides: bytes = b""  # archive entries that lie outside of the sources
+
+
+@dataclass(frozen=True)
+class Written:
+    layer: Layer
+    diff_id: Digest  # of the archive, uncompressed (OCI image specification, config.md)
 
 
 class _Counting:
@@ -59,45 +75,42 @@ class _Counting:
         return Layer(Digest("sha256:" + self._hash.hexdigest()), self._size)
 
 
-def write_layer(
-    sink: Sink, root: str, manifest: bytes, tree: Tree, changes: Changes, besides: bytes = b""
-) -> Layer:
-    """Writes the gzip layer that brings an image from `changes`' old tree to `tree`.
+def write_layer(sink: Sink, root: str, tree: Tree, content: Content) -> Written:
+    """Writes a gzip layer: the documents first, then what `tree` has at the written paths.
 
-    `manifest` is the new manifest.json and comes first, then `besides`, archive entries that lie
-    outside of the sources. File contents are read below `root` and
-    must be those that `tree` has. Raises KontextError if one is not, or cannot be read, and
-    OSError if the sink takes no more.
+    File contents are read below `root` and must be those that `tree` has. Raises KontextError if
+    one is not, or cannot be read, and OSError if the sink takes no more.
     """
     try:
         sources = Sources(root)
     except OSError as error:
         raise _changed(root, f"cannot be read any more: {error.strerror}") from error
     with sources:
-        return compress(sink, _tar(sources, manifest, tree, changes, besides))
+        return compress(sink, _tar(sources, tree, content))
 
 
-def compress(sink: Sink, archive: Iterable[bytes]) -> Layer:
+def compress(sink: Sink, archive: Iterable[bytes]) -> Written:
     """Writes the pieces of a tar archive as one gzip stream, and says what it came to."""
-    counting = _Counting(sink)
+    counting, plain = _Counting(sink), hashlib.sha256()
     blocks = _blocks(archive)
     first = next(blocks)
+    plain.update(first)
     if len(first) < _BLOCK:
         from zlib_ng import zlib_ng
 
         counting.write(_GZIP_HEADER + zlib_ng.compress(first, _LEVEL, wbits=-15))
         counting.write(struct.pack("<II", zlib.crc32(first), len(first)))
-        return counting.layer()
+    else:
+        from zlib_ng import gzip_ng_threaded  # its threads take 50 ms to end
 
-    from zlib_ng import gzip_ng_threaded  # its threads take 50 ms to end
-
-    with gzip_ng_threaded.open(  # type: ignore[no-untyped-call]
-        counting, "wb", compresslevel=_LEVEL, threads=_THREADS, block_size=_BLOCK
-    ) as compressed:
-        compressed.write(first)
-        for block in blocks:
-            compressed.write(block)
-    return counting.layer()
+        with gzip_ng_threaded.open(  # type: ignore[no-untyped-call]
+            counting, "wb", compresslevel=_LEVEL, threads=_THREADS, block_size=_BLOCK
+        ) as compressed:
+            compressed.write(first)
+            for block in blocks:
+                plain.update(block)
+                compressed.write(block)
+    return Written(counting.layer(), Digest("sha256:" + plain.hexdigest()))
 
 
 def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -114,42 +127,55 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield bytes(pending)
 
 
-def read_manifest(layer: IO[bytes]) -> bytes:
-    """The manifest.json at the head of a gzip layer; little more of the stream is read.
+def documents(layer: IO[bytes], limit: int) -> Iterator[tuple[str, bytes]]:
+    """The documents at the head of a gzip layer, each with its name; little more is read.
 
-    Raises ValueError where the layer does not begin with one of at most MAX_BYTES. The bytes are
-    unchecked: a blob's digest is known only at its end.
+    Raises ValueError where the layer is damaged, or holds more than `limit` bytes of them. The
+    bytes are unchecked: a blob's digest is known only at its end.
     """
     try:
         with gzip.GzipFile(fileobj=layer) as stream:
-            # One plain header, as write_layer makes it: extended headers could be of any size.
-            header = tarfile.TarInfo.frombuf(stream.read(tar.BLOCKSIZE), "utf-8", "strict")
-            if header.name.lstrip("/") != MANIFEST or not header.isreg():
-                raise ValueError("its top layer does not begin with a manifest")
-            if not 0 <= header.size <= MAX_BYTES:
-                raise ValueError(f"its manifest is larger than {MAX_BYTES} bytes")
-            content = stream.read(header.size)
+            # Plain headers, as write_layer makes them: extended ones could be of any size.
+            left = limit
+            while header := _header(stream.read(tar.BLOCKSIZE)):
+                left -= header.size
+                if header.size < 0 or left < 0:
+                    raise ValueError(f"its manifest is larger than {limit} bytes")
+                content = stream.read(header.size)
+                if len(content) != header.size:
+                    raise EOFError("it ends early")
+                stream.read(-header.size % tar.BLOCKSIZE)
+                yield header.name.lstrip("/"), content
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"its top layer is damaged: {error}") from error
-    if len(content) != header.size:
-        raise ValueError("its top layer is damaged: it ends early")
+        raise ValueError(f"its layer is damaged: {error}") from error
+
+
+def manifest_of(documents: Iterator[tuple[str, bytes]]) -> bytes:
+    """The manifest.json that a layer begins with. Raises ValueError."""
+    name, content = next(documents, ("", b""))
+    if name != MANIFEST:
+        raise ValueError("its top layer does not begin with a manifest")
     return content
 
 
-def _tar(
-    sources: Sources, manifest: bytes, tree: Tree, changes: Changes, besides: bytes
-) -> Iterator[bytes]:
+def _header(block: bytes) -> tarfile.TarInfo | None:
+    """That of a document, or nothing where others begin."""
+    header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+    return header if header.isreg() and is_document(header.name.lstrip("/")) else None
+
+
+def _tar(sources: Sources, tree: Tree, content: Content) -> Iterator[bytes]:
     """The layer's tar archive (OCI image specification, layer.md), in pieces."""
-    yield tar.header(MANIFEST, tar.REGTYPE, 0o644, size=len(manifest))
-    yield from tar.padded([manifest], len(manifest))
-    yield besides
+    for name, document in content.documents.items():
+        yield tar.header(name, tar.REGTYPE, 0o644, size=len(document))
+        yield from tar.padded([document], len(document))
+    yield content.besides
     # Parents are always listed: `crane export` shows no entry for one that no layer has.
-    for folder in _ancestors([MANIFEST, f"{SOURCES}/"]):
+    for folder in parents([*content.documents, f"{SOURCES}/"]):
         yield tar.header(folder, tar.DIRTYPE, 0o755)
-    written = changes.written
-    for path in sorted({*written, *_ancestors([*written, *changes.whiteouts])}):
+    for path in sorted({*content.written, *parents([*content.written, *content.whiteouts])}):
         yield from _entry(sources, tree.entry(path))
-    for path in changes.whiteouts:
+    for path in content.whiteouts:
         folder, _, name = f"{SOURCES}/{path}".rpartition("/")
         yield tar.header(f"{folder}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
     yield tar.END
@@ -191,12 +217,3 @@ def _changed(path: str, what: str) -> KontextError:
         f"{path!r} {what}; nothing was published",
         hint="Push again when nothing writes to the directory, or ignore the file.",
     )
-
-
-def _ancestors(paths: Iterable[str]) -> list[str]:
-    """All the directories above the paths, sorted: parents first."""
-    found: set[str] = set()
-    for path in paths:
-        while (path := path.rpartition("/")[0]) and path not in found:
-            found.add(path)
-    return sorted(found)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from kontext_plugin.tree import Tree, Undo
-
-_Value = TypeVar("_Value")
 
 _ENTRY_BYTES = 512
 """What each path takes in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
@@ -38,12 +34,11 @@ class Changes:
 
 def undo(old: Tree, new: Tree) -> Undo:
     """The way back from `new` to `old`."""
-    touched = {
-        *_differing(old.files, new.files),
-        *_differing(old.links, new.links),
-        *(old.executable ^ new.executable),
-    }
-    return Undo(old.only(touched), frozenset(path for path in touched if path not in old))
+    differing = (old.files.items() ^ new.files.items()) | (old.links.items() ^ new.links.items())
+    touched = {path for path, _ in differing} | (old.executable ^ new.executable)
+    return Undo(
+        old.only(touched).without_sizes(), frozenset(path for path in touched if path not in old)
+    )
 
 
 def followed_by(nearer: Undo, farther: Undo, new: Tree) -> Undo:
@@ -101,11 +96,6 @@ def replaced_directories(undone: Undo, new: Tree, before: frozenset[str]) -> fro
     """
     replaced = before | undone.former.directories()
     return frozenset(path for path in replaced if path in new and not new.is_directory(path))
-
-
-def _differing(old: Mapping[str, _Value], new: Mapping[str, _Value]) -> Iterator[str]:
-    yield from (path for path, value in new.items() if old.get(path) != value)
-    yield from old.keys() - new.keys()
 
 
 def _same(path: str, one: Tree, other: Tree) -> bool:

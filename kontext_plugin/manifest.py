@@ -1,27 +1,39 @@
 """The manifest of an image's sources: what /var/run/kontext holds, and what it was built on.
 
 Version 1 is the 2018 prototype's `{"files": {PATH: SHA-256 or ""}}`; version 2 keeps that map and
-adds the rest. The JSON is canonical (sorted keys, UTF-8, no spaces): one state, one digest.
+adds the rest. A large tree's listing is in parts, files of their own, so that a delta carries only
+those that changed.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kontext_plugin.image import Digest
-from kontext_plugin.tree import DIRECTORY, Tree, Undo, is_utf8
+from kontext_plugin.listing import (
+    InvalidManifest,
+    canonical,
+    check_counts,
+    columns,
+    former_of,
+    joined,
+    paths_of,
+    tree_of,
+)
+from kontext_plugin.tree import DIRECTORY, Tree, Undo
 
 SOURCES = "var/run/kontext"
 MANIFEST = "var/lib/kontext/manifest.json"
 """Where an image has its sources and their manifest, below its root."""
 
+_PARTS = "var/lib/kontext/parts/"
+
 VERSION = 2
 MAX_BYTES = 64 * 1024 * 1024
-"""Neither written nor read above this size: some 400,000 files."""
+"""Of the manifest and all its parts together: some 400,000 files."""
 
 # An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
 # whiteout's name, or what is no Unicode.
@@ -61,28 +73,43 @@ class Lineage:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A piece of the listing, in a file of its own."""
+
+    begin: str  # of the paths that it lists: up to the next part's
+    digest: Digest
+    layer: int  # which layer has it; 0 is the image's lowest
+
+    @property
+    def name(self) -> str:
+        """The file's, below the image's root."""
+        return part_name(self.digest)
+
+
+def part_name(digest: Digest) -> str:
+    return f"{_PARTS}{digest.removeprefix('sha256:')}.json"
+
+
+def is_document(name: str) -> bool:
+    """Whether a file of an image is a manifest or a part of one."""
+    return name == MANIFEST or name.startswith(_PARTS)
+
+
+@dataclass(frozen=True)
 class Manifest:
     tree: Tree
     lineage: Lineage | None  # None: version 1
-
-
-class InvalidManifest(ValueError):
-    """A manifest that cannot be trusted; the text says why."""
+    parts: tuple[Part, ...] = ()  # in the order of their paths; none: manifest.json lists the tree
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Version 2 as canonical JSON. Needs a lineage."""
-    tree, lineage = manifest.tree, manifest.lineage
+    """manifest.json of version 2, as canonical JSON. Needs a lineage."""
+    lineage, parts = manifest.lineage, manifest.parts
     if lineage is None:
         raise ValueError("a version 1 manifest is only ever read")
-    document = {
+    document: dict[str, Any] = {
         "version": VERSION,
-        "files": dict(tree.files),
-        # In the order of the sorted paths of the regular files: a second map of paths would
-        # make the manifest half as large again.
-        "sizes": [tree.sizes[path] for path in sorted(tree.sizes)],
-        "executable": sorted(tree.executable),
-        "links": dict(tree.links),
+        **columns(Tree() if parts else manifest.tree),
         "base": lineage.base,
         "extractor": lineage.extractor,
         "platform": lineage.platform,
@@ -93,55 +120,64 @@ def encode(manifest: Manifest) -> bytes:
         "labels": dict(lineage.labels),
         "replacedDirectories": sorted(lineage.replaced_directories),
     }
-    return json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    if parts:
+        document["parts"] = [part.digest.removeprefix("sha256:") for part in parts]
+        document["partLayers"] = [part.layer for part in parts]
+    return canonical(document)
 
 
 def _encode_ancestor(ancestor: Ancestor) -> dict[str, Any]:
-    former = ancestor.undo.former
+    former = columns(ancestor.undo.former)
+    del former["sizes"]
     return {
         "image": ancestor.image,
         "layers": ancestor.layers,
         "generation": ancestor.generation,
         "content": ancestor.content,
         "replacedDirectories": sorted(ancestor.replaced_directories),
-        "undo": {
-            "files": dict(former.files),
-            "executable": sorted(former.executable),
-            "links": dict(former.links),
-            "absent": sorted(ancestor.undo.absent),
-        },
+        "undo": {**former, "absent": sorted(ancestor.undo.absent)},
     }
 
 
-def decode(document: Mapping[str, Any]) -> Manifest:
-    """The manifest of a document that has passed its version's schema.
+def parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
+    """The parts that a document names which has passed its schema; where they begin is not said.
+
+    Raises InvalidManifest.
+    """
+    digests, layers = document.get("parts", ()), document.get("partLayers", ())
+    check_counts(layers)
+    if len(digests) != len(layers) or (digests and (document["files"] or document["links"])):
+        raise InvalidManifest("it lists its parts in two ways")
+    return tuple(
+        Part("", Digest(f"sha256:{digest}"), layer)
+        for digest, layer in zip(digests, layers, strict=True)
+    )
+
+
+def decode(document: Mapping[str, Any], parts: Sequence[Mapping[str, Any]] = ()) -> Manifest:
+    """The manifest of a document that has passed its version's schema, and of its parts'.
 
     Raises InvalidManifest for what a schema cannot say: unsafe paths and contradictions.
     """
-    decoded = restore(document)
+    if "version" not in document:
+        decoded = _version_1(document)
+    elif parts:
+        decoded = restore(document, *joined([tree_of(part) for part in parts]))
+    else:
+        decoded = restore(document)
     _check(decoded.tree)
     if decoded.lineage is not None:
         _check_lineage(decoded.lineage)
     return decoded
 
 
-def restore(document: Mapping[str, Any]) -> Manifest:
-    """`decode` for a document that was decoded once before and has stayed in our own hands."""
-    if "version" not in document:
-        return _version_1(document)
-    files: dict[str, str] = document["files"]
-    links: dict[str, str] = document["links"]
-    regular = sorted(path for path, digest in files.items() if digest != DIRECTORY)
-    if len(regular) != len(document["sizes"]):
-        raise InvalidManifest("it lists another number of sizes than of files")
-    tree = Tree(
-        files=files,
-        sizes=dict(zip(regular, document["sizes"], strict=True)),
-        executable=frozenset(document["executable"]),
-        links=links,
-    )
+def restore(
+    document: Mapping[str, Any], tree: Tree | None = None, begun: Sequence[str] = ()
+) -> Manifest:
+    """`decode` for a version 2 that was decoded before and has stayed in our own hands.
+
+    If it has parts, `tree` is theirs, and `begun` says where each begins.
+    """
     lineage = Lineage(
         base=Digest(document["base"]),
         extractor=Digest(document["extractor"]),
@@ -151,29 +187,34 @@ def restore(document: Mapping[str, Any]) -> Manifest:
         layers=tuple(Digest(layer) for layer in document["layers"]),
         ancestors=tuple(_ancestor(ancestor) for ancestor in document["ancestors"]),
         labels=document["labels"],
-        replaced_directories=frozenset(document["replacedDirectories"]),
+        replaced_directories=paths_of(document["replacedDirectories"]),
     )
-    return Manifest(tree, lineage)
+    parts = tuple(
+        replace(part, begin=begin) for part, begin in zip(parts_of(document), begun, strict=True)
+    )
+    return Manifest(tree or tree_of(document), lineage, parts)
 
 
 def _ancestor(document: Mapping[str, Any]) -> Ancestor:
     undo = document["undo"]
-    former = Tree(undo["files"], {}, frozenset(undo["executable"]), undo["links"])
     return Ancestor(
         image=Digest(document["image"]),
         layers=document["layers"],
         generation=document["generation"],
         content=document["content"],
-        replaced_directories=frozenset(document["replacedDirectories"]),
-        undo=Undo(former, frozenset(undo["absent"])),
+        replaced_directories=paths_of(document["replacedDirectories"]),
+        undo=Undo(former_of(undo), paths_of(undo["absent"])),
     )
 
 
 def _version_1(document: Mapping[str, Any]) -> Manifest:
     # The prototype lists the directory itself as "."; every mode it wrote is 0555.
     files = {path: digest for path, digest in document.get("files", {}).items() if path != "."}
-    executable = frozenset(path for path, digest in files.items() if digest != DIRECTORY)
-    return Manifest(Tree(files, dict.fromkeys(executable, 0), executable), None)
+    executable = [path for path, digest in files.items() if digest != DIRECTORY]
+    sizes = [0] * len(executable)
+    return Manifest(
+        tree_of({"files": files, "sizes": sizes, "executable": executable, "links": {}}), None
+    )
 
 
 def _check(tree: Tree) -> None:
@@ -182,44 +223,26 @@ def _check(tree: Tree) -> None:
     _check_paths(paths)
     if len(paths) != len(tree.files) + len(tree.links):
         raise InvalidManifest("it lists a path both as a file and as a link")
-    _check_integers(0, *tree.sizes.values())
-    _check_values(tree)
     for parent in {path.rpartition("/")[0] for path in paths}:
         if parent and not tree.is_directory(parent):
             raise InvalidManifest(f"{parent!r} has entries below it and is no directory")
 
 
-def _check_values(tree: Tree) -> None:
-    if "\n" in tree.files.values():  # which JSON Schema's $ allows
-        raise InvalidManifest("it lists a hash that is none")
-    if not all(tree.files.get(path) for path in tree.executable):
-        raise InvalidManifest("it lists as executable what is no file")
-    if not is_utf8("".join(tree.links.values())):
-        raise InvalidManifest("it lists a link to what is no UTF-8")
-
-
 def _check_lineage(lineage: Lineage) -> None:
     """Raises InvalidManifest for unsafe paths, and for ancestors that are none of this image."""
     _check_paths(lineage.replaced_directories)
-    _check_integers(lineage.generation, lineage.content)
+    check_counts((lineage.generation, lineage.content))
     below = 0
     for ancestor in lineage.ancestors:
         former, absent = ancestor.undo.former, ancestor.undo.absent
         paths = ancestor.undo.paths()
         _check_paths(ancestor.replaced_directories | paths)
-        _check_integers(ancestor.layers, ancestor.generation, ancestor.content)
-        _check_values(former)
+        check_counts((ancestor.layers, ancestor.generation, ancestor.content))
         if len(paths) != len(former.files) + len(former.links) + len(absent):
             raise InvalidManifest("it says two things of what a path was")
         if not below < ancestor.layers <= len(lineage.layers):
             raise InvalidManifest("it lists ancestors that have not its layers")
         below = ancestor.layers
-
-
-def _check_integers(*values: object) -> None:
-    # 1.0 is an integer to JSON Schema.
-    if {type(value) for value in values} != {int}:
-        raise InvalidManifest("it lists a number that is no integer")
 
 
 def _check_paths(paths: Iterable[str]) -> None:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kontext_plugin import manifest
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
 from kontext_plugin.diff import Changes, diff, replaced_directories, tree_bytes
-from kontext_plugin.manifest import Lineage, Manifest
+from kontext_plugin.division import Share, listing_upon, shares
+from kontext_plugin.image import Digest, Layer
+from kontext_plugin.manifest import Lineage, Manifest, Part
 from kontext_plugin.tree import Tree, Undo
 
 
 @dataclass(frozen=True)
+class _Divided:
+    parts: tuple[Part, ...]
+    lower: tuple[Share, ...]
+    top: Share
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The image to be made: what it is built on, what its new layer changes, what it holds."""
+    """The image to be made: what it is built on, what its new layers hold."""
 
     wanted: Wanted
     choice: Reuse | Fresh
     changes: Changes
     tree: Tree
-    lineage: Lineage
+    lineage: Lineage  # its `layers` come when these are written
     since: Undo  # leads from the tree to the previous image's, or to nothing
 
     @property
@@ -28,9 +38,47 @@ class Plan:
         """Whether the image under the tag is the wanted one already."""
         return isinstance(self.choice, Reuse) and self.choice.up_to_date
 
+    @property
+    def beneath(self) -> tuple[Layer, ...]:
+        """The layers that are there already."""
+        return self.wanted.below if isinstance(self.choice, Fresh) else self.choice.layers
+
+    @property
+    def lower(self) -> tuple[Share, ...]:
+        """What is written below the layer with the manifest, if a fresh start takes several."""
+        return self._divided.lower
+
+    @property
+    def top(self) -> Share:
+        """What is written into the layer with the manifest, which comes before it."""
+        return self._divided.top
+
+    def manifest(self, layers: Iterable[Digest]) -> Manifest:
+        """The new manifest, in a layer upon these."""
+        return Manifest(self.tree, replace(self.lineage, layers=tuple(layers)), self._divided.parts)
+
     @cached_property
-    def manifest(self) -> bytes:
-        return manifest.encode(Manifest(self.tree, self.lineage))
+    def manifest_bytes(self) -> int:
+        """What the documents come to that are to be written."""
+        layers = (layer.digest for layer in self.beneath)
+        written = [share.documents for share in (*self.lower, self.top)]
+        return len(manifest.encode(self.manifest(layers))) + sum(
+            len(document) for documents in written for document in documents.values()
+        )
+
+    @cached_property
+    def _divided(self) -> _Divided:
+        below = len(self.beneath)
+        if isinstance(self.choice, Reuse):
+            changed = self.since.paths()
+            former = self.choice.previous.manifest
+            listing = listing_upon(former, self.tree, changed, below)
+            return _Divided(listing.parts, (), Share(self.changes.written, listing.documents))
+        most = 1 if self.wanted.single_layer else self.wanted.max_layers - below - 1
+        parts, made = shares(self.tree, below, most)
+        if len(made) == 1:
+            return _Divided(parts, (), made[0])
+        return _Divided(parts, tuple(made), Share((), {}))
 
     def describe(self) -> str:
         """How many files were added, changed and removed; directories do not count as files."""
@@ -58,7 +106,6 @@ def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
             extractor=wanted.extractor,
             platform=wanted.platform,
             content=tree_bytes(tree),
-            layers=tuple(layer.digest for layer in wanted.below),
             labels=wanted.labels,
         )
         return Plan(
@@ -71,7 +118,6 @@ def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
         platform=wanted.platform,
         generation=choice.generation,
         content=choice.content,
-        layers=tuple(layer.digest for layer in choice.layers),
         ancestors=choice.ancestors,
         labels=wanted.labels,
         replaced_directories=replaced_directories(upon.undo, tree, upon.replaced_directories),

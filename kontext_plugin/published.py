@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
 
 from kontext_plugin import base, delta, image, manifest, schema
@@ -10,11 +11,12 @@ from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import Damaged, NotFound, Refused
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import Image
+from kontext_plugin.image import Digest, Image
+from kontext_plugin.manifest import MAX_BYTES, Manifest
 from kontext_plugin.reference import Reference, repository_of
 
 
-def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
+def previous(crane: Crane, threads: Executor, cache: Cache, tag: Reference) -> Previous | Fresh:
     """The image under `tag` with its sources, or why there is none to build on.
 
     Raises RegistryError if the registry cannot be asked.
@@ -32,8 +34,7 @@ def previous(crane: Crane, cache: Cache, tag: Reference) -> Previous | Fresh:
         return known
     try:
         found = _image(document)
-        content = _manifest_content(crane, tag, found)
-        held = manifest.decode(schema.load_manifest(content))
+        held = _manifest(crane, threads, tag, found)
         if held.lineage is None:
             return Previous(found, held)
         if found.manifest is None:
@@ -107,15 +108,55 @@ def _image(document: bytes) -> Image:
     return image.from_document(image.digest_of(document), parsed)
 
 
-def _manifest_content(crane: Crane, tag: Reference, found: Image) -> bytes:
-    """The bytes of manifest.json; where the image names their digest, they have it.
+def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> Manifest:
+    """The image's manifest with its parts; where the image names its digest, it is that one.
 
     Raises ValueError.
     """
     if not found.layers:
         raise ValueError("it has no layers")
-    with crane.blob(tag.at(found.layers[-1].digest)) as layer:
-        content = delta.read_manifest(layer)
-    if found.manifest not in (None, image.digest_of(content)):
-        raise ValueError("its manifest is not the one that the image names")
-    return content
+    top = len(found.layers) - 1
+    with crane.blob(tag.at(found.layers[top].digest)) as layer:
+        documents = delta.documents(layer, MAX_BYTES)
+        content = delta.manifest_of(documents)
+        if found.manifest not in (None, image.digest_of(content)):
+            raise ValueError("its manifest is not the one that the image names")
+        document = schema.load_manifest(content)
+        wanted: dict[int, set[Digest]] = {}
+        for part in manifest.parts_of(document):
+            wanted.setdefault(part.layer, set()).add(part.digest)
+        if wanted and max(wanted) > top:
+            raise ValueError("it lists a part in a layer that it does not have")
+        parts = _taken(documents, wanted.pop(top, set()))
+
+    def read(number: int) -> dict[Digest, bytes]:
+        with crane.blob(tag.at(found.layers[number].digest)) as layer:
+            return _taken(delta.documents(layer, MAX_BYTES), wanted[number])
+
+    for more in threads.map(read, sorted(wanted)):
+        parts |= more
+        if sum(map(len, parts.values())) > MAX_BYTES:
+            raise ValueError(f"its manifest is larger than {MAX_BYTES} bytes")
+    return manifest.decode(
+        document,
+        [
+            schema.load(parts[part.digest], schema.MANIFEST_PART)
+            for part in manifest.parts_of(document)
+        ],
+    )
+
+
+def _taken(documents: Iterator[tuple[str, bytes]], wanted: set[Digest]) -> dict[Digest, bytes]:
+    """The parts of these digests; reads no further than it must. Raises ValueError."""
+    missing = {manifest.part_name(digest): digest for digest in wanted}
+    taken: dict[Digest, bytes] = {}
+    while missing:
+        name, content = next(documents, ("", b""))
+        if not name:
+            raise ValueError("a part of its manifest is missing")
+        digest = missing.pop(name, None)
+        if digest:
+            if image.digest_of(content) != digest:
+                raise ValueError("a part of its manifest is damaged")
+            taken[digest] = content
+    return taken

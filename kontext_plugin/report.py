@@ -5,7 +5,34 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long each step took, in seconds."""
+
+    _started: float = field(default_factory=time.perf_counter)
+    _steps: list[tuple[float, float, str]] = field(default_factory=list)  # begin, end, name
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._steps.append((begun, time.perf_counter(), name))
+
+    def __str__(self) -> str:
+        """A line a step, in the order of their beginnings; some run at the same time."""
+        now = time.perf_counter()
+        lines = [
+            f"  {begun - self._started:7.3f} s + {end - begun:7.3f} s  {name}"
+            for begun, end, name in sorted(self._steps)
+        ]
+        return "\n".join([*lines, f"  {now - self._started:7.3f} s in all"])
 
 
 @dataclass(frozen=True)
@@ -17,6 +44,10 @@ class Report:
         """How the work goes; not with --quiet."""
         if not self.quiet:
             show(text)
+
+    def tell(self, text: str) -> None:
+        """What was asked for, also with --quiet."""
+        show(text)
 
     def warn(self, text: str) -> None:
         self.say(f"WARNING: {text}")

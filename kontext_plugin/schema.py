@@ -7,7 +7,12 @@ from typing import Any
 
 IMAGE_MANIFEST = "image-manifest"
 IMAGE_CONFIG = "image-config"
+MANIFEST_PART = "manifest-part"
 _MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2"}
+
+_COLUMNS = ("files", "links", "paths", "sizes")
+"""Definitions whose values `manifest.decode` checks by itself: there may be 100,000, and jsonschema
+takes tens of microseconds for each."""
 
 
 class InvalidDocument(ValueError):
@@ -50,7 +55,11 @@ def check(document: dict[str, Any], name: str) -> None:
     import jsonschema
 
     source = resources.files("kontext_plugin").joinpath("schemas", f"{name}.json").read_bytes()
-    validator = jsonschema.Draft202012Validator(json.loads(source))
+    rules = json.loads(source)
+    for column in _COLUMNS:
+        for keyword in ("additionalProperties", "items", "uniqueItems"):
+            rules.get("$defs", {}).get(column, {}).pop(keyword, None)
+    validator = jsonschema.Draft202012Validator(rules)
     try:
         error = next(validator.iter_errors(document), None)
     except RecursionError:

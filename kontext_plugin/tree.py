@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -72,13 +72,17 @@ class Tree:
         return sum(self.sizes.values())
 
     def only(self, paths: Iterable[str]) -> Tree:
-        """What the tree has at these paths; parents are not added, and sizes are left out."""
+        """What the tree has at these paths; parents are not added."""
         chosen = paths if isinstance(paths, (set, frozenset)) else frozenset(paths)
         return Tree(
             files={path: self.files[path] for path in chosen if path in self.files},
+            sizes={path: self.sizes[path] for path in chosen if path in self.sizes},
             executable=self.executable & chosen,
             links={path: self.links[path] for path in chosen if path in self.links},
         )
+
+    def without_sizes(self) -> Tree:
+        return replace(self, sizes={})
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,12 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def parents(paths: Iterable[str]) -> list[str]:
+    """All the directories above the paths, sorted: parents first."""
+    found: set[str] = set()
+    for path in paths:
+        while (path := path.rpartition("/")[0]) and path not in found:
+            found.add(path)
+    return sorted(found)

@@ -1,55 +1,145 @@
-"""Carries a plan out: writes the layer, has it appended, and so moves the tag."""
+"""Carries a plan out: writes the layers, has them appended, and so moves the tag."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from kontext_plugin import base
+from kontext_plugin import base, layout, manifest
 from kontext_plugin.base import Base
 from kontext_plugin.base_choice import Reuse
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
-from kontext_plugin.delta import write_layer
+from kontext_plugin.delta import Content, write_layer
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
+from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, Image, digest_of
+from kontext_plugin.layout import Ready
+from kontext_plugin.manifest import MANIFEST, Manifest
 from kontext_plugin.plan import Plan
 from kontext_plugin.reference import Reference
+from kontext_plugin.report import Timings
+from kontext_plugin.tree import Tree, parents
+from kontext_plugin.workers import Workers
 
 
-def upload(
-    registry: Crane, cache: Cache, plan: Plan, below: Base, tag: Reference, root: str
-) -> tuple[Image, int]:
+@dataclass(frozen=True)
+class Layers:
+    """The new layers of an image, and the manifest that the last of them holds."""
+
+    lower: tuple[Ready, ...]
+    top: Ready
+    manifest: Manifest
+    content: bytes  # of manifest.json
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a push works with, beside its plan."""
+
+    registry: Crane
+    cache: Cache
+    workers: Workers
+    timings: Timings
+    tag: Reference  # the one that is built upon
+    root: str  # the source directory
+    below: Base  # what a fresh start is put upon
+
+
+@dataclass(frozen=True)
+class _Task:
+    path: str
+    root: str
+    tree: Tree
+    content: Content
+
+
+def upload(job: Job, plan: Plan) -> tuple[Image, int]:
     """The image that the tag shows now, and how many bytes of layers went up.
 
     Raises NotFound where the registry lacks what is to be built on, and KontextError. The tag is
     written by the last request.
     """
-    content = plan.manifest
+    registry, tag, below = job.registry, job.tag, job.below
     uploaded: set[Digest] = set()
-    beneath: tuple[str, ...] = ()
-    if isinstance(plan.choice, Reuse):
-        source, layers = tag.at(plan.choice.image), plan.choice.layers
-    else:
-        source, layers, beneath = below.source, below.layers, below.extractor_paths
-        if below.layout:
-            source = tag.at(below.image.digest)
-            uploaded |= registry.push_layout(below.layout, source).uploaded
-    with cache.scratch() as folder:
-        path = os.path.join(folder, "layer.tar.gz")
-        layer = _write(path, root, content, plan, below.entries())
-        made = registry.append(
-            source,
-            [*beneath, path],
-            str(tag),
-            labels=plan.lineage.labels,
-            annotations={MANIFEST_ANNOTATION: digest_of(content)},
-            entrypoint=base.ENTRYPOINT,
-            workdir=base.WORKDIR,
-        )
+    with job.cache.scratch() as folder:
+        with job.timings.step("write layers"):
+            new = write_layers(job, plan, lambda name: os.path.join(folder, name))
+        lower, top = new.lower, new.top
+        paths = [top.path]
+        if isinstance(plan.choice, Reuse):
+            source = tag.at(plan.choice.image)
+        elif below.layout:
+            place, image = below.layout, below.image.digest
+            if lower:
+                place = os.path.join(folder, "layout")
+                image = layout.extend(below.layout, place, lower)
+            source = tag.at(image)
+            with job.timings.step("crane push"):
+                uploaded |= registry.push_layout(place, source).uploaded
+        else:
+            source = below.source
+            paths = [*below.extractor_paths, *(ready.path for ready in lower), top.path]
+        with job.timings.step("crane mutate"):
+            made = registry.append(
+                source,
+                paths,
+                str(tag),
+                labels=plan.lineage.labels,
+                annotations={MANIFEST_ANNOTATION: digest_of(new.content)},
+                entrypoint=base.ENTRYPOINT,
+                workdir=base.WORKDIR,
+            )
     uploaded |= made.uploaded
-    image = Image(made.digest, (*layers, layer), digest_of(content))
-    cache.save_published(str(tag), image, content, _known(plan))
-    return image, sum(layer.size for layer in image.layers if layer.digest in uploaded)
+    layers = (*plan.beneath, *(ready.layer for ready in (*lower, top)))
+    published = Image(made.digest, layers, digest_of(new.content))
+    with job.timings.step("remember"):
+        job.cache.save_published(str(tag), published, new.manifest, _known(plan))
+    return published, sum(layer.size for layer in layers if layer.digest in uploaded)
+
+
+def write_layers(job: Job, plan: Plan, place: Callable[[str], str]) -> Layers:
+    """Writes the layers that the plan needs to where `place` puts files of these names.
+
+    Raises KontextError.
+    """
+    tasks = [
+        _Task(
+            place(f"{number}.tar.gz"),
+            job.root,
+            plan.tree.only({*share.paths, *parents(share.paths)}),
+            Content(share.documents, share.paths),
+        )
+        for number, share in enumerate(plan.lower)
+    ]
+    # The largest first, so that no process is left alone with it at the end.
+    order = sorted(range(len(tasks)), key=lambda number: -tasks[number].tree.size)
+    made = job.workers.map(_write, [tasks[number] for number in order])
+    written = dict(zip(order, made, strict=True))
+    lower = tuple(written[number] for number in range(len(tasks)))
+
+    layers = (*plan.beneath, *(ready.layer for ready in lower))
+    new = plan.manifest(layer.digest for layer in layers)
+    content = manifest.encode(new)
+    top = Content(
+        {MANIFEST: content, **plan.top.documents},
+        plan.top.paths,
+        plan.changes.whiteouts,
+        job.below.entries(),
+    )
+    return Layers(lower, _write(_Task(place("top.tar.gz"), job.root, plan.tree, top)), new, content)
+
+
+def _write(task: _Task) -> Ready:
+    try:
+        with open(task.path, "wb") as file:
+            written = write_layer(file, task.root, task.tree, task.content)
+    except OSError as error:
+        raise KontextError(
+            f"the layer cannot be written to {task.path}: {error.strerror}",
+            hint="Free some space there, or name another folder with KONTEXT_CACHE_DIR.",
+        ) from error
+    return Ready(task.path, written.layer, written.diff_id)
 
 
 def _known(plan: Plan) -> set[Digest]:
@@ -58,14 +148,3 @@ def _known(plan: Plan) -> set[Digest]:
         return set()
     seen = {*plan.choice.previous.known, plan.choice.image}
     return seen & {ancestor.image for ancestor in plan.choice.ancestors}
-
-
-def _write(path: str, root: str, content: bytes, plan: Plan, besides: bytes) -> Layer:
-    try:
-        with open(path, "xb") as file:
-            return write_layer(file, root, content, plan.tree, plan.changes, besides)
-    except OSError as error:
-        raise KontextError(
-            f"the layer cannot be written to {path}: {error.strerror}",
-            hint="Free some space there, or name another folder with KONTEXT_CACHE_DIR.",
-        ) from error

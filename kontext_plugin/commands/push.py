@@ -22,20 +22,22 @@ from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.commands.push_messages import built_on, scanned, weighed
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
-from kontext_plugin.delta import Sink, write_layer
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
 from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, number, size
+from kontext_plugin.report import Report, Timings, number, size
 from kontext_plugin.scan import scan
 from kontext_plugin.sources import read_file
-from kontext_plugin.upload import upload
+from kontext_plugin.upload import Job, upload, write_layers
 from kontext_plugin.workers import Workers
 
 REUSE = ("auto", "always", "never")
 IGNORE_FILES = (".kontextignore", ".dockerignore")
 IGNORE_FILE_BYTES = 1024 * 1024
+
+_REQUESTS = 6
+"""At once, as crane itself does at most."""
 
 _COURTESY = 5.0
 """Seconds for a question after the push is done."""
@@ -56,6 +58,7 @@ class Options:
     fresh: bool = False  # reuse nothing, not even what is known of the directory
     dry_run: bool = False
     insecure: bool = False
+    timings: bool = False
     timeout: float = crane.TIMEOUT  # seconds without progress; 0: none
 
 
@@ -64,26 +67,24 @@ def push(options: Options, report: Report) -> str:
 
     Raises KontextError. Each tag then shows what it showed before, or the new image.
     """
+    timings = Timings()
     root = _directory(options.directory)
     rules = _rules(root, options.ignore_file)
     cache = open_cache(read_only=options.dry_run)
     tag = options.tags[0]
     registry = crane.find(options.insecure, report.trace, options.timeout)
     with _threads() as threads, Workers() as workers, registry:
-        asked = threads.submit(_ask, registry, cache, options)
-        known = {} if options.fresh else cache.stats(root)
-        found = scan(
-            root,
-            rules,
-            known,
-            workers,
-            keep_git=options.keep_git,
-            without=_below(cache.root, root),
-        )
+        asked = threads.submit(_ask, registry, threads, cache, options, timings)
+        with timings.step("read the stat cache"):
+            known = {} if options.fresh else cache.stats(root)
+        with timings.step("scan"):
+            without = _below(cache.root, root)
+            found = scan(root, rules, known, workers, keep_git=options.keep_git, without=without)
         for item in found.special:
             report.warn(f"{item.path!r} is {item.what} and was left out")
         report.say(scanned(found))
-        below, previous = asked.result()
+        with timings.step("wait for the registry"):
+            below, previous = asked.result()
 
         wanted = Wanted(
             base=below.image.digest,
@@ -96,9 +97,11 @@ def push(options: Options, report: Report) -> str:
             single_layer=options.single_layer,
             always_reuse=options.reuse == "always",
         )
-        plan = _confirmed(make_plan(previous, wanted, found.tree), registry, threads, tag, report)
+        job = Job(registry, cache, workers, timings, tag, root, below)
+        with timings.step("plan"):
+            plan = _confirmed(job, make_plan(previous, wanted, found.tree), threads, report)
         if options.dry_run:
-            _tell_dry_run(tag, plan, previous, below, root, report)
+            _tell_dry_run(job, plan, previous, report)
             return ""
         if found.stats != known:
             threads.submit(cache.save_stats, root, found.stats)
@@ -107,16 +110,25 @@ def push(options: Options, report: Report) -> str:
             _remember(cache, tag, plan.choice.previous)
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
         else:
-            image = _publish(registry, cache, plan, below, tag, root, report)
+            image = _publish(job, plan, report)
         for other in options.tags[1:]:
             _add_tag(registry, tag, image, other)
             report.say(f"Tagged {other}")
         if not plan.up_to_date:
-            _tell_race(registry, tag, plan, image, report)
+            with timings.step("look at the tag again"):
+                _tell_race(registry, tag, plan, image, report)
+    if options.timings:
+        report.tell(f"It took\n{timings}")
     return tag.at(image)
 
 
-def _ask(registry: Crane, cache: Cache, options: Options) -> tuple[Base, Previous | Fresh]:
+def _ask(
+    registry: Crane,
+    threads: ThreadPoolExecutor,
+    cache: Cache,
+    options: Options,
+    timings: Timings,
+) -> tuple[Base, Previous | Fresh]:
     """What the push can build on, from the registry."""
     tag, platform = options.tags[0], options.platform
     if options.base:
@@ -127,58 +139,49 @@ def _ask(registry: Crane, cache: Cache, options: Options) -> tuple[Base, Previou
         return below, Fresh("--fresh was given")
     if options.reuse == "never":
         return below, Fresh("--reuse never was given")
-    return below, published.previous(registry, cache, tag)
+    with timings.step("ask the registry"):
+        return below, published.previous(registry, threads, cache, tag)
 
 
-def _confirmed(
-    plan: Plan, registry: Crane, threads: ThreadPoolExecutor, tag: Reference, report: Report
-) -> Plan:
+def _confirmed(job: Job, plan: Plan, threads: ThreadPoolExecutor, report: Report) -> Plan:
     """The plan, or the next best where it cannot be carried out. Raises KontextError."""
     while isinstance(plan.choice, Reuse) and plan.choice.on_ancestor:
         choice = plan.choice
-        problem = published.ancestor_problem(registry, threads, tag, choice, plan.wanted)
+        problem = published.ancestor_problem(job.registry, threads, job.tag, choice, plan.wanted)
         if not problem:
             break
         report.say(f"Cannot build on generation {choice.ancestors[-1].generation}: {problem}")
         plan = plan_without(plan, choice)
-    if plan.up_to_date or len(plan.manifest) <= manifest.MAX_BYTES:
+    if plan.up_to_date or plan.manifest_bytes <= manifest.MAX_BYTES:
         return plan
     if isinstance(plan.choice, Reuse):  # what it says of its ancestors can be too much
         plan = plan_afresh(plan, "with its ancestors the manifest would be too large")
-        return _confirmed(plan, registry, threads, tag, report)
+        return _confirmed(job, plan, threads, report)
     raise KontextError(
-        f"{number(len(plan.tree.files), 'path')} make a manifest of {size(len(plan.manifest))}, "
+        f"{number(len(plan.tree.files), 'path')} make a manifest of {size(plan.manifest_bytes)}, "
         f"and Kontext reads none above {size(manifest.MAX_BYTES)}",
         hint="Leave directories out with .kontextignore, or push them separately.",
     )
 
 
-def _publish(
-    registry: Crane,
-    cache: Cache,
-    plan: Plan,
-    below: Base,
-    tag: Reference,
-    root: str,
-    report: Report,
-) -> Digest:
+def _publish(job: Job, plan: Plan, report: Report) -> Digest:
     """Uploads as planned or, where the registry lacks layers, afresh."""
-    report.say(built_on(tag, plan))
+    report.say(built_on(job.tag, plan))
     try:
-        image, sent = upload(registry, cache, plan, below, tag, root)
+        image, sent = upload(job, plan)
     except NotFound:
         if isinstance(plan.choice, Fresh):
             raise
         afresh = plan_afresh(plan, "layers of the image are gone from the registry")
-        return _publish(registry, cache, afresh, below, tag, root, report)
-    report.say(f"Pushed {tag}: {plan.describe()}; uploaded {size(sent)}")
+        return _publish(job, afresh, report)
+    report.say(f"Pushed {job.tag}: {plan.describe()}; uploaded {size(sent)}")
     return image.digest
 
 
 def _remember(cache: Cache, tag: Reference, previous: Previous) -> None:
     """An image that had to be read, and has proven to be ours, need not be read again."""
     if previous.settings is not None:
-        cache.save_published(str(tag), previous.image, manifest.encode(previous.manifest))
+        cache.save_published(str(tag), previous.image, previous.manifest)
 
 
 def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -> None:
@@ -237,7 +240,7 @@ def _rules(root: str, chosen: str) -> ignore.IgnoreRules:
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
     """Threads that wait for the registry and write the cache."""
-    threads = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
+    threads = ThreadPoolExecutor(_REQUESTS)
     try:
         yield threads
     except BaseException:
@@ -245,12 +248,6 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         threads.shutdown(wait=False, cancel_futures=True)
         raise
     threads.shutdown()
-
-
-class _Nowhere:
-    """A sink for a layer whose size alone matters."""
-
-    def write(self, data: bytes, /) -> None: ...
 
 
 def _tell_race(registry: Crane, tag: Reference, plan: Plan, image: Digest, report: Report) -> None:
@@ -268,24 +265,18 @@ def _tell_race(registry: Crane, tag: Reference, plan: Plan, image: Digest, repor
         )
 
 
-def _tell_dry_run(
-    tag: Reference,
-    plan: Plan,
-    previous: Previous | Fresh,
-    below: Base,
-    root: str,
-    report: Report,
-) -> None:
+def _tell_dry_run(job: Job, plan: Plan, previous: Previous | Fresh, report: Report) -> None:
     if plan.up_to_date:
-        report.say(f"Nothing changed: {tag} is up to date, nothing would be uploaded")
+        report.say(f"Nothing changed: {job.tag} is up to date, nothing would be uploaded")
         return
     single = plan.wanted.single_layer
     if isinstance(previous, Previous) and not (single or mismatch(previous, plan.wanted)):
         report.say(weighed(previous, plan))
-    report.say(built_on(tag, plan))
-    sink: Sink = _Nowhere()
-    layer = write_layer(sink, root, plan.manifest, plan.tree, plan.changes, below.entries())
-    text = f"Would upload {size(layer.size)} in one layer: {plan.describe()}"
+    report.say(built_on(job.tag, plan))
+    new = write_layers(job, plan, lambda name: os.devnull)
+    sizes = [ready.layer.size for ready in (*new.lower, new.top)]
+    layers = number(len(sizes), "layer") if new.lower else "one layer"
+    text = f"Would upload {size(sum(sizes))} in {layers}: {plan.describe()}"
     if isinstance(plan.choice, Fresh) and not single:
         text += "; and the base image, if the repository does not have it"
     report.say(text)

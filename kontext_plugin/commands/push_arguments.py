@@ -47,6 +47,7 @@ PUSH = Command(
             kind="string",
         ),
         Option("quiet", "Print the digest and errors only", "q"),
+        Option("timings", "Say what each step took"),
         Option(
             "timeout",
             "Give up after this time without progress (default 60s; 0 waits for ever)",
@@ -96,6 +97,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         fresh=parsed.fresh,
         dry_run=parsed.dry_run,
         insecure=parsed.insecure,
+        timings=parsed.timings,
         timeout=(options.seconds("timeout", parsed.timeout) if parsed.timeout else crane.TIMEOUT),
     )
     return pushed, parsed.quiet

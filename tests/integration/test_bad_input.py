@@ -139,7 +139,7 @@ IMAGES = {
     "version of another type": (manifest(version="2"), "unknown version 2"),
     "keys missing": (layer(MANIFEST, b'{"version": 2}'), "required property"),
     "wrong type": (manifest(files=[]), "files"),
-    "hash of another kind": (manifest(files={"file": "0" * 63}), "files/file"),
+    "hash of another kind": (manifest(files={"file": "0" * 63}), "a hash that is none"),
     "path above": (manifest(files={"../file": "0" * 64}), "'../file'"),
     "path above, within": (manifest(files={"a/../../file": "0" * 64}), "'a/../../file'"),
     "absolute path": (manifest(files={"/etc/passwd": "0" * 64}), "'/etc/passwd'"),

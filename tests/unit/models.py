@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trees import Directory, File, Link, Node, Tree
 
 from kontext_plugin import manifest, schema
-from kontext_plugin.base_choice import Fresh, Previous
+from kontext_plugin.base_choice import Previous
 from kontext_plugin.diff import Changes
 from kontext_plugin.image import Image, digest_of
 from kontext_plugin.image import Layer as ImageLayer
@@ -164,10 +164,10 @@ def parents(path: str) -> list[str]:
 
 def published(plan: Plan) -> Previous:
     """What the tag shows once a plan is carried out, as another machine would read it."""
-    content = plan.manifest
-    digest = digest_of(content)
-    below = plan.wanted.below if isinstance(plan.choice, Fresh) else plan.choice.layers
     # Digests that no other plan has, as those of real images and layers.
-    layers = (*below, ImageLayer(digest_of(b"layer " + content), len(content)))
-    image = Image(digest_of(b"image " + content), layers, digest)
+    lower = [ImageLayer(digest_of(repr(share).encode()), 1) for share in plan.lower]
+    beneath = (*plan.beneath, *lower)
+    content = manifest.encode(plan.manifest(layer.digest for layer in beneath))
+    layers = (*beneath, ImageLayer(digest_of(b"layer " + content), len(content)))
+    image = Image(digest_of(b"image " + content), layers, digest_of(content))
     return Previous(image, manifest.decode(schema.load_manifest(content)))

@@ -56,7 +56,7 @@ def files(cache: Cache) -> list[Path]:
 def test_what_was_saved_is_there(cache: Cache) -> None:
     cache.save_stats("/one", STATS)
     cache.save_stats("/two", {})
-    cache.save_published("r/r:t", IMAGE, CONTENT, [B])
+    cache.save_published("r/r:t", IMAGE, MANIFEST, [B])
     assert cache.stats("/one") == STATS
     assert cache.stats("/two") == {}
     assert cache.published("r/r:t", A) == Previous(IMAGE, MANIFEST, known=frozenset({B}))
@@ -71,7 +71,7 @@ def test_the_last_save_counts(cache: Cache) -> None:
 
 def test_another_key_or_digest_is_not_known(cache: Cache) -> None:
     cache.save_stats("/one", STATS)
-    cache.save_published("r/r:t", IMAGE, CONTENT)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
     assert cache.stats("/one/") == {}
     assert cache.published("r/r:t", B) is None
     assert cache.published("r/r:other", A) is None
@@ -106,7 +106,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "zeros": lambda content: bytes(len(content)),
     "no checksum": lambda content: content[64:],
     "only a checksum": lambda content: again(b""),
-    "another version": lambda content: again(content[64:].replace(b"kontext ", b"kontext 1", 1)),
+    "another version": lambda content: again(content[64:].replace(b"kontext ", b"kontekst ", 1)),
     "other content": lambda content: again(b"\xff\0[]\n{}"),
 }
 
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_as_good_as_absent(
     damage: Callable[[bytes], bytes], cache: Cache
 ) -> None:
     cache.save_stats("/one", STATS)
-    cache.save_published("r/r:t", IMAGE, CONTENT)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
     assert len(files(cache)) == 2
     for path in files(cache):
         path.write_bytes(damage(path.read_bytes()))
@@ -129,16 +129,16 @@ def test_a_damaged_file_is_as_good_as_absent(
 RECORDS = {
     "no object": b"[]",
     "no version": b"{}",
-    "no layers": json.dumps({"version": "kontext published 1", "digest": A}).encode(),
+    "no layers": json.dumps({"version": "kontext published 2", "digest": A}).encode(),
     "layers of another shape": json.dumps(
-        {"version": "kontext published 1", "digest": A, "layers": [1]}
+        {"version": "kontext published 2", "digest": A, "layers": [1]}
     ).encode(),
 }
 
 
 @pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
 def test_a_record_of_another_shape_is_as_good_as_absent(record: bytes, cache: Cache) -> None:
-    cache.save_published("r/r:t", IMAGE, CONTENT)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
     (path,) = files(cache)
     path.write_bytes(again(record + b"\n" + CONTENT))
     assert cache.published("r/r:t", A) is None
@@ -157,7 +157,7 @@ def test_a_directory_in_a_files_place_does_no_harm(cache: Cache) -> None:
 def test_no_cache_is_no_error() -> None:
     cache = Cache(None)
     cache.save_stats("/one", STATS)
-    cache.save_published("r/r:t", IMAGE, CONTENT)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
     assert cache.stats("/one") == {}
     assert cache.published("r/r:t", A) is None
 
@@ -286,7 +286,7 @@ def test_a_read_only_cache_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     before = files(Cache(str(tmp_path)))
     cache = open_cache(read_only=True)
     cache.save_stats("/one", {})
-    cache.save_published("r/r:t", IMAGE, CONTENT)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
     assert cache.stats("/one") == STATS
     assert files(Cache(str(tmp_path))) == before
 

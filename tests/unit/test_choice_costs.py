@@ -14,11 +14,10 @@ from typing import Literal
 
 import pytest
 
-from kontext_plugin import base_choice, plan
+from kontext_plugin import base_choice, manifest, plan
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, candidates_of, lineage_of
 from kontext_plugin.diff import diff, layer_bytes, tree_bytes
 from kontext_plugin.image import Digest, Image, Layer, digest_of
-from kontext_plugin.manifest import Manifest
 from kontext_plugin.plan import make_plan
 from kontext_plugin.tree import Tree
 
@@ -74,10 +73,10 @@ def costs(spread: Spread) -> Costs:
         if isinstance(previous, Previous):
             upload += layer_bytes(made.changes, tree)
             single += layer_bytes(diff(previous.manifest.tree, tree), tree)
-        digest = digest_of(made.manifest)
-        below = WANTED.below if isinstance(made.choice, Fresh) else made.choice.layers
-        image = Image(digest, (*below, Layer(digest, 1)), digest)
-        previous = Previous(image, Manifest(tree, made.lineage))
+        held = made.manifest(layer.digest for layer in made.beneath)
+        digest = digest_of(manifest.encode(held))
+        image = Image(digest, (*made.beneath, Layer(digest, 1)), digest)
+        previous = Previous(image, held)
         most = max(most, len(image.layers))
         size = max(size, made.lineage.content / tree_bytes(tree))
     return Costs(most, upload / single, size)

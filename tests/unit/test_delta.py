@@ -18,7 +18,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from hypothesis import given, settings
@@ -36,7 +36,7 @@ from models import (
 from trees import Directory, File, Link, Node, Tree, plant, remove
 
 from kontext_plugin import delta, tar
-from kontext_plugin.delta import compress, read_manifest, write_layer
+from kontext_plugin.delta import Content, compress, documents, manifest_of, write_layer
 from kontext_plugin.diff import diff
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import digest_of
@@ -60,10 +60,19 @@ def written(root: Path, new: Tree, old: Tree | None = None, json: bytes = JSON) 
     """The gzip bytes of the layer from `old` to `new`; `root` has the files of `new`."""
     sink = io.BytesIO()
     tree = described(new)
-    layer = write_layer(sink, str(root), json, tree, diff(described(old or {}), tree))
+    layer = write_layer(sink, str(root), tree, made(tree, old, json)).layer
     content = sink.getvalue()
     assert (layer.digest, layer.size) == (digest_of(content), len(content))
     return content
+
+
+def made(tree: delta.Tree, old: Tree | None = None, json: bytes = JSON) -> Content:
+    changes = diff(described(old or {}), tree)
+    return Content({MANIFEST: json}, changes.written, changes.whiteouts)
+
+
+def read_manifest(layer: IO[bytes]) -> bytes:
+    return manifest_of(documents(layer, MAX_BYTES))
 
 
 def read_back(content: bytes) -> Layer:
@@ -175,7 +184,8 @@ from kontext_plugin import delta, diff, ignore, scan, tree, workers
 os.umask(int(sys.argv[2], 8))
 scanned = scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, workers.Workers()).tree
 changes = diff.diff(tree.Tree(), scanned)
-print(delta.write_layer(io.BytesIO(), sys.argv[1], b"{}", scanned, changes).digest)
+content = delta.Content({"var/lib/kontext/manifest.json": b"{}"}, changes.written)
+print(delta.write_layer(io.BytesIO(), sys.argv[1], scanned, content).layer.digest)
 """
 
 
@@ -326,7 +336,7 @@ def test_a_full_disk_is_told(name: str, share: float, tmp_path: Path) -> None:
 
     def write() -> None:
         try:
-            write_layer(Full(room), str(tmp_path), JSON, tree, diff(described({}), tree))
+            write_layer(Full(room), str(tmp_path), tree, made(tree))
         except BaseException as error:
             outcome.append(error)
 
@@ -353,7 +363,7 @@ def test_a_file_over_8_gib_has_its_size_in_the_layer(tmp_path: Path) -> None:
             return super().write(data)
 
     with pytest.raises(OSError, match="No space"):
-        write_layer(Head(20_000), str(tmp_path), JSON, tree, diff(delta.Tree(), tree))
+        write_layer(Head(20_000), str(tmp_path), tree, made(tree))
     listed = subprocess.run(["tar", "tvz"], input=head.getvalue(), capture_output=True)
     line = next(line for line in listed.stdout.decode().splitlines() if "sparse" in line)
     assert line.split()[2] == str(size)
@@ -415,7 +425,7 @@ HOSTILE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_a_layer_without_a_manifest_first_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"its (top layer|manifest) "):
+    with pytest.raises(ValueError, match=r"its (top layer|layer|manifest) "):
         read_manifest(io.BytesIO(content))
 
 
@@ -449,7 +459,7 @@ def test_a_gzip_bomb_is_not_unpacked(head: bytes) -> None:
     bomb = io.BytesIO(gzip.compress(head + bytes(25 * BLOCK), 1))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=r"its (top layer|manifest) "):
+        with pytest.raises(ValueError, match=r"its (top layer|layer|manifest) "):
             read_manifest(bomb)
         assert tracemalloc.get_traced_memory()[1] < BLOCK
     finally:

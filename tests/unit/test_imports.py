@@ -24,11 +24,12 @@ LAYERS = [
     {"published", "upload"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "daemon"},
-    {"cache", "ignore", "tar", "digests", "crane_errors", "progress", "ending"},
-    {"plan", "workers"},
-    {"base_choice", "ignore_syntax", "sources"},
+    {"cache", "ignore", "tar", "digests", "layout", "crane_errors", "progress", "ending"},
+    {"plan", "remembered", "workers"},
+    {"base_choice", "division", "ignore_syntax", "sources"},
     {"diff"},
     {"manifest"},
+    {"listing"},
     {"image", "reference", "tree"},
     {"errors", "", "commands"},
 ]

@@ -92,8 +92,8 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def previous(registry: Registry, cache: Cache) -> Previous | Fresh:
-    with registry.crane as crane:
-        return published.previous(crane, cache, TAG)
+    with registry.crane as crane, ThreadPoolExecutor(1) as threads:
+        return published.previous(crane, threads, cache, TAG)
 
 
 def test_the_image_under_the_tag(registry: Registry, cache: Cache) -> None:
@@ -112,7 +112,7 @@ def test_the_image_under_the_tag(registry: Registry, cache: Cache) -> None:
         f"config host.io/repo@{image.digest}",
     ]
     assert registry.asked == asked
-    cache.save_published(str(TAG), image, CONTENT)
+    cache.save_published(str(TAG), image, STATE)
     assert previous(registry, cache) == Previous(image, STATE), "known, and so known to be ours"
     assert registry.asked == [*asked, asked[0]]
 
@@ -122,7 +122,7 @@ def test_a_moved_tag_is_read_again(registry: Registry, cache: Cache) -> None:
     registry.answers(manifest=document(blob), blob=blob)
     found = previous(registry, cache)
     assert isinstance(found, Previous)
-    cache.save_published(str(TAG), found.image, CONTENT)
+    cache.save_published(str(TAG), found.image, STATE)
     registry.answers(manifest=document(blob, annotations={}), blob=blob)
     assert isinstance(previous(registry, cache), Fresh)
 

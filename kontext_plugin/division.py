@@ -1,0 +1,151 @@
+"""How what is new is spread over files and layers, so that the next push finds it again. Pure.
+
+A manifest's listing is cut into parts, of which a delta carries those that changed. A large tree is
+cut into layers when it starts afresh: those that hold the same files as before have the same bytes,
+and the registry has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kontext_plugin.diff import tree_bytes
+from kontext_plugin.image import digest_of
+from kontext_plugin.listing import (
+    begins,
+    begun,
+    canonical,
+    columns,
+    is_small,
+    mark,
+    piece_of,
+    pieces,
+)
+from kontext_plugin.manifest import Manifest, Part, part_name
+from kontext_plugin.tree import Tree
+
+LAYER_BYTES = 32 * 1024 * 1024
+"""Of sources, uncompressed, that a layer of a fresh start holds on average, or a multiple."""
+
+MOST_LAYERS = 12
+"""That a fresh start makes: each costs every later push a request."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A tree's parts, and the documents of those that no lower layer has."""
+
+    parts: tuple[Part, ...]
+    documents: Mapping[str, bytes]  # by their names in the image
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one layer of a fresh start holds."""
+
+    paths: tuple[str, ...]
+    documents: Mapping[str, bytes]
+
+
+def listing_upon(former: Manifest, tree: Tree, changed: Iterable[str], layers: int) -> Listing:
+    """For a delta upon the lowest `layers` layers of an image with `former`.
+
+    `changed` are the paths where `tree` differs from the former one.
+    """
+    if is_small(tree):
+        return Listing((), {})
+    changed = set(changed)
+    starts = _begun_since(former, tree, changed)
+    known = dict(zip(_spans([part.begin for part in former.parts]), former.parts, strict=True))
+    touched = {piece_of(path, starts) for path in changed}
+    parts = {
+        index: known[span]
+        for index, span in enumerate(_spans(starts))
+        if index not in touched and span in known and known[span].layer < layers
+    }
+    new = [index for index in range(len(starts)) if index not in parts]
+    documents = [_document(tree, paths) for paths in pieces(tree, starts, new)]
+    for index, document in zip(new, documents, strict=True):
+        parts[index] = Part(starts[index], digest_of(document), layers)
+    return Listing(tuple(parts[index] for index in range(len(starts))), _by_name(documents))
+
+
+def _begun_since(former: Manifest, tree: Tree, changed: Iterable[str]) -> list[str]:
+    """`listing.begun` of the tree, without a look at each path of it."""
+    if not former.parts:
+        return begun(tree)
+    starts = {part.begin for part in former.parts}
+    starts.update(path for path in changed if begins(path))
+    return sorted(path for path in starts if not path or path in tree)
+
+
+def shares(tree: Tree, below: int, most: int) -> tuple[tuple[Part, ...], list[Share]]:
+    """The parts and at most `most` layers of a fresh start upon `below` layers.
+
+    Where one layer does, its documents are to be put behind the manifest.
+    """
+    starts = begun(tree)
+    if starts:
+        found = pieces(tree, starts, range(len(starts)))
+    else:
+        found = [[path] for path in sorted(tree.paths())]
+    groups = _grouped(
+        [tree_bytes(tree.only(piece)) for piece in found],
+        [mark(piece[0]) if piece else 0 for piece in found],
+        min(most, MOST_LAYERS),
+    )
+    parts: list[Part] = []
+    made: list[Share] = []
+    for number, group in enumerate(groups):
+        documents = [_document(tree, found[index]) for index in group] if starts else []
+        parts += [
+            Part(starts[index], digest_of(document), below + number)
+            for index, document in zip(group, documents, strict=False)
+        ]
+        held = tuple(path for index in group for path in found[index])
+        made.append(Share(held, _by_name(documents)))
+    return tuple(parts), made
+
+
+def _document(tree: Tree, paths: Iterable[str]) -> bytes:
+    return canonical(columns(tree.only(paths)))
+
+
+def _by_name(documents: Iterable[bytes]) -> dict[str, bytes]:
+    return {part_name(digest_of(document)): document for document in documents}
+
+
+def _spans(starts: Sequence[str]) -> list[tuple[str, str]]:
+    """Where each piece begins, and where the next."""
+    return list(zip(starts, [*starts[1:], ""], strict=True)) if starts else []
+
+
+def _grouped(sizes: Sequence[int], marks: Sequence[int], most: int) -> list[range]:
+    """Neighbours together, to at most `most` groups of like size."""
+    wanted = LAYER_BYTES
+    while len(groups := _cut(sizes, marks, wanted)) > max(1, most):
+        wanted *= 2
+    return groups
+
+
+def _cut(sizes: Sequence[int], marks: Sequence[int], wanted: int) -> list[range]:
+    """Each group ends at the lowest mark between half and one and a half times the wanted size.
+
+    So two trees that begin to differ are soon cut at the same places again.
+    """
+    groups: list[range] = []
+    start, size = 0, 0
+    best = start
+    index = start
+    while index < len(sizes):
+        size += sizes[index]
+        index += 1
+        if index < len(sizes) and 2 * size >= wanted:
+            if best == start or marks[index] < marks[best]:
+                best = index
+            if 2 * size >= 3 * wanted:
+                groups.append(range(start, best))
+                start = index = best
+                size = 0
+    return [*groups, range(start, len(sizes))]

@@ -1,0 +1,165 @@
+"""A tree as the columns of a JSON document, and where a large tree's listing is cut. Pure.
+
+It is cut before each path whose hash says so. So the cuts depend on the paths alone, an edit
+changes one piece, and paths of one directory mostly share it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from kontext_plugin.tree import DIRECTORY, Tree
+
+SMALL = 512
+"""Paths up to which a listing is one piece, inside manifest.json."""
+
+_MEAN = 256
+"""Paths of a piece. An edit uploads one piece, and of each other piece a digest."""
+
+_LARGEST = 2**63 - 1
+_HEX = re.compile(r"[0-9a-f]*")
+
+
+class InvalidManifest(ValueError):
+    """A manifest that cannot be trusted; the text says why."""
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys, in UTF-8, without spaces: one state, one digest."""
+    return json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def columns(tree: Tree) -> dict[str, Any]:
+    return {
+        "files": dict(tree.files),
+        # In the order of the sorted paths of the regular files: a second map of paths would
+        # make the listing half as large again.
+        "sizes": [tree.sizes[path] for path in sorted(tree.sizes)],
+        "executable": sorted(tree.executable),
+        "links": dict(tree.links),
+    }
+
+
+def tree_of(listed: Mapping[str, Any]) -> Tree:
+    """The tree that has these columns, which are of the schema's outer shape.
+
+    Raises InvalidManifest where a value is not of the schema: jsonschema takes tens of
+    microseconds for each. The paths remain unchecked.
+    """
+    files, links, sizes = listed["files"], listed["links"], listed["sizes"]
+    executable = paths_of(listed["executable"])
+    _check_digests(files.values())
+    _check_targets(links.values())
+    check_counts(sizes)
+    if not all(files.get(path) for path in executable):
+        raise InvalidManifest("it lists as executable what is no file")
+    regular = sorted(path for path, digest in files.items() if digest != DIRECTORY)
+    if len(regular) != len(sizes):
+        raise InvalidManifest("it lists another number of sizes than of files")
+    return Tree(files, dict(zip(regular, sizes, strict=True)), executable, links)
+
+
+def former_of(listed: Mapping[str, Any]) -> Tree:
+    """`tree_of` for what a tree was, of which no sizes are listed."""
+    some = [0 for digest in listed["files"].values() if digest != DIRECTORY]
+    return tree_of({**listed, "sizes": some}).without_sizes()
+
+
+def paths_of(listed: Sequence[Any]) -> frozenset[str]:
+    """A list of different strings as a set. Raises InvalidManifest for anything else."""
+    if not set(map(type, listed)) <= {str} or len(found := frozenset(listed)) != len(listed):
+        raise InvalidManifest("it lists a path twice, or what is no path")
+    return found
+
+
+def check_counts(values: Collection[Any]) -> None:
+    """Raises InvalidManifest. 1.0 is an integer to JSON Schema, and to nobody else."""
+    if not set(map(type, values)) <= {int} or (
+        values and not 0 <= min(values) <= max(values) <= _LARGEST
+    ):
+        raise InvalidManifest("it lists a number that is no integer")
+
+
+def _check_digests(values: Collection[Any]) -> None:
+    if not set(map(type, values)) <= {str} or not (
+        set(map(len, values)) <= {0, 64} and _HEX.fullmatch("".join(values))
+    ):
+        raise InvalidManifest("it lists a hash that is none")
+
+
+def _check_targets(values: Collection[Any]) -> None:
+    if not set(map(type, values)) <= {str} or "" in values:
+        raise InvalidManifest("it lists a link to nothing")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        raise InvalidManifest("it lists a link to what is no UTF-8") from None
+
+
+def mark(path: str) -> int:
+    """What says where to cut: a number that depends on the path alone."""
+    return zlib.crc32(path.encode())
+
+
+def begins(path: str) -> bool:
+    """Whether a piece begins with this path."""
+    return mark(path) % _MEAN == 0
+
+
+def is_small(tree: Tree) -> bool:
+    return len(tree.files) + len(tree.links) <= SMALL
+
+
+def begun(tree: Tree) -> list[str]:
+    """Where each piece begins, sorted, the first at ""; nothing where the tree is small."""
+    return [] if is_small(tree) else sorted(["", *filter(begins, _paths(tree))])
+
+
+def pieces(tree: Tree, begun: Sequence[str], wanted: Sequence[int]) -> list[list[str]]:
+    """The sorted paths of the wanted pieces of those that begin so; the wanted are sorted too."""
+    found: dict[int, list[str]] = {index: [] for index in wanted}
+    if found:
+        # Most paths lie outside of a small edit, which a comparison finds out sooner.
+        near = [path for path in _paths(tree) if path >= begun[wanted[0]]]
+        if wanted[-1] + 1 < len(begun):
+            near = [path for path in near if path < begun[wanted[-1] + 1]]
+        for path in near:
+            if (index := piece_of(path, begun)) in found:
+                found[index].append(path)
+    return [sorted(found[index]) for index in wanted]
+
+
+def joined(trees: Sequence[Tree]) -> tuple[Tree, list[str]]:
+    """The whole of a tree's pieces, and where each begins.
+
+    Raises InvalidManifest if the tree is cut elsewhere.
+    """
+    whole = Tree(
+        files={path: digest for tree in trees for path, digest in tree.files.items()},
+        sizes={path: size for tree in trees for path, size in tree.sizes.items()},
+        executable=frozenset().union(*(tree.executable for tree in trees)),
+        links={path: target for tree in trees for path, target in tree.links.items()},
+    )
+    starts = begun(whole)
+    if len(starts) != len(trees) or not all(
+        piece_of(min(paths), starts) == piece_of(max(paths), starts) == index
+        for index, paths in enumerate(map(_paths, trees))
+        if paths
+    ):
+        raise InvalidManifest("its parts are not those of its tree")
+    return whole, starts
+
+
+def piece_of(path: str, begun: Sequence[str]) -> int:
+    return bisect_right(begun, path) - 1
+
+
+def _paths(tree: Tree) -> tuple[str, ...]:
+    return (*tree.files, *tree.links)

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 )
 
@@ -23,68 +26,110 @@ type item struct {
 // A listing is a manifest as a tree: the items of each directory by name. The top is ".".
 type listing map[string]map[string]item
 
-// readManifest reads a manifest and checks everything in it that verify relies on.
+// columns are what a manifest lists. The whole listing is the union of its own and its parts'.
+type columns struct {
+	file       string // it stands in this one
+	Files      map[string]string
+	Executable []string
+	Links      map[string]string
+}
+
+// readManifest reads a manifest with its parts, and checks everything in it that verify relies on.
 func readManifest(file string) (listing, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, &problem{"read manifest", file, err}
 	}
-	l, err := parseManifest(data)
+	top, parts, err := parseManifest(data)
 	if err != nil {
 		return nil, &problem{"read manifest", file, err}
 	}
-	return l, nil
+	top.file = file
+	all := []columns{top}
+	for _, name := range parts {
+		file := filepath.Join(filepath.Dir(file), "parts", name+".json")
+		part, err := readPart(file, name)
+		if err != nil {
+			return nil, &problem{"read manifest", file, err}
+		}
+		all = append(all, part)
+	}
+	return union(all)
 }
 
-func parseManifest(data []byte) (listing, error) {
+func parseManifest(data []byte) (top columns, parts []string, err error) {
 	var version struct {
-		Version int `json:"version"`
+		Version int
 	}
 	if err := json.Unmarshal(data, &version); err != nil {
-		return nil, err
+		return top, nil, err
 	}
 	if version.Version != manifestVersion {
-		return nil, fmt.Errorf("it is version %d, this extractor knows version %d", version.Version, manifestVersion)
+		return top, nil, fmt.Errorf("it is version %d, this extractor knows version %d", version.Version, manifestVersion)
 	}
-	var m struct {
-		Files      map[string]string `json:"files"`
-		Executable []string          `json:"executable"`
-		Links      map[string]string `json:"links"`
+	var root struct {
+		columns
+		Parts []string
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, err
+	if err := json.Unmarshal(data, &root); err != nil {
+		return top, nil, err
 	}
+	for _, name := range root.Parts {
+		if !isSHA256(name) { // it becomes part of a path
+			return top, nil, fmt.Errorf("%q is no part's SHA-256", name)
+		}
+	}
+	return root.columns, root.Parts, nil
+}
 
+func readPart(file, name string) (part columns, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return part, err
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != name {
+		return part, errors.New("its SHA-256 is not its name")
+	}
+	part.file = file
+	return part, json.Unmarshal(data, &part)
+}
+
+// union needs all columns at once, as a path's directory may stand in another part.
+func union(all []columns) (listing, error) {
 	l := listing{".": {}}
-	for name, sum := range m.Files {
-		if sum == "" {
-			l[name] = map[string]item{}
+	for _, c := range all {
+		for name, sum := range c.Files {
+			if sum == "" {
+				l[name] = map[string]item{}
+			}
 		}
 	}
-	for name, sum := range m.Files {
-		it := item{sha256: sum}
-		if sum == "" {
-			it.kind = fs.ModeDir
-		} else if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 || sum != strings.ToLower(sum) {
-			return nil, fmt.Errorf("%q has a bad SHA-256: %q", name, sum)
+	for _, c := range all {
+		for name, sum := range c.Files {
+			it := item{sha256: sum}
+			if sum == "" {
+				it.kind = fs.ModeDir
+			}
+			if err := l.add(name, it); err != nil {
+				return nil, &problem{"read manifest", c.file, err}
+			}
 		}
-		if err := l.add(name, it); err != nil {
-			return nil, err
+		for name, to := range c.Links {
+			if err := l.add(name, item{kind: fs.ModeSymlink, to: to}); err != nil {
+				return nil, &problem{"read manifest", c.file, err}
+			}
 		}
 	}
-	for name, to := range m.Links {
-		if err := l.add(name, item{kind: fs.ModeSymlink, to: to}); err != nil {
-			return nil, err
+	for _, c := range all {
+		for _, name := range c.Executable {
+			dir, base := path.Dir(name), path.Base(name)
+			it, found := l[dir][base]
+			if !found || it.kind != 0 {
+				return nil, &problem{"read manifest", c.file, fmt.Errorf("%q is executable and no file", name)}
+			}
+			it.executable = true
+			l[dir][base] = it
 		}
-	}
-	for _, name := range m.Executable {
-		dir, base := path.Dir(name), path.Base(name)
-		it, found := l[dir][base]
-		if !found || it.kind != 0 {
-			return nil, fmt.Errorf("%q is executable and no file", name)
-		}
-		it.executable = true
-		l[dir][base] = it
 	}
 	return l, nil
 }
@@ -95,6 +140,9 @@ func (l listing) add(name string, it item) error {
 	if !fs.ValidPath(name) || name == "." || strings.ContainsRune(name, 0) {
 		return fmt.Errorf("%q is no clean relative path", name)
 	}
+	if it.kind == 0 && !isSHA256(it.sha256) {
+		return fmt.Errorf("%q has a bad SHA-256: %q", name, it.sha256)
+	}
 	dir, base := path.Dir(name), path.Base(name)
 	if l[dir] == nil {
 		return fmt.Errorf("%q is listed and its directory is not", name)
@@ -104,4 +152,8 @@ func (l listing) add(name string, it item) error {
 	}
 	l[dir][base] = it
 	return nil
+}
+
+func isSHA256(text string) bool {
+	return len(text) == 2*sha256.Size && strings.Trim(text, "0123456789abcdef") == ""
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -142,6 +144,39 @@ func TestVerifyWithoutGoodManifest(t *testing.T) {
 			test.prepare(t, f.manifest)
 			f.refuse([]string{"--verify"}, fmt.Sprintf("read manifest %q: %s", f.manifest, test.problem))
 			wantTree(t, f.target, tree{})
+		})
+	}
+}
+
+// Parts say as much as the manifest itself.
+func TestVerifyWithParts(t *testing.T) {
+	top, part := tree{"d": "dir", "x": "exec:x"}, tree{"d/f": "file:f", "d/l": "link:f"}
+	sources := maps.Clone(top)
+	maps.Copy(sources, part)
+	tests := map[string]struct {
+		holds   tree
+		problem string
+	}{
+		"right":     {sources, ""},
+		"wrong":     {tree{"d": "dir", "x": "exec:x", "d/f": "file:g", "d/l": "link:f"}, "its content is not what the manifest says"},
+		"not there": {tree{"d": "dir", "x": "exec:x", "d/f": "file:f", "d/l": "link:f", "d/n": "file:n"}, "not in the manifest"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, test.holds)
+			data := must2(json.Marshal(manifestOf(part)))
+			columns := manifestOf(top)
+			columns["parts"] = []string{digest(string(data))}
+			must(t, os.WriteFile(f.manifest, must2(json.Marshal(columns)), 0o644))
+			must(t, os.Mkdir(filepath.Dir(f.manifest)+"/parts", 0o755))
+			must(t, os.WriteFile(partFile(f.manifest, digest(string(data))), data, 0o644))
+			if test.problem == "" {
+				f.succeed("--verify", "--mirror")
+				return
+			}
+			if code, _, stderr := f.run("--verify"); code != exitFailed || !strings.Contains(stderr, test.problem) {
+				t.Errorf("exit code %d: %s", code, stderr)
+			}
 		})
 	}
 }

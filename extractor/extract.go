@@ -12,22 +12,12 @@ import (
 // extract copies the source tree over the target tree. It counts files and links.
 func extract(p *pool, t trees) (written, unchanged int64) {
 	var changes, total atomic.Int64
-	p.walk(func(dir string) (below []string) {
-		if p.stopped() {
-			return nil
-		}
-		here, err := t.open(dir)
-		if err != nil {
-			p.fail(err)
-			return nil
-		}
-		defer here.close()
-
+	walk(p, t, p.fail, func(here trees, _ string) (below []string) {
 		var files sync.WaitGroup
 		defer files.Wait()
-		put := func(entry fs.DirEntry, place func(*pool, trees, fs.DirEntry) (bool, error)) {
+		put := func(name string, place func(*pool, trees, string) (bool, error)) {
 			p.do(&files, func() {
-				changed, err := place(p, here, entry)
+				changed, err := place(p, here, name)
 				if err != nil {
 					p.fail(err)
 				}
@@ -38,7 +28,7 @@ func extract(p *pool, t trees) (written, unchanged int64) {
 			})
 		}
 
-		for entry, err := range list(here.source) {
+		for entry, err := range here.source.list() {
 			if p.stopped() {
 				return nil
 			}
@@ -46,7 +36,7 @@ func extract(p *pool, t trees) (written, unchanged int64) {
 				p.fail(failed("list", here.source, ".", err))
 				return nil
 			}
-			switch name := entry.Name(); entry.Type() {
+			switch name := entry.name; entry.kind {
 			case fs.ModeDir:
 				// Made here and now, as nothing below it can wait.
 				if err := makeDir(here.target, name); err != nil {
@@ -55,9 +45,9 @@ func extract(p *pool, t trees) (written, unchanged int64) {
 				}
 				below = append(below, name)
 			case fs.ModeSymlink:
-				put(entry, placeLink)
+				put(name, placeLink)
 			case 0:
-				put(entry, placeFile)
+				put(name, placeFile)
 			default:
 				p.fail(failed("copy", here.source, name, errors.New("neither a file, a directory nor a link")))
 			}
@@ -68,7 +58,7 @@ func extract(p *pool, t trees) (written, unchanged int64) {
 }
 
 // makeDir makes name a directory, without following a link of that name.
-func makeDir(parent *os.Root, name string) error {
+func makeDir(parent dir, name string) error {
 	old, err := parent.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -85,7 +75,7 @@ func makeDir(parent *os.Root, name string) error {
 }
 
 // openUp makes a directory usable to its owner, and leaves a usable one alone.
-func openUp(parent *os.Root, name string, dir fs.FileInfo) error {
+func openUp(parent dir, name string, dir fs.FileInfo) error {
 	stat := dir.Sys().(*syscall.Stat_t)
 	uid := os.Geteuid()
 	if uid == 0 || int(stat.Uid) != uid || dir.Mode()&0o700 == 0o700 {

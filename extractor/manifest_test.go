@@ -180,7 +180,7 @@ func TestBadNamesOfParts(t *testing.T) {
 	}
 }
 
-// It takes 0.6 s and 50 MB, mostly for making the parts.
+// It takes 0.6 s and 50 MB, the making of the parts included.
 func TestManyParts(t *testing.T) {
 	var parts []string
 	for i := range 400 {

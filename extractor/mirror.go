@@ -1,43 +1,36 @@
 package main
 
-import "sync/atomic"
+import (
+	"io/fs"
+	"sync/atomic"
+)
 
 // mirror removes from the target what the source does not have, and counts it:
 // a whole directory is one thing.
 func mirror(p *pool, t trees) int64 {
 	var removed atomic.Int64
-	p.walk(func(dir string) (below []string) {
-		if p.stopped() {
-			return nil
-		}
-		here, err := t.open(dir)
-		if err != nil {
-			p.fail(err)
-			return nil
-		}
-		defer here.close()
-
+	walk(p, t, p.fail, func(here trees, _ string) (below []string) {
 		keep := map[string]bool{}
-		for entry, err := range list(here.source) {
+		for entry, err := range here.source.list() {
 			if err != nil {
 				p.fail(failed("list", here.source, ".", err))
 				return nil
 			}
-			keep[entry.Name()] = true
-			if entry.IsDir() {
-				below = append(below, entry.Name())
+			keep[entry.name] = true
+			if entry.kind == fs.ModeDir {
+				below = append(below, entry.name)
 			}
 		}
 
 		// Listed in full first: a listing may miss names while others are removed.
 		var extra []string
-		for entry, err := range list(here.target) {
+		for entry, err := range here.target.list() {
 			if err != nil {
 				p.fail(failed("list", here.target, ".", err))
 				return nil
 			}
-			if !keep[entry.Name()] {
-				extra = append(extra, entry.Name())
+			if !keep[entry.name] {
+				extra = append(extra, entry.name)
 			}
 		}
 		for _, name := range extra {

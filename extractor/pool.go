@@ -42,17 +42,57 @@ func (p *pool) do(group *sync.WaitGroup, f func()) {
 	}
 }
 
+// A place is one directory, or the same one in several trees.
+type place[T any] interface {
+	open(path string) (T, error)
+	close()
+}
+
+// keptOpen is how deep directories stay open for those below them, so that a deeper
+// tree cannot use up the descriptors.
+const keptOpen = 12
+
 // walk visits the top of a tree and then, in any order, the directories that
-// each visit returns.
-func (p *pool) walk(visit func(dir string) (below []string)) {
+// each visit returns. What cannot be opened goes to fail.
+func walk[T place[T]](p *pool, top T, fail func(error), visit func(here T, path string) (below []string)) {
 	var group sync.WaitGroup
-	var descend func(dir string)
-	descend = func(dir string) {
-		for _, name := range visit(dir) {
-			p.do(&group, func() { descend(path.Join(dir, name)) })
+	// near is the closest directory that is open still, until release is called; rest leads on from it.
+	var descend func(near T, rest, whole string, depth int, release func())
+	descend = func(near T, rest, whole string, depth int, release func()) {
+		if p.stopped() {
+			release()
+			return
 		}
+		here, err := near.open(rest)
+		if err != nil {
+			fail(err)
+			release()
+			return
+		}
+		below := visit(here, whole)
+		last := release
+		if depth < keptOpen {
+			near, rest = here, "."
+			last = func() {
+				here.close()
+				release()
+			}
+		} else {
+			here.close()
+		}
+		var users atomic.Int64
+		users.Store(int64(len(below)) + 1)
+		done := func() {
+			if users.Add(-1) == 0 {
+				last()
+			}
+		}
+		for _, name := range below {
+			p.do(&group, func() { descend(near, path.Join(rest, name), path.Join(whole, name), depth+1, done) })
+		}
+		done()
 	}
-	descend(".")
+	descend(top, ".", ".", 0, func() {})
 	group.Wait()
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 )
 
@@ -13,8 +12,8 @@ type problem struct {
 	err        error
 }
 
-func failed(verb string, dir *os.Root, name string, err error) error {
-	return &problem{verb, filepath.Join(dir.Name(), name), err}
+func failed(verb string, in interface{ Name() string }, name string, err error) error {
+	return &problem{verb, filepath.Join(in.Name(), name), err}
 }
 
 // Error quotes the path: a file's name may hold anything, the terminal's escapes too.

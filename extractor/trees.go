@@ -3,21 +3,19 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 )
 
 // trees are the two ends of a copy. An os.Root lets nothing reach outside of them.
 type trees struct {
-	source, target *os.Root
+	source, target dir
 }
 
 // openTrees makes the target if need be. Both paths are absolute.
 func openTrees(source, target string, mirror bool) (trees, error) {
-	src, err := os.OpenRoot(source)
+	src, err := openDir(source)
 	if errors.Is(err, fs.ErrNotExist) {
 		return trees{}, fmt.Errorf("this image holds no sources: %s is missing", source)
 	}
@@ -25,37 +23,37 @@ func openTrees(source, target string, mirror bool) (trees, error) {
 		return trees{}, &problem{"open", source, err}
 	}
 	if err := checkApart(source, target, mirror); err != nil {
-		src.Close()
+		src.close()
 		return trees{}, err
 	}
 	err = os.MkdirAll(target, 0o755)
 	if err != nil {
-		src.Close()
+		src.close()
 		return trees{}, &problem{"mkdir", target, err}
 	}
-	dst, err := os.OpenRoot(target)
+	dst, err := openDir(target)
 	if err != nil {
-		src.Close()
+		src.close()
 		return trees{}, &problem{"open", target, err}
 	}
 	return trees{src, dst}, nil
 }
 
 func (t trees) close() {
-	t.source.Close()
-	t.target.Close()
+	t.source.close()
+	t.target.close()
 }
 
 // open opens the same directory in both trees.
-func (t trees) open(dir string) (trees, error) {
-	src, err := t.source.OpenRoot(dir)
+func (t trees) open(path string) (trees, error) {
+	src, err := t.source.open(path)
 	if err != nil {
-		return trees{}, failed("open", t.source, dir, err)
+		return trees{}, err
 	}
-	dst, err := t.target.OpenRoot(dir)
+	dst, err := t.target.open(path)
 	if err != nil {
-		src.Close()
-		return trees{}, failed("open", t.target, dir, err)
+		src.close()
+		return trees{}, err
 	}
 	return trees{src, dst}, nil
 }
@@ -112,31 +110,4 @@ func within(path, dir string) (bool, error) {
 		}
 	}
 	return false, err
-}
-
-// list yields the entries of a directory, a few at a time however many there are.
-func list(dir *os.Root) iter.Seq2[fs.DirEntry, error] {
-	return func(yield func(fs.DirEntry, error) bool) {
-		f, err := dir.Open(".")
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer f.Close()
-		for {
-			entries, err := f.ReadDir(256)
-			for _, entry := range entries {
-				if !yield(entry, nil) {
-					return
-				}
-			}
-			if err == io.EOF {
-				return
-			}
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-		}
-	}
 }

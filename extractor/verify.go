@@ -7,37 +7,30 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"sync"
 )
 
 // verify compares both trees with the manifest: the source's names, all of the target,
 // and with alone also that the target holds nothing else. It reports every difference.
 func verify(p *pool, t trees, want listing, alone bool) {
-	compare(p, t.source, want, true, func(*os.Root, string, fs.FileInfo, item) error { return nil })
-	compare(p, t.target, want, alone, func(dir *os.Root, name string, have fs.FileInfo, want item) error {
+	compare(p, t.source, want, true, func(dir, string, fs.FileInfo, item) error { return nil })
+	compare(p, t.target, want, alone, func(in dir, name string, have fs.FileInfo, want item) error {
 		if want.kind == fs.ModeSymlink {
-			return checkLink(dir, name, want)
+			return checkLink(in, name, want)
 		}
-		return checkFile(p, dir, name, have, want)
+		return checkFile(p, in, name, have, want)
 	})
 }
 
-type check func(dir *os.Root, name string, have fs.FileInfo, want item) error
+type check func(in dir, name string, have fs.FileInfo, want item) error
 
 // compare walks down the manifest, and looks into nothing of the tree beside it.
-func compare(p *pool, tree *os.Root, want listing, alone bool, content check) {
-	p.walk(func(dir string) (below []string) {
-		here, err := tree.OpenRoot(dir)
-		if err != nil {
-			p.report(failed("verify", tree, dir, err))
-			return nil
-		}
-		defer here.Close()
+func compare(p *pool, tree dir, want listing, alone bool, content check) {
+	walk(p, tree, p.report, func(here dir, path string) (below []string) {
 		var files sync.WaitGroup
 		defer files.Wait()
 
-		for name, item := range want[dir] {
+		for name, item := range want[path] {
 			if p.stopped() {
 				return nil
 			}
@@ -61,21 +54,21 @@ func compare(p *pool, tree *os.Root, want listing, alone bool, content check) {
 		if !alone {
 			return below
 		}
-		for entry, err := range list(here) {
+		for entry, err := range here.list() {
 			if err != nil {
 				p.report(failed("list", here, ".", err))
 				return nil
 			}
-			if _, listed := want[dir][entry.Name()]; !listed {
-				p.report(failed("verify", here, entry.Name(), errors.New("not in the manifest")))
+			if _, listed := want[path][entry.name]; !listed {
+				p.report(failed("verify", here, entry.name, errors.New("not in the manifest")))
 			}
 		}
 		return below
 	})
 }
 
-func checkFile(p *pool, dir *os.Root, name string, have fs.FileInfo, want item) error {
-	f, err := dir.OpenFile(name, readOnly, 0)
+func checkFile(p *pool, in dir, name string, have fs.FileInfo, want item) error {
+	f, err := in.OpenFile(name, readOnly, 0)
 	if err != nil {
 		return err
 	}
@@ -90,16 +83,16 @@ func checkFile(p *pool, dir *os.Root, name string, have fs.FileInfo, want item) 
 	switch {
 	case hex.EncodeToString(hash.Sum(nil)) != want.sha256:
 		return errors.New("its content is not what the manifest says")
-	case executable(have) && !want.executable:
+	case executable(uint32(have.Mode())) && !want.executable:
 		return errors.New("executable, and should not be")
-	case !executable(have) && want.executable:
+	case !executable(uint32(have.Mode())) && want.executable:
 		return errors.New("not executable, and should be")
 	}
 	return nil
 }
 
-func checkLink(dir *os.Root, name string, want item) error {
-	to, err := dir.Readlink(name)
+func checkLink(in dir, name string, want item) error {
+	to, err := in.Readlink(name)
 	if err != nil {
 		return err
 	}

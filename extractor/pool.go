@@ -17,11 +17,15 @@ type pool struct {
 	buffers sync.Pool
 }
 
-const bufferSize = 128 << 10
+const (
+	bufferSize = 128 << 10
+	maxWorkers = 32
+)
 
 func newPool() *pool {
-	// The work waits for disks more than for processors; the cap keeps it within 1024 open files.
-	workers := min(4*runtime.GOMAXPROCS(0), 64)
+	// The work waits for disks more than for processors; the cap keeps it within 1024 open files,
+	// at four for each directory and two for each copy.
+	workers := min(4*runtime.GOMAXPROCS(0), maxWorkers)
 	return &pool{
 		idle:    make(chan struct{}, workers),
 		buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }},
@@ -48,9 +52,8 @@ type place[T any] interface {
 	close()
 }
 
-// keptOpen is how deep directories stay open for those below them, so that a deeper
-// tree cannot use up the descriptors.
-const keptOpen = 12
+// keptOpen is how deep directories stay open for those below them.
+const keptOpen = 6
 
 // walk visits the top of a tree and then, in any order, the directories that
 // each visit returns. What cannot be opened goes to fail.

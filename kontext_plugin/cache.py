@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
+from typing import Any
 
 from kontext_plugin import remembered
 from kontext_plugin.base_choice import Previous
@@ -39,6 +40,8 @@ _PREFIX = "kontext-scratch-"
 _SCRATCH = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # what tempfile.mkdtemp makes of it
 
 _LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
+
+_CHECKSUM = 64  # bytes: hexadecimal digits of a SHA-256
 
 _STATS_VERSION = "kontext stats 2"
 _MEMORY = struct.Struct(f"{SIGNATURE_BYTES}s32s")
@@ -70,15 +73,14 @@ class Cache:
 
     def stats(self, directory: str) -> Stats:
         """What was known of a directory's files when it was last pushed from this machine."""
-        head, _, content = self._read("stats", directory).partition(b"\n")
+        index, content = self._read("stats", directory)
         try:
-            index = json.loads(head)
             if index["version"] != _STATS_VERSION:
                 return {}
             ends = [0, *accumulate(index["lengths"])]
-            records = [content[start:end] for start, end in pairwise(ends)]
+            records = [bytes(content[start:end]) for start, end in pairwise(ends)]
             return dict(zip(index["folders"], records, strict=True))
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError):
             return {}
 
     def save_stats(self, directory: str, stats: Stats) -> None:
@@ -87,18 +89,18 @@ class Cache:
             "folders": [*stats],
             "lengths": [*map(len, stats.values())],
         }
-        content = b"".join(stats.values())
-        self._write("stats", directory, json.dumps(index).encode() + b"\n" + content)
+        self._write("stats", directory, index, stats.values())
 
     def published(self, reference: str, digest: Digest) -> Previous | None:
         """What `reference` held when this machine last looked, if that was the image `digest`."""
-        return remembered.decode(self._read("published", reference), digest)
+        return remembered.decode(*self._read("published", reference), digest)
 
     def save_published(
         self, reference: str, image: Image, manifest: Manifest, known: Iterable[Digest] = ()
     ) -> None:
         """`known` are the ancestors that this machine has made or looked at."""
-        self._write("published", reference, remembered.encode(image, manifest, known))
+        record, listing = remembered.encode(image, manifest, known)
+        self._write("published", reference, record, [listing])
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
@@ -126,19 +128,26 @@ class Cache:
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         return os.path.join(self.root, kind, name)
 
-    def _read(self, kind: str, key: str) -> bytes:
-        """The content, or nothing at all: absent, unreadable and damaged are one."""
+    def _read(self, kind: str, key: str) -> tuple[dict[str, Any], memoryview]:
+        """A record and what follows it, or nothing: absent, unreadable and damaged are one."""
+        nothing: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
         path = self._path(kind, key)
         if path is None:
-            return b""
+            return nothing
         try:
             content = read_file(path, _LARGEST)
-        except (OSError, ValueError):
-            return b""
-        checksum, content = content[:64], content[64:]
-        return content if hashlib.sha256(content).hexdigest().encode() == checksum else b""
+            rest = memoryview(content)[_CHECKSUM:]  # no copies: there may be tens of megabytes
+            if hashlib.sha256(rest).hexdigest().encode() != content[:_CHECKSUM]:
+                return nothing
+            end = content.index(b"\n", _CHECKSUM)
+            record = json.loads(content[_CHECKSUM:end])
+        except (OSError, ValueError, RecursionError):
+            return nothing
+        return (record, memoryview(content)[end + 1 :]) if isinstance(record, dict) else nothing
 
-    def _write(self, kind: str, key: str, content: bytes) -> None:
+    def _write(
+        self, kind: str, key: str, record: Mapping[str, Any], content: Iterable[bytes]
+    ) -> None:
         """Replaces the file as a whole. A cache that cannot be written costs time, not the push."""
         path = self._path(kind, key)
         if path is None or self.read_only:
@@ -146,9 +155,14 @@ class Cache:
         with contextlib.suppress(OSError, KontextError), self.scratch() as folder:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             temporary = os.path.join(folder, "new")
+            digest = hashlib.sha256()
             with open(temporary, "wb", opener=_private) as file:
-                file.write(hashlib.sha256(content).hexdigest().encode())
-                file.write(content)
+                file.write(bytes(_CHECKSUM))
+                for piece in (json.dumps(record).encode(), b"\n", *content):
+                    digest.update(piece)
+                    file.write(piece)
+                file.seek(0)
+                file.write(digest.hexdigest().encode())
             os.replace(temporary, path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import repeat
 
 from kontext_plugin.tree import Tree, Undo
 
@@ -77,9 +79,16 @@ def diff(old: Tree, new: Tree) -> Changes:
 
 def layer_bytes(made: Changes, new: Tree) -> int:
     """What a layer with these changes holds of sources, uncompressed, its manifest left aside."""
-    written = made.added + made.changed
-    sizes = sum(new.sizes.get(path, 0) for path in written)
-    return sizes + _ENTRY_BYTES * (len(written) + len(made.whiteouts))
+    return (
+        bytes_of(made.added, new)
+        + bytes_of(made.changed, new)
+        + (_ENTRY_BYTES * len(made.whiteouts))
+    )
+
+
+def bytes_of(paths: Collection[str], tree: Tree) -> int:
+    """What these paths of a tree take in a layer, as `layer_bytes`."""
+    return sum(map(tree.sizes.get, paths, repeat(0))) + _ENTRY_BYTES * len(paths)
 
 
 def tree_bytes(tree: Tree) -> int:

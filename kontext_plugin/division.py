@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kontext_plugin.diff import tree_bytes
+from kontext_plugin.diff import bytes_of
 from kontext_plugin.image import digest_of
 from kontext_plugin.listing import (
     begins,
@@ -91,7 +91,7 @@ def shares(tree: Tree, below: int, most: int) -> tuple[tuple[Part, ...], list[Sh
     else:
         found = [[path] for path in sorted(tree.paths())]
     groups = _grouped(
-        [tree_bytes(tree.only(piece)) for piece in found],
+        [bytes_of(piece, tree) for piece in found],
         [mark(piece[0]) if piece else 0 for piece in found],
         min(most, MOST_LAYERS),
     )

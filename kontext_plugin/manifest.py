@@ -146,22 +146,24 @@ def parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
     """
     digests, layers = document.get("parts", ()), document.get("partLayers", ())
     check_counts(layers)
-    if len(digests) != len(layers) or (digests and (document["files"] or document["links"])):
-        raise InvalidManifest("it lists its parts in two ways")
+    if len(digests) != len(layers) or len(digests) != len(set(digests)):
+        raise InvalidManifest("it lists a part twice, or not where it is")
+    if digests and (document["files"] or document["links"]):
+        raise InvalidManifest("it lists paths beside its parts")
     return tuple(
         Part("", Digest(f"sha256:{digest}"), layer)
         for digest, layer in zip(digests, layers, strict=True)
     )
 
 
-def decode(document: Mapping[str, Any], parts: Sequence[Mapping[str, Any]] = ()) -> Manifest:
+def decode(document: Mapping[str, Any], parts: Iterable[Mapping[str, Any]] = ()) -> Manifest:
     """The manifest of a document that has passed its version's schema, and of its parts'.
 
     Raises InvalidManifest for what a schema cannot say: unsafe paths and contradictions.
     """
     if "version" not in document:
         decoded = _version_1(document)
-    elif parts:
+    elif document.get("parts"):
         decoded = restore(document, *joined([tree_of(part) for part in parts]))
     else:
         decoded = restore(document)

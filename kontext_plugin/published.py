@@ -139,10 +139,11 @@ def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> 
             raise ValueError(f"its manifest is larger than {MAX_BYTES} bytes")
     return manifest.decode(
         document,
-        [
-            schema.load(parts[part.digest], schema.MANIFEST_PART)
+        # One after another: as JSON they take much more memory.
+        (
+            schema.load(parts.pop(part.digest), schema.MANIFEST_PART)
             for part in manifest.parts_of(document)
-        ],
+        ),
     )
 
 

@@ -6,7 +6,8 @@ Pure. What comes from here was decoded once with all checks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from kontext_plugin import manifest
 from kontext_plugin.base_choice import Previous
@@ -17,54 +18,48 @@ from kontext_plugin.tree import Tree
 _VERSION = "kontext published 2"
 
 
-def encode(image: Image, held: Manifest, known: Iterable[Digest]) -> bytes:
-    """`known` are the ancestors that this machine has made or looked at."""
-    record = {
+def encode(image: Image, held: Manifest, known: Iterable[Digest]) -> tuple[dict[str, Any], bytes]:
+    """A record, and what the manifest's parts list, if there are any.
+
+    `known` are the ancestors that this machine has made or looked at. The sizes in parts are left
+    out, since nobody asks an earlier image for them.
+    """
+    record: dict[str, Any] = {
         "version": _VERSION,
         "digest": image.digest,
         "layers": [[layer.digest, layer.size] for layer in image.layers],
-        "manifest": image.manifest,
         "known": sorted(known),
+        "manifest": image.manifest,
+        "document": json.loads(manifest.encode(held)),
     }
-    lines = [json.dumps(record).encode(), manifest.encode(held)]
-    return b"\n".join([*lines, *(_encode_listing(held) if held.parts else ())])
+    if not held.parts:
+        return record, b""
+    record["begun"] = [part.begin for part in held.parts]
+    record["executable"], record["links"] = list(held.tree.executable), dict(held.tree.links)
+    # JSON takes three times as long for a hundred thousand strings.
+    return record, "\0".join([text for item in held.tree.files.items() for text in item]).encode()
 
 
-def decode(content: bytes, digest: Digest) -> Previous | None:
+def decode(record: Mapping[str, Any], listing: memoryview, digest: Digest) -> Previous | None:
     """What was kept of the image `digest`, if it was."""
-    head, _, rest = content.partition(b"\n")
     try:
-        record = json.loads(head)
         if record["version"] != _VERSION or record["digest"] != digest:
             return None
-        document, *listing = rest.split(b"\n", 2)
         image = Image(
             digest,
             tuple(Layer(Digest(layer), size) for layer, size in record["layers"]),
             Digest(record["manifest"]),
         )
-        held = manifest.restore(
-            json.loads(document), *(_decode_listing(*listing) if listing else ())
-        )
+        if "begun" in record:
+            texts = iter(str(listing, "utf-8").split("\0"))
+            tree = Tree(
+                files=dict(zip(texts, texts, strict=True)),
+                executable=frozenset(record["executable"]),
+                links=record["links"],
+            )
+            held = manifest.restore(record["document"], tree, record["begun"])
+        else:
+            held = manifest.restore(record["document"])
         return Previous(image, held, known=frozenset(record["known"]))
     except (ValueError, LookupError, TypeError):
         return None
-
-
-def _encode_listing(held: Manifest) -> tuple[bytes, bytes]:
-    """What the parts list, without the sizes, which nobody asks an earlier image for.
-
-    As text: JSON takes three times as long for a hundred thousand strings.
-    """
-    tree = held.tree
-    begun = [part.begin for part in held.parts]
-    others = json.dumps([begun, list(tree.executable), dict(tree.links)])
-    files = "\0".join([text for item in tree.files.items() for text in item])
-    return others.encode(), files.encode()
-
-
-def _decode_listing(others: bytes, text: bytes) -> tuple[Tree, list[str]]:
-    fields = iter(text.decode().split("\0") if text else ())
-    files = dict(zip(fields, fields, strict=True))
-    begun, executable, links = json.loads(others)
-    return Tree(files, {}, frozenset(executable), links), begun

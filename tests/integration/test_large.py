@@ -1,0 +1,323 @@
+"""A directory too large for one layer, or for one manifest.json: what goes up is what changed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Docker, Registry, Result
+from images import exported, layers, uploaded, writes
+from trees import Directory, File, Link, Tree, on_disk, remove
+
+Crane = Callable[..., bytes]
+
+MEGA = 1 << 20
+FOLDERS = [f"d{number:02}" for number in range(30)]
+TREE: Tree = {folder: Directory() for folder in FOLDERS}
+TREE |= {
+    f"{folder}/f{number:03}": File(f"{folder} {number}\n".encode(), number % 50 == 0)
+    for folder in FOLDERS
+    for number in range(100)
+}
+TREE |= {f"{folder}/large": File(folder.encode() * (6 * MEGA // 3)) for folder in FOLDERS}
+TREE |= {f"{folder}/link": Link("../d00") for folder in FOLDERS}
+
+
+@pytest.fixture
+def tag(registry: Registry) -> str:
+    return registry.repository() + ":v1"
+
+
+@pytest.fixture
+def elsewhere(docker: Docker, tmp_path: Path) -> Callable[[], None]:
+    """Makes what follows happen on another machine, without a cache."""
+    caches = (str(tmp_path / f"machine {number}") for number in range(9))
+    return lambda: docker.environment.update(KONTEXT_CACHE_DIR=next(caches))
+
+
+def edit(source: Path, path: str = "d07/f007") -> None:
+    with (source / path).open("a") as file:
+        file.write("more\n")
+
+
+def head(registry: Registry, layer: str) -> Iterator[tuple[str, bytes]]:
+    """The documents of a layer, by their names."""
+    with tarfile.open(registry.blob(layer)) as archive:
+        for entry in archive:
+            file = archive.extractfile(entry)
+            if file is None or not entry.name.startswith("var/lib/kontext/"):
+                return
+            yield entry.name, file.read()
+
+
+def test_all_of_it_is_there_in_several_layers(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    run_image: Callable[..., Result],
+    source: Path,
+    tag: str,
+    tmp_path: Path,
+) -> None:
+    pushed = docker.push(tag, source)
+    assert 5 <= len(layers(crane, tag)) <= 14
+    crane("validate", "--remote", tag)
+    assert exported(crane, tag) == TREE
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    for path in ("d03/f003", "d29/large", "d11/link"):
+        remove(source / path)
+    edit(source)
+    for image in (pushed.image, docker.push(tag, source).image):
+        ran = run_image(image, workspace, "--mirror", "--verify")
+        assert ran.code == 0, ran.stderr
+    assert on_disk(workspace) == on_disk(source) == exported(crane, tag)
+
+
+def test_an_edit_uploads_what_changed(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    source: Path,
+    tag: str,
+    elsewhere: Callable[[], None],
+) -> None:
+    docker.push(tag, source)
+    first = layers(crane, tag)
+    everything = sum(len(text) for layer in first for _, text in head(registry, layer))
+    for here in (True, False):
+        edit(source)
+        if not here:
+            elsewhere()
+        registry.requests()
+        docker.push(tag, source)
+        requests = registry.requests()
+        *below, top = layers(crane, tag)
+        assert below == first
+        assert top in uploaded(requests) and len(uploaded(requests)) == 2, "and the configuration"
+        manifest, part = (text for _, text in head(registry, top))
+        assert len(manifest) + len(part) < everything / 5
+        reads = [r for r in requests if r.method == "GET" and "/blobs/sha256:" in r.path]
+        assert here == (len(reads) <= 2), "only another machine has to read the parts"
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_both_machines_write_the_same(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    source: Path,
+    elsewhere: Callable[[], None],
+) -> None:
+    """Whatever was in the cache, and whichever history the parts have."""
+    here, there = registry.repository() + ":v1", registry.repository() + ":v1"
+    cache = {"KONTEXT_CACHE_DIR": docker.environment.get("KONTEXT_CACHE_DIR", "")}
+    for path in (None, "d07/f007", "d21/f050", "d07/f007", "d29/f099"):
+        if path:
+            edit(source, path)
+        docker.environment |= cache
+        docker.push(here, source)
+        elsewhere()
+        docker.push(there, source)
+        assert layers(crane, here) == layers(crane, there)
+
+
+def test_a_fresh_start_finds_its_layers_in_the_registry(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str
+) -> None:
+    docker.push(tag, source)
+    before = layers(crane, tag)
+    edit(source)
+    docker.push(tag, source)
+    (source / "d07" / "new").write_text("new")
+    registry.requests()
+    pushed = docker.push(tag, source, "--fresh")
+    assert "Starting afresh: --fresh was given" in pushed.stderr
+    after = layers(crane, tag)
+    new = set(after) - set(before)
+    assert new <= uploaded(registry.requests())
+    assert len(new) == 2, "the one with the changed files, and the manifest's"
+    assert exported(crane, tag) == on_disk(source)
+    assert f"{len(TREE) - len(FOLDERS) + 1:,} added" in pushed.stderr
+
+
+LIMITS = {
+    "as few layers as can be": (["--max-layers", "2"], 2),
+    "one layer for the files": (["--max-layers", "3"], 2),
+    "a few": (["--max-layers", "5"], 5),
+    "a single one": (["--single-layer"], 1),
+}
+
+
+@pytest.mark.parametrize(("options", "most"), LIMITS.values(), ids=LIMITS)
+def test_limits_are_kept(
+    docker: Docker, crane: Crane, source: Path, tag: str, options: list[str], most: int
+) -> None:
+    said = docker.push(tag, source, "--dry-run", *options).stderr
+    docker.push(tag, source, *options)
+    made = len(layers(crane, tag))
+    assert made <= most
+    new = made - (options != ["--single-layer"])
+    assert f"in {new} layers: " in said if new > 1 else "in one layer: " in said
+    assert exported(crane, tag) == TREE
+
+
+def test_upon_a_base_of_the_users_own(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str, tmp_path: Path
+) -> None:
+    path, base = tmp_path / "base.tar", registry.repository() + ":base"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("of-the-base"))
+    crane("append", "--oci-empty-base", "-f", str(path), "-t", base)
+    crane("mutate", base, "--set-platform", "linux/amd64", "-t", base)
+    docker.push(tag, source, "--base", base)
+    assert len(layers(crane, tag)) > 5
+    assert exported(crane, tag) == TREE
+    edit(source)
+    assert "Building on" in docker.push(tag, source, "--base", base).stderr
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_nothing_changed(
+    docker: Docker,
+    registry: Registry,
+    source: Path,
+    tag: str,
+    elsewhere: Callable[[], None],
+) -> None:
+    image = docker.push(tag, source).image
+    for move in (lambda: None, elsewhere):
+        move()
+        registry.requests()
+        pushed = docker.push(tag, source)
+        assert (pushed.image, "Nothing changed" in pushed.stderr) == (image, True)
+        assert writes(registry.requests()) == []
+
+
+@contextmanager
+def instead(blob: Path, content: bytes | None) -> Iterator[None]:
+    """Has the registry serve something else for a blob; None: nothing."""
+    kept = blob.with_name("kept")
+    blob.rename(kept)
+    try:
+        if content is not None:
+            blob.write_bytes(content)
+        yield
+    finally:
+        kept.rename(blob)
+
+
+def test_a_part_that_is_gone_or_another(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    source: Path,
+    tag: str,
+    elsewhere: Callable[[], None],
+) -> None:
+    docker.push(tag, source)
+    lower = registry.blob(layers(crane, tag)[1])
+    real = gzip.decompress(lower.read_bytes())
+    digest = b'"d00/f000":"'
+    changed = real.replace(digest + real.partition(digest)[2][:4], digest + b"0000", 1)
+    assert changed != real
+    edit(source)
+    for content, why in [
+        (None, "gone from the registry"),
+        (gzip.compress(changed), "damaged"),
+        (gzip.compress(real[:5000]), "damaged"),
+        (gzip.compress(bytes(10240)), "damaged"),
+        (b"no gzip", "damaged"),
+    ]:
+        elsewhere()
+        with instead(lower, content):
+            said = docker.push(tag, source, "--dry-run").stderr
+        assert "Starting afresh: " in said and why in said, said
+    docker.push(tag, source)
+    assert exported(crane, tag) == on_disk(source)
+
+
+# Manifests that lie about their parts
+
+
+def document(**changes: Any) -> bytes:
+    digest = "sha256:" + "0" * 64
+    columns: dict[str, Any] = {"files": {}, "sizes": [], "executable": [], "links": {}}
+    rest = {"generation": 0, "content": 0, "layers": [], "ancestors": [], "labels": {}}
+    made = {"version": 2, "base": digest, "extractor": digest, "platform": "linux/amd64"}
+    return json.dumps(columns | made | rest | {"replacedDirectories": []} | changes).encode()
+
+
+def part(**files: str) -> bytes:
+    listed = {"files": files, "sizes": [1 for _ in files], "executable": [], "links": {}}
+    return json.dumps(listed).encode()
+
+
+def hexed(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def layer(**documents: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in documents.items():
+            folder = "parts/" if name != "manifest" else ""
+            entry = tarfile.TarInfo(f"var/lib/kontext/{folder}{name.removeprefix('_')}.json")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        archive.addfile(tarfile.TarInfo("end"))
+    return stream.getvalue()
+
+
+def lying(listed: bytes, number: int = 0) -> bytes:
+    """A layer with a manifest of one part, and that part."""
+    name = hexed(listed)
+    root = document(parts=[name], partLayers=[number])
+    return layer(manifest=root, **{f"_{name}": listed})
+
+
+CLIMBS = part(**{"../a": "0" * 64})
+LIES = {
+    "no such part": (layer(manifest=document(parts=["a" * 64], partLayers=[0])), "is missing"),
+    "another layer": (lying(part(a="0" * 64), 1), "a layer that it does not have"),
+    "far above": (lying(part(a="0" * 64), 2**62), "a layer that it does not have"),
+    "of other content": (
+        layer(manifest=document(parts=["a" * 64], partLayers=[0]), **{"_" + "a" * 64: b"{}"}),
+        "a part of its manifest is damaged",
+    ),
+    "no JSON": (lying(b"{"), "not JSON"),
+    "no listing": (lying(b"{}"), "required property"),
+    "nested deeply": (lying(b"[" * 100_000), "not JSON"),
+    "columns of another shape": (
+        lying(b'{"files":[],"sizes":0,"executable":0,"links":0}'),
+        "files",
+    ),
+    "a path above": (lying(CLIMBS), "not those of its tree"),
+    "cut elsewhere": (lying(part(a="0" * 64)), "not those of its tree"),
+    "twice": (layer(manifest=document(parts=["a" * 64] * 2, partLayers=[0, 0])), "a part twice"),
+    "a name that climbs": (
+        layer(manifest=document(parts=["../" + "a" * 61], partLayers=[0])),
+        "does not match",
+    ),
+}
+
+
+@pytest.mark.parametrize(("blob", "why"), LIES.values(), ids=LIES)
+def test_parts_that_are_lies(
+    docker: Docker, crane: Crane, source: Path, tag: str, tmp_path: Path, blob: bytes, why: str
+) -> None:
+    for path in (*FOLDERS[1:], "d00/large"):
+        remove(source / path)
+    (tmp_path / "layer.tar.gz").write_bytes(blob)
+    crane("append", "--oci-empty-base", "-f", str(tmp_path / "layer.tar.gz"), "-t", tag)
+    pushed = docker.push(tag, source)
+    assert "Starting afresh: " in pushed.stderr and why in pushed.stderr, pushed.stderr
+    assert exported(crane, tag) == on_disk(source)

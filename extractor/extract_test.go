@@ -369,6 +369,31 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
+// Killed at any moment, it leaves no half of a file under its name; and the next run makes it right.
+func TestKilled(t *testing.T) {
+	sources := tree{}
+	for i := range 20 {
+		sources[fmt.Sprint(i)] = "file:" + strings.Repeat("0123456789abcdef", 256<<10)
+	}
+	f := newFixture(t, sources)
+	cmd := f.command()
+	must(t, cmd.Start())
+	for len(must2(os.ReadDir(f.target))) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	must(t, cmd.Process.Kill())
+	if cmd.Wait() == nil {
+		t.Error("it was not killed in time")
+	}
+	for name, what := range harvest(t, f.target) {
+		if !strings.HasPrefix(name, ".kontext-") && what != sources[name] {
+			t.Errorf("%q has %d bytes", name, len(what))
+		}
+	}
+	f.succeed("--mirror")
+	wantTree(t, f.target, sources)
+}
+
 func TestManyAtOnce(t *testing.T) {
 	sources := manyFiles(1500)
 	f := newFixture(t, sources)

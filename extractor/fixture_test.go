@@ -193,7 +193,7 @@ const (
 	otherUser    = 1000
 )
 
-// TestMain lets the test program stand in for the extractor, see runAsUser.
+// TestMain lets the test program stand in for the extractor, see command.
 func TestMain(m *testing.M) {
 	if encoded, found := os.LookupEnv(argsVariable); found {
 		var args []string
@@ -205,13 +205,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// runAsUser runs the extractor as a user without privileges.
-func (f *fixture) runAsUser(options ...string) (code int, output string) {
-	f.t.Helper()
+// command is the extractor as a process of its own.
+func (f *fixture) command(options ...string) *exec.Cmd {
 	args := must2(json.Marshal(append([]string{f.source, f.manifest, f.target}, options...)))
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Dir = "/"
 	cmd.Env = []string{argsVariable + "=" + string(args)}
+	return cmd
+}
+
+// runAsUser runs the extractor as a user without privileges.
+func (f *fixture) runAsUser(options ...string) (code int, output string) {
+	f.t.Helper()
+	cmd := f.command(options...)
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
 	}

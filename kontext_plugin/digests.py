@@ -12,8 +12,8 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.sources import Sources, Status, status_of
 from kontext_plugin.workers import Workers
 
-_MANY_FILES = 2000  # from here on, or from so many bytes, it pays to start workers
-_MANY_BYTES = 64 * 1024 * 1024
+_MANY_FILES = 5000  # from here on, or from so many bytes, it pays to start workers
+_MANY_BYTES = 256 * 1024 * 1024
 _BATCH_BYTES = 32 * 1024 * 1024  # what one worker hashes at a time
 _BATCH_FILES = 256
 _CHUNK = 1024 * 1024

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kontext_plugin.errors import KontextError
+
+if TYPE_CHECKING:  # a worker needs neither, and both take their time
+    import subprocess
+    from concurrent.futures import ThreadPoolExecutor
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -59,6 +61,8 @@ class Workers:
         and KontextError for a worker that dies.
         """
         if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._threads = ThreadPoolExecutor(self.count)
             for _ in range(self.count):
                 self._processes.append(process := _start())
@@ -82,6 +86,8 @@ def _processors() -> int:
 
 
 def _start() -> subprocess.Popen[bytes]:
+    import subprocess
+
     return subprocess.Popen(
         # The path that is handed over leaves nothing to look for (-S), and names stay bytes (utf8).
         [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *sys.path],

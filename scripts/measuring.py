@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from trees import Tree, in_archive
 ROOT = Path(__file__).resolve().parent.parent
 SHIM = ROOT / "kontext_plugin" / "docker-kontext"
 CRANE = Path(sys.executable).parent / "crane"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 @dataclass(frozen=True)
@@ -64,23 +66,57 @@ class Blobs:
 
 @contextlib.contextmanager
 def registry(*options: str) -> Iterator[str]:
-    """The address of a registry that lasts as long as the block."""
+    """The address of crane's own registry, which lasts as long as the block."""
     command = [str(CRANE), "registry", "serve", "--address", "127.0.0.1:0", *options]
+    with _served(command, r"serving on port (\d+)\n") as host:
+        yield host
+
+
+def disk_registry_program() -> str:
+    return "docker-registry" if shutil.which("docker-registry") else "crane registry"
+
+
+@contextlib.contextmanager
+def disk_registry() -> Iterator[str]:
+    """As `registry`, with its blobs on a disk, and Debian's docker-registry if it is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        if disk_registry_program() != "docker-registry":
+            with registry("--disk", folder) as host:
+                yield host
+            return
+        configuration = Path(folder) / "config.yml"
+        configuration.write_text(
+            f"""version: 0.1
+log: {{level: info, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {folder}/data}}}}
+http: {{addr: "127.0.0.1:0"}}
+"""
+        )
+        command = ["docker-registry", "serve", str(configuration)]
+        with _served(command, r"listening on 127\.0\.0\.1:(\d+)") as host:
+            yield host
+
+
+@contextlib.contextmanager
+def _served(command: list[str], listens: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         # A file: it logs every request, and a pipe that nobody reads would stop it.
         log = Path(folder) / "log"
-        with log.open("w") as output, subprocess.Popen(command, stderr=output) as process:
+        with (
+            log.open("w") as output,
+            subprocess.Popen(command, stdout=output, stderr=output) as process,
+        ):
             try:
-                yield f"127.0.0.1:{port(log, process)}"
+                yield f"127.0.0.1:{port(log, process, listens)}"
             finally:
                 process.terminate()
 
 
-def port(log: Path, process: subprocess.Popen[bytes]) -> str:
+def port(log: Path, process: subprocess.Popen[bytes], listens: str) -> str:
     """Where the registry listens, as it says itself."""
     with log.open() as lines:
         while process.poll() is None:
-            if found := re.search(r"serving on port (\d+)\n", lines.readline()):
+            if found := re.search(listens, lines.readline()):
                 return found[1]
     return sys.exit(f"the registry did not start:\n{log.read_text()}")
 
@@ -108,7 +144,7 @@ def layers_of(image: str) -> tuple[Layer, ...]:
 def fetched(host: str, path: str) -> Any:
     """A JSON document of the registry; http.client, since it asks no proxy."""
     with contextlib.closing(http.client.HTTPConnection(host)) as connection:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Accept": f"{MANIFEST}, */*"})
         answer = connection.getresponse()
         if answer.status != http.HTTPStatus.OK:
             sys.exit(f"the registry answered {answer.status} to {path}")

@@ -1,0 +1,225 @@
+"""What else is measured: the extractor, memory, docker's help, and where an edit's time goes."""
+
+from __future__ import annotations
+
+import os
+import pstats
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import peers
+from bench_pushes import compared
+from bench_report import Row, Topic, not_measured
+from bench_stage import PUSH, Stage
+from bench_tree import file_of
+from measuring import ROOT, disk_registry, human
+from processes import Run, filled, in_turn, shown, timed
+
+EXTRACT = "docker run --rm --network none -v {volume}:/workspace {image} --quiet"
+FOLDERS = [folder for folder in ("/usr", "/lib", "/lib64") if Path(folder).is_dir()]
+COPY = " ".join(
+    [
+        "docker run --rm --network none -v {volume}:/workspace",
+        *(f"-v {folder}:{folder}:ro" for folder in FOLDERS),
+        "--entrypoint /usr/bin/cp {image} -a /var/run/kontext/. /workspace",
+    ]
+)
+MEMORY = 200e6  # bytes
+SMALL_FILE = 16  # times smaller than the large one
+HELP_RUNS = 21
+TOP = 15
+
+
+def extraction(stage: Stage) -> Topic:
+    title, copying = "Extraction", "cp -a"
+    names = ("extraction", "extraction, already right")
+    if stage.daemon:
+        return Topic(title, [not_measured(name, copying, stage.daemon) for name in names])
+    image = stage.pushed()
+    peers.output("docker", "pull", "--quiet", image)
+
+    def into(volume: str, template: str) -> Run:
+        os.sync()  # what earlier runs wrote is not this one's to wait for
+        return timed(filled(template, volume=volume, image=image))
+
+    def anew(template: str) -> Run:
+        peers.output("docker", "volume", "create", "theirs")
+        copied = into("theirs", template)
+        peers.output("docker", "volume", "rm", "theirs")
+        return copied
+
+    def extracted() -> Run:
+        peers.run("docker", "volume", "rm", "ours")
+        peers.output("docker", "volume", "create", "ours")
+        return into("ours", EXTRACT)
+
+    rounds = in_turn(
+        min(stage.runs, 3), extracted, lambda: into("ours", EXTRACT), lambda: anew(COPY)
+    )
+    ours, again, copies = zip(*rounds, strict=True)
+    for command in (("volume", "rm", "ours"), ("image", "rm", "--force", image)):
+        peers.run("docker", *command)
+    return Topic(
+        title,
+        [
+            compared(names[0], ours, copying, copies, most=1),
+            compared(names[1], again, "the first extraction", ours, least=5),
+        ],
+        "Containers of one image on one daemon, each into a new volume; cp is the machine's own, "
+        "mounted into the container. Before each run all is written to the disk.",
+        [shown(EXTRACT), shown(COPY)],
+    )
+
+
+def memory(stage: Stage) -> Topic:
+    stage.warm()
+    unchanged = stage.push(watch_memory=True)
+    stage.edits.one()
+    edit = stage.push(watch_memory=True)
+    first = _first(stage, stage.tree)
+    large = _first(stage, file_of(stage.large, stage.work / "large"))
+    small = _first(stage, file_of(stage.large // SMALL_FILE, stage.work / "small"))
+    factor = large.python / small.python
+    runs = {"first push": first, "one file edited": edit, "no change": unchanged}
+    rows = [
+        Row(
+            f"memory: {what}",
+            f"{human(run.python)}; largest process {human(run.largest)}",
+            target=f"below {human(MEMORY)}",
+            reached=max(run.python, run.largest) < MEMORY,
+        )
+        for what, run in runs.items()
+    ]
+    rows.append(
+        Row(
+            f"memory: a file of {human(stage.large)}",
+            f"{human(large.python)}; largest process {human(large.largest)}",
+            f"a file of {human(stage.large // SMALL_FILE)}",
+            f"{human(small.python)}; largest process {human(small.largest)}",
+            f"{factor:.2f}",
+            "at most 1.2 times as much",
+            factor <= 1.2,
+        )
+    )
+    return Topic(
+        "Memory",
+        rows,
+        "All of Kontext's Python processes together at their peak (their proportional shares, read "
+        "from /proc every 20 ms), then the largest process of all, crane included (its maximum as "
+        "the kernel kept it). The files of one size are first pushes of one file alone.",
+        [shown(PUSH)],
+    )
+
+
+def _first(stage: Stage, tree: Path) -> Run:
+    stage.forget()
+    with disk_registry() as host:
+        return replace(stage, tree=tree).push(host, watch_memory=True)
+
+
+def docker_help(stage: Stage) -> Topic:
+    if missing := peers.lacking("docker"):
+        names = ("docker --help", "docker kontext push --help")
+        return Topic("Docker's help", [not_measured(name, "–", missing) for name in names])
+    with tempfile.TemporaryDirectory() as plain:
+        own = os.environ["DOCKER_CONFIG"]
+        ours = f"DOCKER_CONFIG={own} docker --help"
+        push_help = f"DOCKER_CONFIG={own} docker kontext push --help"
+        rounds = in_turn(
+            HELP_RUNS,
+            lambda: timed(ours),
+            lambda: timed(f"DOCKER_CONFIG={plain} docker --help"),
+            lambda: timed(push_help),
+        )
+    with_it, without, pushes = zip(*rounds, strict=True)
+    more = statistics.median(one.seconds - other.seconds for one, other, _ in rounds) * 1e3
+    shows = _milliseconds(pushes)
+    return Topic(
+        "Docker's help",
+        [
+            Row(
+                "docker --help",
+                f"{_milliseconds(with_it):.1f} ms",
+                "without the plugin",
+                f"{_milliseconds(without):.1f} ms",
+                f"{more:+.1f} ms",
+                "at most 5 ms more",
+                more <= 5,
+            ),
+            Row(
+                "docker kontext push --help",
+                f"{shows:.1f} ms",
+                target="below 80 ms",
+                reached=shows < 80,
+            ),
+        ],
+        f"Medians of {HELP_RUNS} runs; without the plugin DOCKER_CONFIG is an empty directory.",
+        ["docker --help", "docker kontext push --help"],
+    )
+
+
+def _milliseconds(runs: Sequence[Run]) -> float:
+    return statistics.median(run.seconds for run in runs) * 1e3
+
+
+# As kontext_plugin/docker-kontext starts it. The program ends with os._exit, which would leave no
+# profile; in a process that it forks it stays what it is.
+PROFILED = """
+import cProfile, os, sys
+sys.path.append(sys.argv.pop(1))
+profile, target, main_process, leave = cProfile.Profile(), sys.argv.pop(1), os.getpid(), os._exit
+def end(code):
+    if os.getpid() == main_process:
+        profile.disable()
+        profile.dump_stats(target)
+    leave(code)
+os._exit = end
+profile.enable()
+from kontext_plugin.cli import main
+main()
+"""
+
+
+def profile(stage: Stage) -> Topic:
+    stage.warm()
+    stage.edits.one()
+    target = stage.work / "profile"
+    python = ROOT / ".venv" / "bin" / "python3"
+    command = "{python} -I -X utf8 -c {code} {root} {target} "
+    command += PUSH.removeprefix("docker-kontext ")
+    values = {"python": python, "code": PROFILED, "root": ROOT, "target": target}
+    run = timed(filled(command, **values, image=stage.image(), tree=stage.tree))
+    return Topic(
+        "Where the time of an edit goes",
+        text=f"The push of one edit under cProfile: {run.seconds:.2f} s, which is longer than "
+        "without. Only the main thread of the main process is seen; what waits there waits "
+        "for the others. First by own time, then Kontext's own functions by the time spent in them "
+        "and below.",
+        extra=profile_tables(target),
+    )
+
+
+def profile_tables(path: Path) -> str:
+    entries = [
+        (_named(*function), calls, own, cumulative)
+        for function, (_, calls, own, cumulative, _) in pstats.Stats(str(path)).stats.items()  # type: ignore[attr-defined]
+    ]
+    by_own = sorted(entries, key=lambda entry: -entry[2])[:TOP]
+    of_ours = [entry for entry in entries if entry[0].startswith("kontext_plugin/")]
+    by_cumulative = sorted(of_ours, key=lambda entry: -entry[3])[:TOP]
+    tables = []
+    for rows in (by_own, by_cumulative):
+        lines = ["| function | calls | own time | with all below |", "|---|---|---|---|"]
+        for name, calls, own, cumulative in rows:
+            lines.append(f"| `{name}` | {calls:,} | {own:.3f} s | {cumulative:.3f} s |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _named(file: str, number: int, function: str) -> str:
+    if file.startswith(f"{ROOT}/"):
+        return f"{file[len(str(ROOT)) + 1 :]}:{function}"
+    return function if file == "~" else f"{os.path.basename(file)}:{function}"

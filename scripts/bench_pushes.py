@@ -1,0 +1,289 @@
+"""Pushes measured beside other tools."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import statistics
+from collections.abc import Callable
+
+import peers
+from bench_report import Row, Topic, not_measured
+from bench_stage import FRESH, PUSH, SMALL, Stage, size_of_layers_with, state_size
+from measuring import disk_registry, human
+from processes import Failed, Run, filled, in_turn, ratio, seconds, shown, timed
+from slow_line import line, slow_line
+
+
+def git_status(stage: Stage) -> Run:
+    return timed(filled(peers.GIT_STATUS, tree=stage.tree))
+
+
+def unchanged(stage: Stage) -> Topic:
+    stage.warm()
+    git_status(stage)
+    rounds = in_turn(stage.runs, stage.push, lambda: git_status(stage))
+    cranes = cranes_started(stage)
+    ours, theirs = zip(*rounds, strict=True)
+    return Topic(
+        "No change",
+        [
+            compared("no change", ours, "git status", theirs, most=4),
+            Row("crane processes", f"{cranes}", target="1", reached=cranes == 1),
+        ],
+        "A warm cache, and an image under the tag that is the tree. The processes are counted in a "
+        "push of its own, by a wrapper around crane.",
+        [shown(PUSH), shown(peers.GIT_STATUS)],
+    )
+
+
+def cranes_started(stage: Stage) -> int:
+    wrapper, log = stage.work / "counting-crane", stage.work / "cranes"
+    log.write_text("")
+    crane = shutil.which("crane")
+    wrapper.write_text(f'#!/bin/sh\necho >>{shlex.quote(str(log))}\nexec {crane} "$@"\n')
+    wrapper.chmod(0o755)
+    os.environ["KONTEXT_CRANE"] = str(wrapper)
+    try:
+        stage.push()
+    finally:
+        del os.environ["KONTEXT_CRANE"]
+    return log.read_text().count("\n")
+
+
+def edited(stage: Stage) -> Topic:
+    stage.warm()
+    git_status(stage)
+    append = peers.append()
+
+    def add(template: Callable[[], Run]) -> Callable[[], Run]:
+        return lambda: stage.edited(template)
+
+    push, status = add(stage.push), add(lambda: git_status(stage))
+    rounds = in_turn(stage.runs, push, status)
+    others = in_turn(
+        stage.slow_runs, push, add(lambda: append.push(stage.tree, stage.host, stage.work))
+    )
+    with line(stage.host) as counting:
+        uploads = []
+        for _ in range(stage.runs):
+            counting.reset()
+            stage.edited(lambda: stage.push(counting.host))
+            uploads.append(counting.up.carried)
+    ours, theirs = zip(*rounds, strict=True)
+    beside, appends = zip(*others, strict=True)
+    return Topic(
+        "One file edited",
+        [
+            compared("one file edited", ours, "git status", theirs, most=5),
+            compared("one file edited", beside, append.name, appends, least=50),
+            Row(
+                "uploaded for an edit",
+                human(max(uploads)),
+                target=f"at most {human(SMALL)}",
+                reached=max(uploads) <= SMALL,
+            ),
+        ],
+        "Before each run of each tool 1 KB in one file is replaced by 1 KB that was never there. "
+        "Uploaded is the most that went through a counting proxy in any push, requests included.",
+        [shown(PUSH), shown(peers.GIT_STATUS), shown(append.template)],
+    )
+
+
+def without_cache(stage: Stage) -> Topic:
+    stage.warm()
+    hash_all = filled(peers.HASH_ALL, tree=stage.tree)
+
+    def push(host: str = "") -> Run:
+        stage.edits.one()
+        stage.forget()
+        return stage.push(host)
+
+    rounds = in_turn(stage.runs, push, lambda: timed(hash_all))
+    manifest = state_size(stage.pushed())
+    with line(stage.host) as counting:
+        push(counting.host)
+    down = counting.down.carried
+    ours, theirs = zip(*rounds, strict=True)
+    return Topic(
+        "One file edited, on a machine without a cache",
+        [
+            compared("no cache", ours, "sha256sum of all files", theirs, most=1.5),
+            Row(
+                "downloaded without a cache",
+                human(down),
+                "the manifest, compressed",
+                human(manifest),
+                f"{down / manifest:.2f}",
+                f"at most the manifest (and {human(SMALL)} of requests)",
+                down <= manifest + SMALL,
+            ),
+        ],
+        "The registry has the tree as it was before the edit. Downloaded is what went through a "
+        "counting proxy in a push of its own; the manifest is all that an image's layers show "
+        "below `/var/lib/kontext`.",
+        [f"rm -r ~/.cache/kontext; {shown(PUSH)}", shown(peers.HASH_ALL)],
+    )
+
+
+def first(stage: Stage) -> Topic:
+    """Each push goes to a registry of its own, which has nothing."""
+    others = peers.pushers(stage.daemon)
+    ours: list[Run] = []
+    theirs: dict[str, list[Run]] = {peer.name: [] for peer in others}
+    for _ in range(stage.slow_runs):
+        stage.forget()
+        with disk_registry() as host:
+            ours.append(stage.push(host))
+        for peer in others:
+            try:
+                if not peer.lacking:
+                    with disk_registry() as host:
+                        theirs[peer.name].append(peer.push(stage.tree, host, stage.work))
+            except Failed as error:
+                peer.lacking = str(error)
+    least = {"tar | crane append": 3.0, "docker build, docker push": 2.0}
+    return Topic(
+        "First push",
+        [
+            not_measured("first push", peer.name, peer.lacking)
+            if peer.lacking
+            else compared(
+                "first push",
+                ours,
+                peer.name,
+                theirs[peer.name],
+                least=least.get(peer.name),
+                faster=True,
+            )
+            for peer in others
+        ],
+        "No cache, and each push to a registry of its own that has nothing yet. The tree has been "
+        f"read before. DOCKERFILE is `{'; '.join(peers.DOCKERFILE.splitlines())}`; docker has a "
+        "daemon of its own, buildah a storage of its own.",
+        [shown(PUSH), *(shown(peer.template) for peer in others)],
+    )
+
+
+def afresh(stage: Stage) -> Topic:
+    edits = 5
+    with disk_registry() as host, line(host) as counting:
+        stage.forget()
+        stage.push(counting.host)
+        whole = counting.up.carried
+        changed = []
+        for number in range(edits):
+            changed.append(str(stage.edits.one(number).relative_to(stage.tree)))
+            stage.push(counting.host)
+        counting.reset()
+        fresh = stage.push(counting.host, FRESH)
+        up = counting.up.carried
+        counting.reset()
+        image = _digest(stage, host)
+        needed = size_of_layers_with(image, changed)
+    return Topic(
+        "A fresh start on a tree that the registry mostly has",
+        [
+            Row(
+                "uploaded by a fresh start",
+                human(up),
+                "the first push",
+                human(whole),
+                f"{up / whole:.3f}",
+                f"at most the layers with changed files: {human(needed)} (and {human(SMALL)})",
+                up <= needed + SMALL,
+            ),
+            Row("a fresh start", f"{fresh.seconds:.2f} s"),
+        ],
+        f"After a first push and {edits} pushes of one edit each, in as many files.",
+        [shown(FRESH)],
+    )
+
+
+def _digest(stage: Stage, host: str) -> str:
+    repository = stage.image(host).rpartition(":")[0]
+    done = peers.output("crane", "digest", stage.image(host))
+    return f"{repository}@{done.strip()}"
+
+
+def slow(stage: Stage) -> Topic:
+    """A line in both directions, and beside it the registry itself."""
+    append = peers.append()
+    stage.warm()
+    with slow_line(stage.host) as far:
+        stage.warm(far.host)
+        rounds = in_turn(stage.runs, lambda: stage.push(far.host), stage.push)
+        longer = statistics.median(one.seconds - other.seconds for one, other in rounds)
+        unchanged, near = zip(*rounds, strict=True)
+        far.reset()
+        stage.push(far.host)
+        unchanged_bytes = traffic(far.up.carried, far.down.carried)
+        rounds = in_turn(
+            stage.runs,
+            lambda: stage.edited(lambda: stage.push(far.host)),
+            lambda: stage.edited(stage.push),
+        )
+        edits, near_edits = zip(*rounds, strict=True)
+        stage.edits.one()
+        far.reset()
+        stage.push(far.host)
+        edit_bytes = traffic(far.up.carried, far.down.carried)
+    with disk_registry() as host, slow_line(host) as far:
+        stage.forget()
+        first = stage.push(far.host)
+        first_bytes = traffic(far.up.carried, far.down.carried)
+        far.reset()
+        appended = append.push(stage.tree, far.host, stage.work)
+        append_bytes = traffic(far.up.carried, far.down.carried)
+    return Topic(
+        "Through a slow line",
+        [
+            Row(
+                "slow line: no change",
+                f"{seconds(unchanged):.2f} s",
+                "the same on loopback",
+                f"{seconds(near):.2f} s",
+                f"{longer:+.2f} s",
+                "at most 0.3 s more",
+                longer <= 0.3,
+            ),
+            compared("slow line: edit", edits, "the same on loopback", near_edits),
+            compared("slow line: first push", [first], append.name, [appended], faster=True),
+            Row("slow line: bytes, no change", unchanged_bytes),
+            Row("slow line: bytes, edit", edit_bytes),
+            Row("slow line: bytes, first push", first_bytes, append.name, append_bytes),
+        ],
+        "A proxy (scripts/slow_line.py) delays all bytes by 25 ms and lets 50 Mbit/s through, each "
+        "way, and opening a connection takes a round trip. The first push is run once. The "
+        "difference is the median of neighbouring runs.",
+        [shown(PUSH), shown(append.template)],
+    )
+
+
+def traffic(up: int, down: int) -> str:
+    return f"{human(up)} up, {human(down)} down"
+
+
+def compared(
+    what: str,
+    ours: tuple[Run, ...] | list[Run],
+    against: str,
+    theirs: tuple[Run, ...] | list[Run],
+    *,
+    most: float | None = None,
+    least: float | None = None,
+    faster: bool = False,
+) -> Row:
+    """A row of times: at most `most` times as long, or at least `least` times as fast."""
+    fast = faster or least is not None
+    factor = ratio(theirs, ours) if fast else ratio(ours, theirs)
+    target, reached = "–", None
+    if most is not None:
+        target, reached = f"at most {most:g} times as long", factor <= most
+    if least is not None:
+        target, reached = f"at least {least:g} times as fast", factor >= least
+    word = "times as fast" if fast else "times as long"
+    times = (f"{seconds(runs):.2f} s" for runs in (ours, theirs))
+    mine, other = times
+    return Row(what, mine, against, other, f"{factor:.2f} {word}", target, reached)

@@ -1,0 +1,116 @@
+"""The tree of the benchmarks: made of wheels or copied, known to git, and edited."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WHEELS = (
+    "ansible==12.3.0",
+    "ansible==9.13.0",
+    "tensorflow_cpu==2.20.0",
+    "oci==2.189.0",
+    "google_ads==34.0.0",
+    "pulumi_azure_native==3.29.0",
+    "django==5.2.8",
+    "botocore==1.44.5",
+    "kubernetes==37.0.2",
+    "plotly==6.5.0",
+    "sympy==1.14.0",
+    "pandas==2.3.3",
+)
+PYTHON = "3.11"  # whose wheels are taken, whatever runs this
+EDIT = 1024  # bytes
+
+
+def make(source: Path | None, work: Path) -> Path:
+    """A copy of `source`, or the wheels side by side, in `work`."""
+    target = work / "tree"
+    if source is not None:
+        shutil.copytree(source, target, symlinks=True)
+        return target
+    for wheel in WHEELS:
+        name, _, version = wheel.partition("==")
+        print("fetching", wheel, file=sys.stderr)
+        with zipfile.ZipFile(_downloaded(wheel, work / "wheels")) as archive:
+            archive.extractall(target / f"{name}-{version}")
+    shutil.rmtree(work / "wheels")
+    return target
+
+
+def _downloaded(wheel: str, folder: Path) -> Path:
+    """One by one: pip takes no two versions of a package together."""
+    for path in folder.glob("*"):
+        path.unlink()
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    platform = ["--python-version", PYTHON, "--platform", "manylinux_2_28_x86_64"]
+    platform += ["--platform", "manylinux_2_17_x86_64"]
+    subprocess.run([*pip, *platform, "--dest", folder, wheel], check=True)
+    [path] = folder.iterdir()
+    return path
+
+
+def add_to_git(tree: Path, folder: Path) -> None:
+    """Makes it a work tree whose `.git` is elsewhere, with git's own settings: nobody's user's.
+
+    From here on a `git` that this process starts knows of it.
+    """
+    os.environ |= {
+        "GIT_DIR": str(folder),
+        "GIT_WORK_TREE": str(tree),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+    }
+    commit = ["-c", "user.name=bench", "-c", "user.email=bench@example.org", "commit", "--quiet"]
+    for arguments in (
+        ["init", "--quiet"],
+        ["-c", "core.compression=0", "add", "--all", "--force", "."],
+        [*commit, "--message", "all"],
+    ):
+        subprocess.run(["git", *arguments], cwd=tree, check=True)
+
+
+@dataclass
+class Edits:
+    """Changes files, each to what it was and 1 KB that has never been there."""
+
+    tree: Path
+    paths: list[Path] = field(init=False)  # of some sources, all over the tree
+    _before: dict[Path, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        files = sorted(path for path in self.tree.rglob("*") if _is_small_file(path))
+        sources = [path for path in files if path.suffix == ".py"] or files
+        apart = len(sources) // 6 or 1
+        self.paths = sources[apart // 2 :: apart]
+
+    def one(self, number: int = 0) -> Path:
+        path = self.paths[number % len(self.paths)]
+        before = self._before.setdefault(path, path.read_bytes())
+        path.write_bytes(before + b"# " + os.urandom((EDIT - 3) // 2).hex().encode() + b"\n")
+        return path
+
+
+def _is_small_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size < 20000
+
+
+def count(tree: Path) -> tuple[int, int]:
+    """The number of its files, and their bytes."""
+    sizes = [path.lstat().st_size for path in tree.rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def file_of(size: int, folder: Path) -> Path:
+    """A directory with one file of so many bytes that do not compress."""
+    folder.mkdir()
+    block = os.urandom(1 << 20)  # deflate looks back 32 KB
+    with (folder / "file").open("wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: size - start])
+    return folder

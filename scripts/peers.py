@@ -1,0 +1,149 @@
+"""The other tools: what each does with a tree, and whether it is here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import Run, filled, timed
+
+GIT_STATUS = "git -C {tree} status --porcelain"
+HASH_ALL = "cd {tree} && git ls-files -z | xargs -0 sha256sum"
+CRANE_APPEND = "tar -C {tree} -cf - . | crane append --oci-empty-base -f - -t {image}"
+DOCKER = (
+    "docker build --quiet --no-cache -f {dockerfile} -t {image} {tree} "
+    "&& docker push --quiet {image}"
+)
+BUILDAH = (
+    "buildah bud --quiet -f {dockerfile} -t {image} {tree} "
+    "&& buildah push --quiet --tls-verify=false {image}"
+)
+ORAS = (
+    "tar -C {tree} -czf {archive} . "
+    "&& oras push --plain-http --disable-path-validation {image} {archive}"
+)
+DOCKERFILE = "FROM scratch\nCOPY . /src\n"
+ORAS_MODULE = "oras.land/oras/cmd/oras@v1.2.3"
+
+
+@dataclass
+class Pusher:
+    """A tool that pushes a tree to a registry, all of it each time."""
+
+    name: str
+    template: str
+    lacking: str = ""  # why it cannot be measured
+
+    def push(self, tree: Path, host: str, work: Path) -> Run:
+        """Leaves nothing behind but in the registry."""
+        image = f"{host}/bench/theirs:main"
+        dockerfile, archive = work / "Dockerfile", work / "tree.tar.gz"
+        dockerfile.write_text(DOCKERFILE)
+        command = filled(
+            self.template, tree=tree, image=image, dockerfile=dockerfile, archive=archive
+        )
+        try:
+            if self.name.startswith("buildah"):
+                return _in_own_storage(command, work)
+            return timed(command)
+        finally:
+            archive.unlink(missing_ok=True)
+            if self.name.startswith("docker"):
+                run("docker", "image", "rm", "--force", image)
+
+
+def append() -> Pusher:
+    return Pusher("tar | crane append", CRANE_APPEND)
+
+
+def pushers(daemon: str) -> list[Pusher]:
+    """All of them. `daemon` says why there is no Docker daemon, if there is none."""
+    return [
+        append(),
+        Pusher("docker build, docker push", DOCKER, daemon),
+        Pusher("buildah bud, buildah push", BUILDAH, lacking("buildah") or _no_root()),
+        Pusher("tar.gz, oras push", ORAS, lacking("oras")),
+    ]
+
+
+def _in_own_storage(command: str, work: Path) -> Run:
+    """buildah with storage and mounts that end with it; it keeps a cache in /var/lib as well."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        storage = Path(folder) / "storage.conf"
+        storage.write_text(
+            '[storage]\ndriver = "overlay"\n'
+            f'graphroot = "{folder}/root"\nrunroot = "{folder}/run"\n'
+        )
+        inside = f"mount -t tmpfs none /var/lib && {command}"
+        template = "CONTAINERS_STORAGE_CONF={storage} unshare --mount bash -c {inside}"
+        return timed(filled(template, storage=storage, inside=inside))
+
+
+def lacking(program: str) -> str:
+    return "" if shutil.which(program) else f"{program} is not installed"
+
+
+def _no_root() -> str:
+    return "needs root" if os.geteuid() else ""
+
+
+def install_oras(folder: Path) -> None:
+    """Builds it with Go, unless it is on PATH; what hinders it is said, and then it is not here."""
+    if shutil.which("oras") or not shutil.which("go"):
+        return
+    os.environ["PATH"] += f":{folder}"
+    environment = os.environ | {"GOBIN": str(folder)}
+    done = subprocess.run(["go", "install", ORAS_MODULE], env=environment, stderr=subprocess.PIPE)
+    if done.returncode:
+        print(done.stderr.decode(errors="replace"), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def docker_daemon(folder: Path) -> Iterator[str]:
+    """A daemon of our own for as long as the block lasts, or why there is none.
+
+    It touches no network and no other daemon's folders; `docker` finds it by DOCKER_HOST.
+    """
+    missing = lacking("dockerd") or lacking("docker") or _no_root()
+    if missing:
+        yield missing
+        return
+    folder.mkdir()
+    address = f"unix://{folder}/socket"
+    command = ["dockerd", "--host", address, "--data-root", f"{folder}/data"]
+    command += ["--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
+    command += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+    log = folder / "log"
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as daemon:
+        os.environ["DOCKER_HOST"] = address
+        try:
+            yield "" if _answers(daemon) else f"dockerd did not start: {log.read_text()[-300:]}"
+        finally:
+            del os.environ["DOCKER_HOST"]
+            daemon.terminate()  # and it ends its containerd
+
+
+def _answers(daemon: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + 60
+    while daemon.poll() is None and time.monotonic() < deadline:
+        if not subprocess.run(["docker", "info"], capture_output=True).returncode:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def run(*command: str | Path) -> None:
+    """What is not measured; it may fail."""
+    subprocess.run(command, capture_output=True)
+
+
+def output(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

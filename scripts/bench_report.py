@@ -61,9 +61,8 @@ def not_measured(what: str, against: str, why: str) -> Row:
 
 def document(topics: Sequence[Topic], made: str, how: str) -> str:
     missed = [row for topic in topics for row in topic.rows if row.reached is False]
-    verdict = f"{len(missed)} targets are not reached." if missed else "No target is missed."
-    if missed:
-        verdict += " " + "; ".join(row.what for row in missed) + "."
+    named = "; ".join(f"{row.what} ({row.against})" for row in missed).replace(" (–)", "")
+    verdict = f"Targets that are not reached: {named or 'none'}."
     head = ["# Benchmarks", paragraph(made), paragraph(f"The machine: {machine()}.")]
     sections = (topic.section() for topic in topics)
     return "\n\n".join([*head, paragraph(how), paragraph(verdict), *sections]) + "\n"

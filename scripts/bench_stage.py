@@ -53,7 +53,7 @@ class Stage:
     def warm(self, host: str = "") -> None:
         """The registry has the tree as it is, and the cache knows it and trusts it."""
         self.push(host)
-        time.sleep(SETTLED)
+        time.sleep(max(0, self.edits.last + SETTLED - time.monotonic()))
         self.push(host)
 
     def edited(self, action: Callable[[], Run]) -> Run:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,7 @@ def add_to_git(tree: Path, folder: Path) -> None:
     commit = ["-c", "user.name=bench", "-c", "user.email=bench@example.org", "commit", "--quiet"]
     for arguments in (
         ["init", "--quiet"],
+        ["config", "gc.auto", "0"],  # it would go on in the background
         ["-c", "core.compression=0", "add", "--all", "--force", "."],
         [*commit, "--message", "all"],
     ):
@@ -81,6 +83,7 @@ class Edits:
 
     tree: Path
     paths: list[Path] = field(init=False)  # of some sources, all over the tree
+    last: float = field(default_factory=time.monotonic)  # when something was written
     _before: dict[Path, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ class Edits:
     def one(self, number: int = 0) -> Path:
         path = self.paths[number % len(self.paths)]
         before = self._before.setdefault(path, path.read_bytes())
+        self.last = time.monotonic()
         path.write_bytes(before + b"# " + os.urandom((EDIT - 3) // 2).hex().encode() + b"\n")
         return path
 

@@ -41,6 +41,8 @@ class Pusher:
     name: str
     template: str
     lacking: str = ""  # why it cannot be measured
+    own_storage: bool = False  # of containers/storage
+    after: str = ""  # clears up
 
     def push(self, tree: Path, host: str, work: Path) -> Run:
         """Leaves nothing behind but in the registry."""
@@ -50,14 +52,10 @@ class Pusher:
         command = filled(
             self.template, tree=tree, image=image, dockerfile=dockerfile, archive=archive
         )
-        try:
-            if self.name.startswith("buildah"):
-                return _in_own_storage(command, work)
-            return timed(command)
-        finally:
-            archive.unlink(missing_ok=True)
-            if self.name.startswith("docker"):
-                run("docker", "image", "rm", "--force", image)
+        push = _in_own_storage(command, work) if self.own_storage else timed(command)
+        if self.after:
+            timed(filled(self.after, image=image, archive=archive))
+        return push
 
 
 def append() -> Pusher:
@@ -68,9 +66,14 @@ def pushers(daemon: str) -> list[Pusher]:
     """All of them. `daemon` says why there is no Docker daemon, if there is none."""
     return [
         append(),
-        Pusher("docker build, docker push", DOCKER, daemon),
-        Pusher("buildah bud, buildah push", BUILDAH, lacking("buildah") or _no_root()),
-        Pusher("tar.gz, oras push", ORAS, lacking("oras")),
+        Pusher("docker build, docker push", DOCKER, daemon, after="docker image rm -f {image}"),
+        Pusher(
+            "buildah bud, buildah push",
+            BUILDAH,
+            lacking("buildah") or _no_root(),
+            own_storage=True,
+        ),
+        Pusher("tar.gz, oras push", ORAS, lacking("oras"), after="rm {archive}"),
     ]
 
 

@@ -23,8 +23,8 @@ class Failed(Exception):
 @dataclass(frozen=True)
 class Run:
     seconds: float
-    largest: int  # bytes of the largest process, whichever it was
-    python: int = 0  # bytes of all Python processes together, at their peak; if it was asked for
+    largest: int = 0  # bytes of the largest process, whichever it was; if it was asked for
+    python: int = 0  # bytes of all Python processes together, at their peak; likewise
 
 
 def filled(template: str, **values: object) -> str:
@@ -51,30 +51,35 @@ def timed(command: str, watch_memory: bool = False) -> Run:
         watcher.start()
     assert process.stderr is not None
     messages = process.stderr.read()
-    watcher.over.set()  # while its number is still the process's
     if watch_memory:
+        watcher.over.set()  # while its number is still the process's
         watcher.join()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
     process.stderr.close()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    code = process.wait()
+    seconds = time.perf_counter() - started
+    if code:
         said = messages.decode(errors="replace")
-        raise Failed(f"`{command}` ended with {process.returncode}:\n{said}")
-    return Run(seconds, usage.ru_maxrss * 1024, watcher.peak)
+        raise Failed(f"`{command}` ended with {code}:\n{said}")
+    return Run(seconds, watcher.largest, watcher.python)
 
 
 class Watcher(threading.Thread):
-    """Looks again and again what the Python processes below a process hold together."""
+    """Looks again and again what a process and those below it hold.
+
+    The kernel's ru_maxrss would not do: a process begins with that of the one that started it.
+    """
 
     def __init__(self, root: int) -> None:
         super().__init__()
-        self.root, self.peak, self.over = root, 0, threading.Event()
+        self.root, self.over = root, threading.Event()
+        self.largest = self.python = 0  # bytes
 
     def run(self) -> None:
         while not self.over.wait(SAMPLE):
-            python = (process for process in family(self.root) if _is_python(process))
-            self.peak = max(self.peak, sum(map(_proportional, python)))
+            processes = family(self.root)
+            python = filter(_is_python, processes)
+            self.python = max(self.python, sum(_bytes(of, "smaps_rollup", "Pss") for of in python))
+            self.largest = max(self.largest, *(_bytes(of, "status", "VmHWM") for of in processes))
 
 
 def family(root: int) -> list[int]:
@@ -96,14 +101,13 @@ def _is_python(process: int) -> bool:
         return False
 
 
-def _proportional(process: int) -> int:
-    """Bytes, those that n processes share counted as one nth."""
+def _bytes(process: int, file: str, key: str) -> int:
+    """A figure of /proc; 0 for a process that has ended."""
     try:
-        found = re.search(
-            r"^Pss: +(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.M
-        )
+        content = Path(f"/proc/{process}/{file}").read_text()
     except OSError:
         return 0
+    found = re.search(rf"^{key}:\s+(\d+) kB", content, re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
 

@@ -284,6 +284,10 @@ def compared(
     if least is not None:
         target, reached = f"at least {least:g} times as fast", factor >= least
     word = "times as fast" if fast else "times as long"
-    times = (f"{seconds(runs):.2f} s" for runs in (ours, theirs))
-    mine, other = times
+    mine, other = duration(seconds(ours)), duration(seconds(theirs))
     return Row(what, mine, against, other, f"{factor:.2f} {word}", target, reached)
+
+
+def duration(time: float) -> str:
+    """Seconds as the documents show them."""
+    return f"{time:.2f} s" if time >= 0.1 else f"{time * 1e3:.1f} ms"

@@ -17,7 +17,7 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, starmap
+from itertools import accumulate, chain, pairwise, starmap
 from typing import Any
 
 from kontext_plugin import remembered
@@ -100,7 +100,7 @@ class Cache:
     ) -> None:
         """`known` are the ancestors that this machine has made or looked at."""
         record, listing = remembered.encode(image, manifest, known)
-        self._write("published", reference, record, [listing])
+        self._write("published", reference, record, listing)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
@@ -158,7 +158,7 @@ class Cache:
             digest = hashlib.sha256()
             with open(temporary, "wb", opener=_private) as file:
                 file.write(bytes(_CHECKSUM))
-                for piece in (json.dumps(record).encode(), b"\n", *content):
+                for piece in chain([json.dumps(record).encode(), b"\n"], content):
                     digest.update(piece)
                     file.write(piece)
                 file.seek(0)

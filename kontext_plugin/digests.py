@@ -37,19 +37,23 @@ def hash_files(root: str, seen: list[Seen], workers: Workers) -> Iterator[tuple[
 
     Raises Unreadable, and KontextError for a file that goes on changing.
     """
-    if len(seen) < _MANY_FILES and sum(file.size for file in seen) < _MANY_BYTES:
-        yield from hash_batch((root, seen))
-        return
-    seen = sorted(seen, key=lambda file: file.size < _BATCH_BYTES)  # not the large ones at the end
-    for batch in workers.map(hash_batch, ((root, batch) for batch in _batches(seen))):
-        yield from batch
+    batches = [seen]
+    hashed: Iterator[list[tuple[Status, str]]] = map(hash_batch, [(root, seen)])
+    if len(seen) >= _MANY_FILES or sum(file.size for file in seen) >= _MANY_BYTES:
+        # Not the large ones at the end.
+        batches = [*_batches(sorted(seen, key=lambda file: file.size < _BATCH_BYTES))]
+        hashed = workers.map(hash_batch, [(root, batch) for batch in batches])
+    for batch, results in zip(batches, hashed, strict=True):
+        # The paths that we have: those from another process would be copies.
+        for file, result in zip(batch, results, strict=True):
+            yield file.path, *result
 
 
-def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[str, Status, str]]:
+def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[Status, str]]:
     """What a worker does: files below a root. Raises as `hash_files` does."""
     root, files = batch
     with Sources(root) as sources:
-        return [(file.path, *_hash(sources, *file)) for file in files]
+        return [_hash(sources, *file) for file in files]
 
 
 def _batches(files: list[Seen]) -> Iterator[list[Seen]]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from kontext_plugin import manifest
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
-from kontext_plugin.diff import Changes, diff, replaced_directories, tree_bytes
+from kontext_plugin.diff import Changes, changes, replaced_directories, tree_bytes
 from kontext_plugin.division import Share, listing_upon, shares
 from kontext_plugin.image import Digest, Layer
 from kontext_plugin.manifest import Lineage, Manifest, Part
@@ -100,7 +100,7 @@ class Plan:
 def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
     choice = previous if isinstance(previous, Fresh) else choose(previous, wanted, tree)
     if isinstance(choice, Fresh):
-        everything = diff(Tree(), tree)
+        everything = Undo(absent=frozenset(tree.paths()))
         lineage = Lineage(
             base=wanted.base,
             extractor=wanted.extractor,
@@ -108,9 +108,7 @@ def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
             content=tree_bytes(tree),
             labels=wanted.labels,
         )
-        return Plan(
-            wanted, choice, everything, tree, lineage, Undo(absent=frozenset(everything.added))
-        )
+        return Plan(wanted, choice, changes(everything, tree), tree, lineage, everything)
     upon = choice.ancestors[-1]
     lineage = Lineage(
         base=wanted.base,

@@ -6,7 +6,8 @@ Pure. What comes from here was decoded once with all checks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from kontext_plugin import manifest
@@ -16,9 +17,12 @@ from kontext_plugin.manifest import Manifest
 from kontext_plugin.tree import Tree
 
 _VERSION = "kontext published 2"
+_AT_ONCE = 4096
 
 
-def encode(image: Image, held: Manifest, known: Iterable[Digest]) -> tuple[dict[str, Any], bytes]:
+def encode(
+    image: Image, held: Manifest, known: Iterable[Digest]
+) -> tuple[dict[str, Any], Iterator[bytes]]:
     """A record, and what the manifest's parts list, if there are any.
 
     `known` are the ancestors that this machine has made or looked at. The sizes in parts are left
@@ -33,11 +37,17 @@ def encode(image: Image, held: Manifest, known: Iterable[Digest]) -> tuple[dict[
         "document": json.loads(manifest.encode(held)),
     }
     if not held.parts:
-        return record, b""
+        return record, iter(())
     record["begun"] = [part.begin for part in held.parts]
     record["executable"], record["links"] = list(held.tree.executable), dict(held.tree.links)
-    # JSON takes three times as long for a hundred thousand strings.
-    return record, "\0".join([text for item in held.tree.files.items() for text in item]).encode()
+    return record, _packed(held.tree.files)
+
+
+def _packed(files: Mapping[str, str]) -> Iterator[bytes]:
+    """The map as text, since JSON takes three times as long, a few thousand files at a time."""
+    items = iter(files.items())
+    while some := list(islice(items, _AT_ONCE)):
+        yield "".join([f"{path}\0{digest}\0" for path, digest in some]).encode()
 
 
 def decode(record: Mapping[str, Any], listing: memoryview, digest: Digest) -> Previous | None:
@@ -53,7 +63,7 @@ def decode(record: Mapping[str, Any], listing: memoryview, digest: Digest) -> Pr
         if "begun" in record:
             texts = iter(str(listing, "utf-8").split("\0"))
             tree = Tree(
-                files=dict(zip(texts, texts, strict=True)),
+                files=dict(zip(texts, texts, strict=False)),  # the last text is empty
                 executable=frozenset(record["executable"]),
                 links=record["links"],
             )

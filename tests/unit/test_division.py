@@ -53,7 +53,7 @@ def as_remembered(held: Manifest) -> Manifest:
     """What this machine's cache makes of it."""
     image = Image(BASE, (), BASE)
     record, content = remembered.encode(image, held, ())
-    known = remembered.decode(json.loads(json.dumps(record)), memoryview(content), BASE)
+    known = remembered.decode(json.loads(json.dumps(record)), memoryview(b"".join(content)), BASE)
     assert known
     return known.manifest
 

@@ -1,7 +1,6 @@
 """Layers: writes one that turns an image's sources into a tree, and reads documents off its head.
 
-The bytes depend on the trees alone: entries are sorted; owners, times and modes are fixed; and the
-compressed stream is cut into blocks at fixed places.
+The bytes depend on the trees alone: entries are sorted; owners, times and modes are fixed.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ from kontext_plugin.tree import WHITEOUT, Entry, Tree, parents
 # zlib-ng gives the same bytes on x86-64, with and without SSE4.2, and on arm64; ISA-L does not.
 # At level 2 they do not depend on how the input is handed over either.
 _LEVEL = 2
-_THREADS = 2
-_BLOCK = 4 * 1024 * 1024  # bytes of tar that one thread compresses at a time
+_BLOCK = 1024 * 1024  # bytes of tar that are compressed at a time
 _COPY = 1024 * 1024
 # RFC 1952: deflate, no flags, no time, no hint, of an unknown system.
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
@@ -68,9 +66,6 @@ class _Counting:
         self._hash.update(data)
         self._size += len(data)
 
-    def flush(self) -> None:
-        """gzip_ng_threaded wants it; the sink's owner closes it."""
-
     def layer(self) -> Layer:
         return Layer(Digest("sha256:" + self._hash.hexdigest()), self._size)
 
@@ -90,41 +85,36 @@ def write_layer(sink: Sink, root: str, tree: Tree, content: Content) -> Written:
 
 
 def compress(sink: Sink, archive: Iterable[bytes]) -> Written:
-    """Writes the pieces of a tar archive as one gzip stream, and says what it came to."""
-    counting, plain = _Counting(sink), hashlib.sha256()
-    blocks = _blocks(archive)
-    first = next(blocks)
-    plain.update(first)
-    if len(first) < _BLOCK:
-        from zlib_ng import zlib_ng
+    """Writes the pieces of a tar archive as one gzip stream, and says what it came to.
 
-        counting.write(_GZIP_HEADER + zlib_ng.compress(first, _LEVEL, wbits=-15))
-        counting.write(struct.pack("<II", zlib.crc32(first), len(first)))
-    else:
-        from zlib_ng import gzip_ng_threaded  # its threads take 50 ms to end
+    By this thread alone: where there is much to write, other processes write other layers.
+    """
+    from zlib_ng import zlib_ng  # 10 ms
 
-        with gzip_ng_threaded.open(  # type: ignore[no-untyped-call]
-            counting, "wb", compresslevel=_LEVEL, threads=_THREADS, block_size=_BLOCK
-        ) as compressed:
-            compressed.write(first)
-            for block in blocks:
-                plain.update(block)
-                compressed.write(block)
+    counting, plain, checksum, size = _Counting(sink), hashlib.sha256(), 0, 0
+    deflate = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, -zlib_ng.MAX_WBITS)
+    counting.write(_GZIP_HEADER)
+    for block in _blocks(archive):
+        plain.update(block)
+        checksum = zlib_ng.crc32(block, checksum)
+        size += len(block)
+        counting.write(deflate.compress(block))
+    counting.write(deflate.flush())
+    counting.write(struct.pack("<II", checksum, size % 2**32))
     return Written(counting.layer(), Digest("sha256:" + plain.hexdigest()))
 
 
 def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces in blocks of one size, of which the last may be smaller, even empty.
-
-    The cuts, and so the compressed bytes, are ours to fix.
-    """
-    pending = bytearray()
+    """The pieces, put together to what is worth a call."""
+    pending: list[bytes] = []
+    size = 0
     for piece in pieces:
-        pending += piece
-        while len(pending) >= _BLOCK:
-            yield bytes(pending[:_BLOCK])
-            del pending[:_BLOCK]
-    yield bytes(pending)
+        pending.append(piece)
+        size += len(piece)
+        if size >= _BLOCK:
+            yield b"".join(pending)
+            pending, size = [], 0
+    yield b"".join(pending)
 
 
 def documents(layer: IO[bytes], limit: int) -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pstats
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -198,9 +199,17 @@ def profile(stage: Stage) -> Topic:
         text=f"The push of one edit under cProfile: {run.seconds:.2f} s, which is longer than "
         "without. Only the main thread of the main process is seen; what waits there waits "
         "for the others. First by own time, then Kontext's own functions by the time spent in them "
-        "and below.",
-        extra=profile_tables(target),
+        "and below. At last what `push --timings` says of another edit, without the profile: when "
+        "each step began, and how long it took.",
+        extra=f"{profile_tables(target)}\n\n{timings(stage)}",
     )
+
+
+def timings(stage: Stage) -> str:
+    stage.edits.one()
+    command = filled(PUSH, image=stage.image(), tree=stage.tree) + " --timings"
+    said = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stderr
+    return "\n".join(f"    {line}" for line in said.splitlines())
 
 
 def profile_tables(path: Path) -> str:

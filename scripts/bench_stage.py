@@ -82,13 +82,11 @@ def state_size(image: str) -> int:
 
 
 def size_of_layers_with(image: str, paths: Sequence[str]) -> int:
-    """Bytes of the layers that hold one of these sources, or something of the manifest."""
-    wanted = {SOURCES + path for path in paths}
+    """Bytes of the layers that hold one of these sources, or the manifest."""
+    wanted = {f"{STATE}manifest.json", *(SOURCES + path for path in paths)}
 
     def needed(digest: str) -> bool:
-        return any(
-            name in wanted or name.startswith(STATE) for name, _, _ in _entries(image, digest)
-        )
+        return any(name in wanted for name, _, _ in _entries(image, digest))
 
     return sum(layer.size for layer in layers_of(image) if needed(layer.digest))
 

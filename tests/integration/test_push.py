@@ -222,6 +222,21 @@ def test_dry_run_touches_nothing(
     assert not (tmp_path / "other machine").exists()
 
 
+def test_timings_are_told_of_each_step(docker: Docker, registry: Registry, source: Path) -> None:
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source, "--timings", "-q")
+    lines = first.stderr.splitlines()
+    assert first.image and lines[0] == "It took"
+    steps = {line.partition("s  ")[2]: line.split()[3] for line in lines[1:-1]}
+    assert {"scan", "ask the registry", "plan", "write layers", "crane mutate"} <= steps.keys()
+    whole = float(lines[-1].split()[0])
+    assert lines[-1].endswith(" s in all")
+    assert all(0 <= float(seconds) <= whole for seconds in steps.values())
+    again = docker.push(tag, source, "--timings").stderr
+    assert "scan" in again and "crane mutate" not in again
+    assert "It took" not in docker.push(tag, source).stderr
+
+
 def test_quiet_prints_the_digest_alone(docker: Docker, registry: Registry, source: Path) -> None:
     pushed = docker.push(registry.repository(), source, "-q")
     assert pushed.image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -235,14 +236,24 @@ def test_a_large_file_does_not_hold_an_interrupted_push(
         stderr=subprocess.PIPE,
     )
 
+    workers: set[int] = set()
+
     def hashes() -> bool:
-        opened = Path(f"/proc/{process.pid}/fd")
-        return any(os.path.realpath(file) == str(large) for file in opened.glob("*"))
+        """Whether the processes beside it do."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        with contextlib.suppress(OSError):
+            workers.update(map(int, children.read_text().split()))
+        opened = []
+        for pid in workers:
+            with contextlib.suppress(OSError):
+                opened += [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+        return str(large) in opened
 
     try:
         assert ends_within(20, hashes)
         process.send_signal(number)
         _, messages = process.communicate(timeout=5)
+        assert ends_within(5, lambda: not hashes())
     finally:
         process.kill()
     assert process.returncode == 130

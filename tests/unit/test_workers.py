@@ -140,7 +140,8 @@ def test_the_end_of_the_context_is_theirs() -> None:
 PROGRAM = """
 import sys
 sys.path.append(sys.argv.pop(1))
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests
 from kontext_plugin.workers import Workers
 try:
     with Workers(2) as some:

@@ -8,7 +8,7 @@ and the registry has them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kontext_plugin.diff import bytes_of
 from kontext_plugin.image import digest_of
@@ -22,7 +22,7 @@ from kontext_plugin.listing import (
     piece_of,
     pieces,
 )
-from kontext_plugin.manifest import Manifest, Part, part_name
+from kontext_plugin.manifest import Ancestor, Manifest, Part, part_name, undo_columns
 from kontext_plugin.tree import Tree
 
 LAYER_BYTES = 32 * 1024 * 1024
@@ -38,6 +38,10 @@ class Listing:
 
     parts: tuple[Part, ...]
     documents: Mapping[str, bytes]  # by their names in the image
+
+
+_UNDO = 64
+"""Paths up to which manifest.json has the undo of an ancestor itself."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,27 @@ def listing_upon(former: Manifest, tree: Tree, changed: Iterable[str], layers: i
     for index, document in zip(new, documents, strict=True):
         parts[index] = Part(starts[index], digest_of(document), layers)
     return Listing(tuple(parts[index] for index in range(len(starts))), _by_name(documents))
+
+
+def undos_upon(
+    former: Manifest, ancestors: Iterable[Ancestor], layers: int
+) -> tuple[tuple[Ancestor, ...], dict[str, bytes]]:
+    """As `listing_upon`: the ancestors with what has their undos, and the new documents."""
+    assert former.lineage
+    stored = (ancestor.stored for ancestor in former.lineage.ancestors)
+    known = {part.digest: part for part in stored if part and part.layer < layers}
+    made: list[Ancestor] = []
+    documents: list[bytes] = []
+    for ancestor in ancestors:
+        part = None
+        if len(ancestor.undo.paths()) > _UNDO:
+            document = canonical(undo_columns(ancestor.undo))
+            digest = digest_of(document)
+            part = known.get(digest) or Part("", digest, layers)
+            if part.layer == layers:
+                documents.append(document)
+        made.append(replace(ancestor, stored=part))
+    return tuple(made), _by_name(documents)
 
 
 def _begun_since(former: Manifest, tree: Tree, changed: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from kontext_plugin.image import Digest
@@ -41,40 +42,8 @@ _UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Ancestor:
-    """An earlier image that has the lower layers of ours: a push may build on it instead.
-
-    How its tree differs is written down here, so that no machine has to read its manifest.
-    """
-
-    image: Digest
-    layers: int  # how many of our lowest layers it has, the base's among them
-    generation: int
-    content: int  # as in Lineage
-    replaced_directories: frozenset[str]  # as in Lineage
-    undo: Undo  # the way back to its tree, from that of the next ancestor or, at last, from ours
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """How an image came to be: what a later push must know to build on it."""
-
-    base: Digest  # the image below every layer of ours
-    extractor: Digest  # the shipped base image whose extractor runs
-    platform: str
-    generation: int = 0  # how many pushes there were since the first layer was written
-    content: int = 0  # uncompressed bytes that all its layers hold of sources (diff.layer_bytes)
-    layers: tuple[Digest, ...] = ()  # all the layers below the one that holds this manifest
-    ancestors: tuple[Ancestor, ...] = ()  # from the fewest layers to the most
-    labels: Mapping[str, str] = field(default_factory=dict)
-    # Directories of lower layers that a file or link has replaced since. `crane export` shows
-    # their old children again if they come back as directories, so they must not.
-    replaced_directories: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
 class Part:
-    """A piece of the listing, in a file of its own."""
+    """A piece of the manifest in a file of its own: of the listing, or an ancestor's undo."""
 
     begin: str  # of the paths that it lists: up to the next part's
     digest: Digest
@@ -93,6 +62,39 @@ def part_name(digest: Digest) -> str:
 def is_document(name: str) -> bool:
     """Whether a file of an image is a manifest or a part of one."""
     return name == MANIFEST or name.startswith(_PARTS)
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """An earlier image that has the lower layers of ours: a push may build on it instead.
+
+    How its tree differs is written down here, so that no machine has to read its manifest.
+    """
+
+    image: Digest
+    layers: int  # how many of our lowest layers it has, the base's among them
+    generation: int
+    content: int  # as in Lineage
+    replaced_directories: frozenset[str]  # as in Lineage
+    undo: Undo  # the way back to its tree, from that of the next ancestor or, at last, from ours
+    stored: Part | None = None  # what has the undo, if manifest.json does not
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """How an image came to be: what a later push must know to build on it."""
+
+    base: Digest  # the image below every layer of ours
+    extractor: Digest  # the shipped base image whose extractor runs
+    platform: str
+    generation: int = 0  # how many pushes there were since the first layer was written
+    content: int = 0  # uncompressed bytes that all its layers hold of sources (diff.layer_bytes)
+    layers: tuple[Digest, ...] = ()  # all the layers below the one that holds this manifest
+    ancestors: tuple[Ancestor, ...] = ()  # from the fewest layers to the most
+    labels: Mapping[str, str] = field(default_factory=dict)
+    # Directories of lower layers that a file or link has replaced since. `crane export` shows
+    # their old children again if they come back as directories, so they must not.
+    replaced_directories: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -127,16 +129,23 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def _encode_ancestor(ancestor: Ancestor) -> dict[str, Any]:
-    former = columns(ancestor.undo.former)
-    del former["sizes"]
-    return {
+    if stored := ancestor.stored:
+        undo = {"undoPart": stored.digest.removeprefix("sha256:"), "undoLayer": stored.layer}
+    else:
+        undo = {"undo": undo_columns(ancestor.undo)}
+    return undo | {
         "image": ancestor.image,
         "layers": ancestor.layers,
         "generation": ancestor.generation,
         "content": ancestor.content,
         "replacedDirectories": sorted(ancestor.replaced_directories),
-        "undo": {**former, "absent": sorted(ancestor.undo.absent)},
     }
+
+
+def undo_columns(undo: Undo) -> dict[str, Any]:
+    former = columns(undo.former)
+    del former["sizes"]
+    return former | {"absent": sorted(undo.absent)}
 
 
 def parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -156,17 +165,41 @@ def parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
     )
 
 
-def decode(document: Mapping[str, Any], parts: Iterable[Mapping[str, Any]] = ()) -> Manifest:
-    """The manifest of a document that has passed its version's schema, and of its parts'.
+def undo_parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
+    """As `parts_of`: what has the undos of ancestors that the document does not have itself."""
+    stored = [_stored(ancestor) for ancestor in document.get("ancestors", ())]
+    return tuple(part for part in stored if part)
+
+
+def _stored(ancestor: Mapping[str, Any]) -> Part | None:
+    if ("undo" in ancestor) == ("undoPart" in ancestor) or (
+        ("undoPart" in ancestor) != ("undoLayer" in ancestor)
+    ):
+        raise InvalidManifest("it does not say, or says twice, what an ancestor was")
+    if "undo" in ancestor:
+        return None
+    check_counts((ancestor["undoLayer"],))
+    return Part("", Digest(f"sha256:{ancestor['undoPart']}"), ancestor["undoLayer"])
+
+
+def decode(
+    document: Mapping[str, Any],
+    parts: Iterable[Mapping[str, Any]] = (),
+    undos: Mapping[Digest, Mapping[str, Any]] = MappingProxyType({}),
+) -> Manifest:
+    """The manifest of a document that has passed its version's schema, and of its parts.
+
+    These have passed theirs; `undos` has the content of each of `undo_parts_of`.
 
     Raises InvalidManifest for what a schema cannot say: unsafe paths and contradictions.
     """
     if "version" not in document:
         decoded = _version_1(document)
     elif document.get("parts"):
-        decoded = restore(document, *joined([tree_of(part) for part in parts]))
+        tree, begun = joined([tree_of(part) for part in parts])
+        decoded = restore(document, undos, tree, begun)
     else:
-        decoded = restore(document)
+        decoded = restore(document, undos)
     _check(decoded.tree)
     if decoded.lineage is not None:
         _check_lineage(decoded.lineage)
@@ -174,7 +207,10 @@ def decode(document: Mapping[str, Any], parts: Iterable[Mapping[str, Any]] = ())
 
 
 def restore(
-    document: Mapping[str, Any], tree: Tree | None = None, begun: Sequence[str] = ()
+    document: Mapping[str, Any],
+    undos: Mapping[Digest, Mapping[str, Any]],
+    tree: Tree | None = None,
+    begun: Sequence[str] = (),
 ) -> Manifest:
     """`decode` for a version 2 that was decoded before and has stayed in our own hands.
 
@@ -187,7 +223,7 @@ def restore(
         generation=document["generation"],
         content=document["content"],
         layers=tuple(Digest(layer) for layer in document["layers"]),
-        ancestors=tuple(_ancestor(ancestor) for ancestor in document["ancestors"]),
+        ancestors=tuple(_ancestor(ancestor, undos) for ancestor in document["ancestors"]),
         labels=document["labels"],
         replaced_directories=paths_of(document["replacedDirectories"]),
     )
@@ -197,8 +233,9 @@ def restore(
     return Manifest(tree or tree_of(document), lineage, parts)
 
 
-def _ancestor(document: Mapping[str, Any]) -> Ancestor:
-    undo = document["undo"]
+def _ancestor(document: Mapping[str, Any], undos: Mapping[Digest, Mapping[str, Any]]) -> Ancestor:
+    stored = _stored(document)
+    undo = undos[stored.digest] if stored else document["undo"]
     return Ancestor(
         image=Digest(document["image"]),
         layers=document["layers"],
@@ -206,6 +243,7 @@ def _ancestor(document: Mapping[str, Any]) -> Ancestor:
         content=document["content"],
         replaced_directories=paths_of(document["replacedDirectories"]),
         undo=Undo(former_of(undo), paths_of(undo["absent"])),
+        stored=stored,
     )
 
 

@@ -9,9 +9,9 @@ from functools import cached_property
 from kontext_plugin import manifest
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
 from kontext_plugin.diff import Changes, changes, replaced_directories, tree_bytes
-from kontext_plugin.division import Share, listing_upon, shares
+from kontext_plugin.division import Share, listing_upon, shares, undos_upon
 from kontext_plugin.image import Digest, Layer
-from kontext_plugin.manifest import Lineage, Manifest, Part
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest, Part
 from kontext_plugin.tree import Tree, Undo
 
 
@@ -20,6 +20,7 @@ class _Divided:
     parts: tuple[Part, ...]
     lower: tuple[Share, ...]
     top: Share
+    ancestors: tuple[Ancestor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Plan:
 
     def manifest(self, layers: Iterable[Digest]) -> Manifest:
         """The new manifest, in a layer upon these."""
-        return Manifest(self.tree, replace(self.lineage, layers=tuple(layers)), self._divided.parts)
+        divided = self._divided
+        lineage = replace(self.lineage, layers=tuple(layers), ancestors=divided.ancestors)
+        return Manifest(self.tree, lineage, divided.parts)
 
     @cached_property
     def manifest_bytes(self) -> int:
@@ -73,7 +76,9 @@ class Plan:
             changed = self.since.paths()
             former = self.choice.previous.manifest
             listing = listing_upon(former, self.tree, changed, below)
-            return _Divided(listing.parts, (), Share(self.changes.written, listing.documents))
+            ancestors, undos = undos_upon(former, self.lineage.ancestors, below)
+            top = Share(self.changes.written, {**listing.documents, **undos})
+            return _Divided(listing.parts, (), top, ancestors)
         most = 1 if self.wanted.single_layer else self.wanted.max_layers - below - 1
         parts, made = shares(self.tree, below, most)
         if len(made) == 1:

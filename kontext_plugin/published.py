@@ -123,7 +123,8 @@ def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> 
             raise ValueError("its manifest is not the one that the image names")
         document = schema.load_manifest(content)
         wanted: dict[int, set[Digest]] = {}
-        for part in manifest.parts_of(document):
+        listed, undos = manifest.parts_of(document), manifest.undo_parts_of(document)
+        for part in (*listed, *undos):
             wanted.setdefault(part.layer, set()).add(part.digest)
         if wanted and max(wanted) > top:
             raise ValueError("it lists a part in a layer that it does not have")
@@ -137,14 +138,10 @@ def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> 
         parts |= more
         if sum(map(len, parts.values())) > MAX_BYTES:
             raise ValueError(f"its manifest is larger than {MAX_BYTES} bytes")
-    return manifest.decode(
-        document,
-        # One after another: as JSON they take much more memory.
-        (
-            schema.load(parts.pop(part.digest), schema.MANIFEST_PART)
-            for part in manifest.parts_of(document)
-        ),
-    )
+    former = {part.digest: schema.load(parts[part.digest], schema.MANIFEST_UNDO) for part in undos}
+    # One after another: as JSON they take much more memory.
+    pieces = (schema.load(parts.pop(part.digest), schema.MANIFEST_PART) for part in listed)
+    return manifest.decode(document, pieces, former)
 
 
 def _taken(documents: Iterator[tuple[str, bytes]], wanted: set[Digest]) -> dict[Digest, bytes]:

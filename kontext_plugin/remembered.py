@@ -35,6 +35,11 @@ def encode(
         "known": sorted(known),
         "manifest": image.manifest,
         "document": json.loads(manifest.encode(held)),
+        "undos": {
+            ancestor.stored.digest: manifest.undo_columns(ancestor.undo)
+            for ancestor in (held.lineage.ancestors if held.lineage else ())
+            if ancestor.stored
+        },
     }
     if not held.parts:
         return record, iter(())
@@ -67,9 +72,9 @@ def decode(record: Mapping[str, Any], listing: memoryview, digest: Digest) -> Pr
                 executable=frozenset(record["executable"]),
                 links=record["links"],
             )
-            held = manifest.restore(record["document"], tree, record["begun"])
+            held = manifest.restore(record["document"], record["undos"], tree, record["begun"])
         else:
-            held = manifest.restore(record["document"])
+            held = manifest.restore(record["document"], record["undos"])
         return Previous(image, held, known=frozenset(record["known"]))
     except (ValueError, LookupError, TypeError):
         return None

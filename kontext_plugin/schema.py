@@ -8,6 +8,7 @@ from typing import Any
 IMAGE_MANIFEST = "image-manifest"
 IMAGE_CONFIG = "image-config"
 MANIFEST_PART = "manifest-part"
+MANIFEST_UNDO = "manifest-undo"
 _MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2"}
 
 _COLUMNS = ("files", "links", "paths", "sizes")

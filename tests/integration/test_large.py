@@ -110,6 +110,40 @@ def test_an_edit_uploads_what_changed(
     assert exported(crane, tag) == on_disk(source)
 
 
+def test_an_edit_costs_little_after_a_large_change(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    source: Path,
+    tag: str,
+    elsewhere: Callable[[], None],
+) -> None:
+    """What the large one changed is written down once, and found again by whoever takes it back."""
+    docker.push(tag, source)
+    first = layers(crane, tag)
+    changed = [f"{folder}/f{number:03}" for folder in FOLDERS[:15] for number in range(60)]
+    for path in changed:
+        edit(source, path)
+    docker.push(tag, source)
+    large = layers(crane, tag)[-1]
+    documents = {name: len(text) for name, text in head(registry, large)}
+    for _ in range(2):
+        edit(source, "d29/f099")
+        elsewhere()
+        docker.push(tag, source)
+        *below, top = layers(crane, tag)
+        assert large in below
+        added = {name: len(text) for name, text in head(registry, top)}
+        assert sum(added.values()) < sum(documents.values()) / 4
+        assert max(documents, key=lambda name: documents[name]) not in added
+    for path in changed:
+        (source / path).write_text(f"{path[:3]} {int(path[5:])}\n")
+    elsewhere()
+    assert "generation 0" in docker.push(tag, source).stderr
+    assert layers(crane, tag)[:-1] == first
+    assert exported(crane, tag) == on_disk(source)
+
+
 def test_both_machines_write_the_same(
     docker: Docker,
     registry: Registry,

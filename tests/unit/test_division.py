@@ -14,11 +14,18 @@ from hypothesis import strategies as st
 
 from kontext_plugin import listing, manifest, remembered
 from kontext_plugin.diff import undo
-from kontext_plugin.division import LAYER_BYTES, MOST_LAYERS, Share, listing_upon, shares
+from kontext_plugin.division import (
+    LAYER_BYTES,
+    MOST_LAYERS,
+    Share,
+    listing_upon,
+    shares,
+    undos_upon,
+)
 from kontext_plugin.image import Digest, Image, digest_of
 from kontext_plugin.listing import SMALL, InvalidManifest, begun
-from kontext_plugin.manifest import Lineage, Manifest, part_name
-from kontext_plugin.tree import DIRECTORY, Tree
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest, part_name
+from kontext_plugin.tree import DIRECTORY, Tree, Undo
 
 BASE = Digest("sha256:" + "b" * 64)
 LINEAGE = Lineage(BASE, BASE, "linux/amd64", layers=(BASE, BASE))
@@ -115,6 +122,34 @@ def test_a_part_that_lies_above_is_written_again() -> None:
     made = listing_upon(Manifest(tree, LINEAGE, parts), tree, (), 7)
     assert {part.layer for part in made.parts} == {7}
     assert len(made.documents) == len(parts)
+
+
+def ancestor(count: int) -> Ancestor:
+    """One whose tree had so many other files."""
+    former = tree_of({f"f{number}": 1 for number in range(count)}).without_sizes()
+    return Ancestor(BASE, 1, 0, 0, frozenset(), Undo(former))
+
+
+def test_a_long_undo_is_written_once() -> None:
+    def held(*ancestors: Ancestor) -> Manifest:
+        return Manifest(Tree(), replace(LINEAGE, layers=(BASE,) * 9, ancestors=ancestors))
+
+    short, long = ancestor(3), ancestor(100)
+    made, written = undos_upon(held(), [long], 3)
+    assert (len(written), made[0].stored and made[0].stored.layer) == (1, 3)
+    document = json.loads(manifest.encode(held(*made)))
+    (part,) = manifest.undo_parts_of(document)
+    listed = {part.digest: json.loads(written[part.name])}
+    assert manifest.decode(document, (), listed) == held(*made)
+    record, content = remembered.encode(Image(BASE, (), BASE), held(*made), ())
+    known = remembered.decode(json.loads(json.dumps(record)), memoryview(b"".join(content)), BASE)
+    assert known and known.manifest == held(*made)
+
+    assert undos_upon(held(*made), made, 4) == (made, {}), "a lower layer has it"
+    assert undos_upon(held(*made), made, 3) == (made, written), "the layer that had it is replaced"
+    assert undos_upon(held(*made), [short], 4) == ((short,), {})
+    grown = replace(made[0], undo=ancestor(101).undo)
+    assert undos_upon(held(*made), [grown], 4)[0][0].stored != made[0].stored
 
 
 @pytest.mark.parametrize("count", [0, 1, SMALL])

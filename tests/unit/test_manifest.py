@@ -159,6 +159,10 @@ def ancestor(layers: object = 1, **undo: Any) -> dict[str, Any]:
     return numbers | {"image": A, "replacedDirectories": [], "undo": nothing | undo}
 
 
+def without_undo() -> dict[str, Any]:
+    return {key: value for key, value in ancestor().items() if key != "undo"}
+
+
 BAD_PATHS = {
     "empty": "",
     "dot": ".",
@@ -238,6 +242,12 @@ CONTRADICTIONS = {
     "ancestors of one height": document(layers=[A, B], ancestors=[ancestor(), ancestor()]),
     "ancestors upside down": document(layers=[A, B], ancestors=[ancestor(2), ancestor(1)]),
     "layers no integer": document(layers=[A], ancestors=[ancestor(layers=1.0)]),
+    "undo nowhere": document(layers=[A], ancestors=[without_undo()]),
+    "undo twice": document(layers=[A], ancestors=[ancestor() | {"undoPart": HEX, "undoLayer": 0}]),
+    "undo without a layer": document(layers=[A], ancestors=[without_undo() | {"undoPart": HEX}]),
+    "undo in no layer": document(
+        layers=[A], ancestors=[without_undo() | {"undoPart": HEX, "undoLayer": 1.0}]
+    ),
     "was a file and a link": document(
         layers=[A], ancestors=[ancestor(files={"a": HEX}, links={"a": "x"})]
     ),

@@ -236,11 +236,11 @@ def test_what_the_schema_refuses_is_refused_without_it(changes: dict[str, Any]) 
     assert published_schema("manifest-v2").is_valid(document)
 
 
-def test_the_columns_of_a_part_are_those_of_a_manifest() -> None:
-    whole, part = (
-        published_schema(name).schema["$defs"] for name in ("manifest-v2", "manifest-part")
-    )
-    assert {name: whole[name] for name in part} == part
+def test_the_definitions_of_the_parts_are_those_of_a_manifest() -> None:
+    names = ("manifest-v2", "manifest-part", "manifest-undo")
+    whole, *parts = (published_schema(name).schema["$defs"] for name in names)
+    for part in parts:
+        assert {name: whole[name] for name in part} == part
 
 
 @given(st.binary() | st.text().map(str.encode))
@@ -251,6 +251,6 @@ def test_no_bytes_do_harm(content: bytes) -> None:
 
 def test_the_schemas_are_schemas() -> None:
     schemas = list(resources.files("kontext_plugin").joinpath("schemas").iterdir())
-    assert len(schemas) >= 5
+    assert len(schemas) >= 6
     for path in schemas:
         jsonschema.Draft202012Validator.check_schema(json.loads(path.read_bytes()))

@@ -102,7 +102,13 @@ func writeFile(p *pool, in file, size int64, target dir, name string, mode uint3
 	if err != nil {
 		return err
 	}
-	err = copyContent(p, out, in, size)
+	// A default ACL, or a disk that has one mode for all, may have its own.
+	if made, failed := out.stat(); failed == nil && made.Mode&0o777 != mode {
+		err = syscall.Fchmod(int(out), mode)
+	}
+	if err == nil {
+		err = copyContent(p, out, in, size)
+	}
 	// A full network disk may tell only now.
 	if closed := out.close(); err == nil {
 		err = closed

@@ -154,7 +154,7 @@ def without(choice: Reuse) -> Previous:
     lineage = lineage_of(previous)
     # Nor will those be there that are older still.
     rest = replace(lineage, ancestors=lineage.ancestors[len(choice.ancestors) :])
-    return replace(previous, manifest=Manifest(previous.manifest.tree, rest))
+    return replace(previous, manifest=replace(previous.manifest, lineage=rest))
 
 
 def lineage_of(previous: Previous) -> Lineage:

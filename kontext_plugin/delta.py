@@ -117,20 +117,30 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(pending)
 
 
-def documents(layer: IO[bytes], limit: int) -> Iterator[tuple[str, bytes]]:
+@dataclass
+class Budget:
+    """How many bytes of documents may be read in all, from whatever layers."""
+
+    left: int
+
+    def take(self, size: int) -> None:
+        """Raises ValueError where that is too much."""
+        self.left -= tar.BLOCKSIZE + size
+        if size < 0 or self.left < 0:
+            raise ValueError("its manifest is too large to be read")
+
+
+def documents(layer: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes]]:
     """The documents at the head of a gzip layer, each with its name; little more is read.
 
-    Raises ValueError where the layer is damaged, or holds more than `limit` bytes of them. The
-    bytes are unchecked: a blob's digest is known only at its end.
+    Raises ValueError where the layer is damaged, or the budget is at its end. The bytes are
+    unchecked: a blob's digest is known only at its end.
     """
     try:
         with gzip.GzipFile(fileobj=layer) as stream:
             # Plain headers, as write_layer makes them: extended ones could be of any size.
-            left = limit
             while header := _header(stream.read(tar.BLOCKSIZE)):
-                left -= header.size
-                if header.size < 0 or left < 0:
-                    raise ValueError(f"its manifest is larger than {limit} bytes")
+                budget.take(header.size)
                 content = stream.read(header.size)
                 if len(content) != header.size:
                     raise EOFError("it ends early")

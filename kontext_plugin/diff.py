@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import repeat
 
 from kontext_plugin.tree import Tree, Undo
 
-_ENTRY_BYTES = 512
+ENTRY_BYTES = 512
 """What each path takes in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
 
 
@@ -79,21 +77,14 @@ def diff(old: Tree, new: Tree) -> Changes:
 
 def layer_bytes(made: Changes, new: Tree) -> int:
     """What a layer with these changes holds of sources, uncompressed, its manifest left aside."""
-    return (
-        bytes_of(made.added, new)
-        + bytes_of(made.changed, new)
-        + (_ENTRY_BYTES * len(made.whiteouts))
-    )
-
-
-def bytes_of(paths: Collection[str], tree: Tree) -> int:
-    """What these paths of a tree take in a layer, as `layer_bytes`."""
-    return sum(map(tree.sizes.get, paths, repeat(0))) + _ENTRY_BYTES * len(paths)
+    written = made.added + made.changed
+    sizes = sum(new.sizes.get(path, 0) for path in written)
+    return sizes + ENTRY_BYTES * (len(written) + len(made.whiteouts))
 
 
 def tree_bytes(tree: Tree) -> int:
     """What a layer with all of the tree holds of sources, as `layer_bytes`."""
-    return tree.size + _ENTRY_BYTES * (len(tree.files) + len(tree.links))
+    return tree.size + ENTRY_BYTES * (len(tree.files) + len(tree.links))
 
 
 def replaced_directories(undone: Undo, new: Tree, before: frozenset[str]) -> frozenset[str]:

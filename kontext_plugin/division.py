@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kontext_plugin.diff import bytes_of
+from kontext_plugin.diff import ENTRY_BYTES
 from kontext_plugin.image import digest_of
 from kontext_plugin.listing import (
     begins,
@@ -31,6 +31,9 @@ LAYER_BYTES = 32 * 1024 * 1024
 MOST_LAYERS = 12
 """That a fresh start makes: each costs every later push a request."""
 
+_UNDO = 64
+"""Paths up to which manifest.json has the undo of an ancestor itself."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -40,20 +43,10 @@ class Listing:
     documents: Mapping[str, bytes]  # by their names in the image
 
 
-_UNDO = 64
-"""Paths up to which manifest.json has the undo of an ancestor itself."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one layer of a fresh start holds."""
-
-    paths: tuple[str, ...]
-    documents: Mapping[str, bytes]
-
-
-def listing_upon(former: Manifest, tree: Tree, changed: Iterable[str], layers: int) -> Listing:
-    """For a delta upon the lowest `layers` layers of an image with `former`.
+def listing_upon(
+    former: Manifest | None, tree: Tree, changed: Iterable[str], layers: int
+) -> Listing:
+    """For a layer upon the lowest `layers` layers of an image with `former`, if there is one.
 
     `changed` are the paths where `tree` differs from the former one.
     """
@@ -61,7 +54,8 @@ def listing_upon(former: Manifest, tree: Tree, changed: Iterable[str], layers: i
         return Listing((), {})
     changed = set(changed)
     starts = _begun_since(former, tree, changed)
-    known = dict(zip(_spans([part.begin for part in former.parts]), former.parts, strict=True))
+    held = former.parts if former else ()
+    known = dict(zip(_spans([part.begin for part in held]), held, strict=True))
     touched = {piece_of(path, starts) for path in changed}
     parts = {
         index: known[span]
@@ -96,41 +90,24 @@ def undos_upon(
     return tuple(made), _by_name(documents)
 
 
-def _begun_since(former: Manifest, tree: Tree, changed: Iterable[str]) -> list[str]:
+def _begun_since(former: Manifest | None, tree: Tree, changed: Iterable[str]) -> list[str]:
     """`listing.begun` of the tree, without a look at each path of it."""
-    if not former.parts:
+    if former is None or not former.parts:
         return begun(tree)
     starts = {part.begin for part in former.parts}
     starts.update(path for path in changed if begins(path))
     return sorted(path for path in starts if not path or path in tree)
 
 
-def shares(tree: Tree, below: int, most: int) -> tuple[tuple[Part, ...], list[Share]]:
-    """The parts and at most `most` layers of a fresh start upon `below` layers.
-
-    Where one layer does, its documents are to be put behind the manifest.
-    """
-    starts = begun(tree)
-    if starts:
-        found = pieces(tree, starts, range(len(starts)))
-    else:
-        found = [[path] for path in sorted(tree.paths())]
-    groups = _grouped(
-        [bytes_of(piece, tree) for piece in found],
-        [mark(piece[0]) if piece else 0 for piece in found],
-        min(most, MOST_LAYERS),
-    )
-    parts: list[Part] = []
-    made: list[Share] = []
-    for number, group in enumerate(groups):
-        documents = [_document(tree, found[index]) for index in group] if starts else []
-        parts += [
-            Part(starts[index], digest_of(document), below + number)
-            for index, document in zip(group, documents, strict=False)
-        ]
-        held = tuple(path for index in group for path in found[index])
-        made.append(Share(held, _by_name(documents)))
-    return tuple(parts), made
+def shares(tree: Tree, most: int) -> list[tuple[str, ...]]:
+    """The sorted paths, cut into what each of at most `most` layers holds."""
+    paths = sorted(tree.paths())
+    sizes = [tree.sizes.get(path, 0) + ENTRY_BYTES for path in paths]
+    marks = [mark(path) for path in paths]
+    wanted = LAYER_BYTES
+    while len(groups := _cut(sizes, marks, wanted)) > max(1, min(most, MOST_LAYERS)):
+        wanted *= 2
+    return [tuple(paths[group.start : group.stop]) for group in groups]
 
 
 def _document(tree: Tree, paths: Iterable[str]) -> bytes:
@@ -144,14 +121,6 @@ def _by_name(documents: Iterable[bytes]) -> dict[str, bytes]:
 def _spans(starts: Sequence[str]) -> list[tuple[str, str]]:
     """Where each piece begins, and where the next."""
     return list(zip(starts, [*starts[1:], ""], strict=True)) if starts else []
-
-
-def _grouped(sizes: Sequence[int], marks: Sequence[int], most: int) -> list[range]:
-    """Neighbours together, to at most `most` groups of like size."""
-    wanted = LAYER_BYTES
-    while len(groups := _cut(sizes, marks, wanted)) > max(1, most):
-        wanted *= 2
-    return groups
 
 
 def _cut(sizes: Sequence[int], marks: Sequence[int], wanted: int) -> list[range]:

@@ -47,6 +47,15 @@ def columns(tree: Tree) -> dict[str, Any]:
     }
 
 
+def exceeds(tree: Tree, limit: int) -> bool:
+    """Whether the whole listing takes more bytes; a quick bound mostly spares making it."""
+    text = "".join((*tree.files, *tree.links, *tree.links.values(), *tree.executable))
+    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+    entries = len(tree.files) + len(tree.links) + len(tree.executable)
+    most = len(text) * (1 if plain else 6) + 100 * entries  # a digest, a size, punctuation
+    return most > limit and len(canonical(columns(tree))) > limit
+
+
 def tree_of(listed: Mapping[str, Any]) -> Tree:
     """The tree that has these columns, which are of the schema's outer shape.
 
@@ -122,16 +131,16 @@ def begun(tree: Tree) -> list[str]:
     return [] if is_small(tree) else sorted(["", *filter(begins, _paths(tree))])
 
 
-def pieces(tree: Tree, begun: Sequence[str], wanted: Sequence[int]) -> list[list[str]]:
+def pieces(tree: Tree, starts: Sequence[str], wanted: Sequence[int]) -> list[list[str]]:
     """The sorted paths of the wanted pieces of those that begin so; the wanted are sorted too."""
     found: dict[int, list[str]] = {index: [] for index in wanted}
     if found:
         # Most paths lie outside of a small edit, which a comparison finds out sooner.
-        near = [path for path in _paths(tree) if path >= begun[wanted[0]]]
-        if wanted[-1] + 1 < len(begun):
-            near = [path for path in near if path < begun[wanted[-1] + 1]]
+        near = [path for path in _paths(tree) if path >= starts[wanted[0]]]
+        if wanted[-1] + 1 < len(starts):
+            near = [path for path in near if path < starts[wanted[-1] + 1]]
         for path in near:
-            if (index := piece_of(path, begun)) in found:
+            if (index := piece_of(path, starts)) in found:
                 found[index].append(path)
     return [sorted(found[index]) for index in wanted]
 
@@ -157,8 +166,8 @@ def joined(trees: Sequence[Tree]) -> tuple[Tree, list[str]]:
     return whole, starts
 
 
-def piece_of(path: str, begun: Sequence[str]) -> int:
-    return bisect_right(begun, path) - 1
+def piece_of(path: str, starts: Sequence[str]) -> int:
+    return bisect_right(starts, path) - 1
 
 
 def _paths(tree: Tree) -> tuple[str, ...]:

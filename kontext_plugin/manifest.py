@@ -36,6 +36,9 @@ VERSION = 2
 MAX_BYTES = 64 * 1024 * 1024
 """Of the manifest and all its parts together: some 400,000 files."""
 
+MAX_READ = 2 * MAX_BYTES
+"""With the parts that are out of date, and lie before the others."""
+
 # An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
 # whiteout's name, or what is no Unicode.
 _UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
@@ -157,7 +160,7 @@ def parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
     check_counts(layers)
     if len(digests) != len(layers) or len(digests) != len(set(digests)):
         raise InvalidManifest("it lists a part twice, or not where it is")
-    if digests and (document["files"] or document["links"]):
+    if digests and any(document[column] for column in columns(Tree())):
         raise InvalidManifest("it lists paths beside its parts")
     return tuple(
         Part("", Digest(f"sha256:{digest}"), layer)
@@ -230,7 +233,7 @@ def restore(
     parts = tuple(
         replace(part, begin=begin) for part, begin in zip(parts_of(document), begun, strict=True)
     )
-    return Manifest(tree or tree_of(document), lineage, parts)
+    return Manifest(tree_of(document) if tree is None else tree, lineage, parts)
 
 
 def _ancestor(document: Mapping[str, Any], undos: Mapping[Digest, Mapping[str, Any]]) -> Ancestor:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kontext_plugin import manifest
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
 from kontext_plugin.diff import Changes, changes, replaced_directories, tree_bytes
-from kontext_plugin.division import Share, listing_upon, shares, undos_upon
+from kontext_plugin.division import Listing, listing_upon, shares, undos_upon
 from kontext_plugin.image import Digest, Layer
-from kontext_plugin.manifest import Ancestor, Lineage, Manifest, Part
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest
 from kontext_plugin.tree import Tree, Undo
 
 
 @dataclass(frozen=True)
-class _Divided:
-    parts: tuple[Part, ...]
-    lower: tuple[Share, ...]
-    top: Share
-    ancestors: tuple[Ancestor, ...] = ()
+class _Division:
+    lower: tuple[tuple[str, ...], ...]
+    written: tuple[str, ...]
+    listing: Listing
+    ancestors: tuple[Ancestor, ...]
+    undos: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -45,45 +46,46 @@ class Plan:
         return self.wanted.below if isinstance(self.choice, Fresh) else self.choice.layers
 
     @property
-    def lower(self) -> tuple[Share, ...]:
-        """What is written below the layer with the manifest, if a fresh start takes several."""
-        return self._divided.lower
+    def lower(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of each layer below the one with the manifest, if there are several."""
+        return self._division.lower
 
     @property
-    def top(self) -> Share:
-        """What is written into the layer with the manifest, which comes before it."""
-        return self._divided.top
+    def written(self) -> tuple[str, ...]:
+        """The paths in the layer with the manifest."""
+        return self._division.written
+
+    @property
+    def documents(self) -> Mapping[str, bytes]:
+        """What that layer has beside manifest.json, by their names in the image."""
+        return {**self._division.listing.documents, **self._division.undos}
 
     def manifest(self, layers: Iterable[Digest]) -> Manifest:
         """The new manifest, in a layer upon these."""
-        divided = self._divided
-        lineage = replace(self.lineage, layers=tuple(layers), ancestors=divided.ancestors)
-        return Manifest(self.tree, lineage, divided.parts)
+        made = self._division
+        lineage = replace(self.lineage, layers=tuple(layers), ancestors=made.ancestors)
+        return Manifest(self.tree, lineage, made.listing.parts)
 
     @cached_property
     def manifest_bytes(self) -> int:
         """What the documents come to that are to be written."""
-        layers = (layer.digest for layer in self.beneath)
-        written = [share.documents for share in (*self.lower, self.top)]
-        return len(manifest.encode(self.manifest(layers))) + sum(
-            len(document) for documents in written for document in documents.values()
-        )
+        root = manifest.encode(self.manifest(layer.digest for layer in self.beneath))
+        return len(root) + sum(map(len, self.documents.values()))
 
     @cached_property
-    def _divided(self) -> _Divided:
+    def _division(self) -> _Division:
         below = len(self.beneath)
         if isinstance(self.choice, Reuse):
-            changed = self.since.paths()
             former = self.choice.previous.manifest
-            listing = listing_upon(former, self.tree, changed, below)
+            listing = listing_upon(former, self.tree, self.since.paths(), below)
             ancestors, undos = undos_upon(former, self.lineage.ancestors, below)
-            top = Share(self.changes.written, {**listing.documents, **undos})
-            return _Divided(listing.parts, (), top, ancestors)
-        most = 1 if self.wanted.single_layer else self.wanted.max_layers - below - 1
-        parts, made = shares(self.tree, below, most)
-        if len(made) == 1:
-            return _Divided(parts, (), made[0])
-        return _Divided(parts, tuple(made), Share((), {}))
+            return _Division((), self.changes.written, listing, ancestors, undos)
+        # Half of the layers at most, lest there be no room for deltas.
+        most = 1 if self.wanted.single_layer else (self.wanted.max_layers - below) // 2
+        layers = shares(self.tree, most)
+        lower, written = (tuple(layers), ()) if len(layers) > 1 else ((), layers[0])
+        listing = listing_upon(None, self.tree, (), below + len(lower))
+        return _Division(lower, written, listing, (), {})
 
     def describe(self) -> str:
         """How many files were added, changed and removed; directories do not count as files."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from typing import Any
 
-from kontext_plugin import base, delta, image, manifest, schema
+from kontext_plugin import base, delta, image, listing, manifest, schema
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, lineage_of
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import Damaged, NotFound, Refused
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image
-from kontext_plugin.manifest import MAX_BYTES, Manifest
+from kontext_plugin.manifest import MAX_READ, Manifest
 from kontext_plugin.reference import Reference, repository_of
 
 
@@ -116,8 +117,9 @@ def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> 
     if not found.layers:
         raise ValueError("it has no layers")
     top = len(found.layers) - 1
+    budget = delta.Budget(MAX_READ)
     with crane.blob(tag.at(found.layers[top].digest)) as layer:
-        documents = delta.documents(layer, MAX_BYTES)
+        documents = delta.documents(layer, budget)
         content = delta.manifest_of(documents)
         if found.manifest not in (None, image.digest_of(content)):
             raise ValueError("its manifest is not the one that the image names")
@@ -132,16 +134,20 @@ def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> 
 
     def read(number: int) -> dict[Digest, bytes]:
         with crane.blob(tag.at(found.layers[number].digest)) as layer:
-            return _taken(delta.documents(layer, MAX_BYTES), wanted[number])
+            return _taken(delta.documents(layer, budget), wanted[number])
 
     for more in threads.map(read, sorted(wanted)):
         parts |= more
-        if sum(map(len, parts.values())) > MAX_BYTES:
-            raise ValueError(f"its manifest is larger than {MAX_BYTES} bytes")
     former = {part.digest: schema.load(parts[part.digest], schema.MANIFEST_UNDO) for part in undos}
-    # One after another: as JSON they take much more memory.
-    pieces = (schema.load(parts.pop(part.digest), schema.MANIFEST_PART) for part in listed)
-    return manifest.decode(document, pieces, former)
+    return manifest.decode(document, (_piece(parts.pop(part.digest)) for part in listed), former)
+
+
+def _piece(content: bytes) -> Mapping[str, Any]:
+    """A part of the listing. Later images take it over as it is, so it must be as we write it."""
+    piece = schema.load(content, schema.MANIFEST_PART)
+    if listing.canonical(piece) != content:
+        raise ValueError("a part of its manifest is not canonical")
+    return piece
 
 
 def _taken(documents: Iterator[tuple[str, bytes]], wanted: set[Digest]) -> dict[Digest, bytes]:

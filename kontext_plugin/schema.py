@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -50,6 +51,18 @@ def parse(content: bytes) -> dict[str, Any]:
 
 def check(document: dict[str, Any], name: str) -> None:
     """Raises InvalidDocument, with the place, unless the schema `name` allows the document."""
+    validator = _validator(name)
+    try:
+        error = next(validator.iter_errors(document), None)
+    except RecursionError:
+        raise InvalidDocument("it is nested too deeply") from None
+    if error is not None:
+        place = "/".join(str(part) for part in error.absolute_path)
+        raise InvalidDocument(f"{_short(place) or 'it'}: {_short(error.message)}")
+
+
+@functools.cache
+def _validator(name: str) -> Any:
     # 90 ms together: only where something must be validated.
     from importlib import resources
 
@@ -60,14 +73,7 @@ def check(document: dict[str, Any], name: str) -> None:
     for column in _COLUMNS:
         for keyword in ("additionalProperties", "items", "uniqueItems"):
             rules.get("$defs", {}).get(column, {}).pop(keyword, None)
-    validator = jsonschema.Draft202012Validator(rules)
-    try:
-        error = next(validator.iter_errors(document), None)
-    except RecursionError:
-        raise InvalidDocument("it is nested too deeply") from None
-    if error is not None:
-        place = "/".join(str(part) for part in error.absolute_path)
-        raise InvalidDocument(f"{_short(place) or 'it'}: {_short(error.message)}")
+    return jsonschema.Draft202012Validator(rules)
 
 
 def _short(value: object, limit: int = 120) -> str:

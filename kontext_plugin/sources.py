@@ -24,6 +24,9 @@ SIGNATURE_BYTES = 48
 _HELD = 32  # directories: descriptors are few, and a tree can be deep
 
 
+_MORE = 1024 * 1024  # bytes of a file that has grown since, at a time
+
+
 class Status(NamedTuple):
     """What a push needs of the status of a regular file that it has read."""
 
@@ -99,9 +102,13 @@ def read_file(path: str, limit: int) -> bytes:
     """
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(file, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
-        content = opened.read(limit + 1)
+        # Python makes room for all that it is asked to read.
+        content = opened.read(min(limit, status.st_size) + 1)
+        while len(content) <= limit and (more := opened.read(_MORE)):
+            content += more
     if len(content) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
     return content

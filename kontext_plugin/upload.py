@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kontext_plugin import base, layout, manifest
@@ -73,7 +73,7 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
             place, image = below.layout, below.image.digest
             if lower:
                 place = os.path.join(folder, "layout")
-                image = layout.extend(below.layout, place, lower)
+                image = _extended(below.layout, place, lower)
             source = tag.at(image)
             with job.timings.step("crane push"):
                 uploaded |= registry.push_layout(place, source).uploaded
@@ -107,10 +107,10 @@ def write_layers(job: Job, plan: Plan, place: Callable[[str], str]) -> Layers:
         _Task(
             place(f"{number}.tar.gz"),
             job.root,
-            plan.tree.only({*share.paths, *parents(share.paths)}),
-            Content(share.documents, share.paths),
+            plan.tree.only({*paths, *parents(paths)}),
+            Content({}, paths),
         )
-        for number, share in enumerate(plan.lower)
+        for number, paths in enumerate(plan.lower)
     ]
     # The largest first, so that no process is left alone with it at the end.
     order = sorted(range(len(tasks)), key=lambda number: -tasks[number].tree.size)
@@ -122,8 +122,8 @@ def write_layers(job: Job, plan: Plan, place: Callable[[str], str]) -> Layers:
     new = plan.manifest(layer.digest for layer in layers)
     content = manifest.encode(new)
     top = Content(
-        {MANIFEST: content, **plan.top.documents},
-        plan.top.paths,
+        {MANIFEST: content, **plan.documents},
+        plan.written,
         plan.changes.whiteouts,
         job.below.entries(),
     )
@@ -135,11 +135,22 @@ def _write(task: _Task) -> Ready:
         with open(task.path, "wb") as file:
             written = write_layer(file, task.root, task.tree, task.content)
     except OSError as error:
-        raise KontextError(
-            f"the layer cannot be written to {task.path}: {error.strerror}",
-            hint="Free some space there, or name another folder with KONTEXT_CACHE_DIR.",
-        ) from error
+        raise _unwritten(task.path, error) from error
     return Ready(task.path, written.layer, written.diff_id)
+
+
+def _extended(base_layout: str, folder: str, layers: Sequence[Ready]) -> Digest:
+    try:
+        return layout.extend(base_layout, folder, layers)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def _unwritten(path: str, error: OSError) -> KontextError:
+    return KontextError(
+        f"the layer cannot be written to {path}: {error.strerror}",
+        hint="Free some space there, or name another folder with KONTEXT_CACHE_DIR.",
+    )
 
 
 def _known(plan: Plan) -> set[Digest]:

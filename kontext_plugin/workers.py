@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # a worker needs neither, and both take their time
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_MOST = 8
+"""Workers: a container may have a small share of its machine's processors."""
+
 _PROGRAM = """
 import sys
 sys.path[:] = sys.argv[1:]
@@ -30,13 +33,13 @@ work()"""
 
 
 class Workers:
-    """One worker for each processor, started when the first is needed.
+    """At most one worker for each processor, started when they are needed.
 
     When the context ends, so do they, whatever they are at.
     """
 
     def __init__(self, count: int = 0) -> None:
-        self.count = count or _processors()
+        self.count = count or min(_processors(), _MOST)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None  # each waits for a worker
@@ -58,15 +61,22 @@ class Workers:
         """The results, in the order of the items; all of these are taken at once.
 
         The function is one of a module; items and results can be pickled. Raises what it raises,
-        and KontextError for a worker that dies.
+        and KontextError for a worker that dies. Where none can be started, this process works.
         """
+        items = list(items)
+        while len(self._processes) < min(self.count, len(items)):
+            try:
+                process = _start()
+            except OSError:
+                break
+            self._processes.append(process)
+            self._idle.put(process)
+        if not self._processes:
+            return map(function, items)
         if self._threads is None:
             from concurrent.futures import ThreadPoolExecutor
 
             self._threads = ThreadPoolExecutor(self.count)
-            for _ in range(self.count):
-                self._processes.append(process := _start())
-                self._idle.put(process)
 
         def ask(item: _Item) -> _Result:
             process = self._idle.get()
@@ -108,7 +118,7 @@ def _ask(process: subprocess.Popen[bytes], task: object) -> Any:
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise KontextError(
             "a process that worked for Kontext has ended",
-            hint="The machine may be short of memory.",
+            hint="The machine may be short of memory, or the installation damaged.",
         ) from error
     if not done:
         raise result

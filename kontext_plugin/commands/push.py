@@ -24,6 +24,7 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
+from kontext_plugin.listing import exceeds
 from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, Timings, number, size
@@ -152,14 +153,17 @@ def _confirmed(job: Job, plan: Plan, threads: ThreadPoolExecutor, report: Report
             break
         report.say(f"Cannot build on generation {choice.ancestors[-1].generation}: {problem}")
         plan = plan_without(plan, choice)
-    if plan.up_to_date or plan.manifest_bytes <= manifest.MAX_BYTES:
+    if plan.up_to_date:
         return plan
-    if isinstance(plan.choice, Reuse):  # what it says of its ancestors can be too much
+    too_large = exceeds(plan.tree, manifest.MAX_BYTES)
+    if not too_large and plan.manifest_bytes <= manifest.MAX_BYTES:
+        return plan
+    if isinstance(plan.choice, Reuse) and not too_large:  # it may say too much of its ancestors
         plan = plan_afresh(plan, "with its ancestors the manifest would be too large")
         return _confirmed(job, plan, threads, report)
     raise KontextError(
-        f"{number(len(plan.tree.files), 'path')} make a manifest of {size(plan.manifest_bytes)}, "
-        f"and Kontext reads none above {size(manifest.MAX_BYTES)}",
+        f"{number(len(plan.tree.files), 'path')} make a manifest of more than "
+        f"{size(manifest.MAX_BYTES)}, and Kontext reads none above that",
         hint="Leave directories out with .kontextignore, or push them separately.",
     )
 

@@ -156,7 +156,7 @@ IMAGES = {
     "parent missing": (manifest(files={"a/b": "0" * 64}), "'a' has entries below it"),
     "sizes missing": (manifest(sizes=[]), "number of sizes"),
     "escape sequences": (manifest(version="\x1b[31mred\x07"), "unknown version"),
-    "huge": (huge(), "larger than"),
+    "huge": (huge(), "too large to be read"),
     "version 1": (layer("/" + MANIFEST, b'{"files": {"file": ""}}'), "2018 prototype"),
     "valid, without the annotation": (manifest(), "lost the annotation"),
 }

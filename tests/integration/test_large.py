@@ -258,7 +258,9 @@ def test_a_part_that_is_gone_or_another(
     elsewhere: Callable[[], None],
 ) -> None:
     docker.push(tag, source)
-    lower = registry.blob(layers(crane, tag)[1])
+    lower = registry.blob(layers(crane, tag)[-1])
+    edit(source)
+    docker.push(tag, source)
     real = gzip.decompress(lower.read_bytes())
     digest = b'"d00/f000":"'
     changed = real.replace(digest + real.partition(digest)[2][:4], digest + b"0000", 1)
@@ -292,7 +294,7 @@ def document(**changes: Any) -> bytes:
 
 def part(**files: str) -> bytes:
     listed = {"files": files, "sizes": [1 for _ in files], "executable": [], "links": {}}
-    return json.dumps(listed).encode()
+    return json.dumps(listed, sort_keys=True, separators=(",", ":")).encode()
 
 
 def hexed(content: bytes) -> str:
@@ -336,6 +338,8 @@ LIES = {
     ),
     "a path above": (lying(CLIMBS), "not those of its tree"),
     "cut elsewhere": (lying(part(a="0" * 64)), "not those of its tree"),
+    "not canonical": (lying(part(a="0" * 64) + b" "), "is not canonical"),
+    "another key": (lying(part().replace(b"{", b'{"Files":{},', 1)), "Additional properties"),
     "twice": (layer(manifest=document(parts=["a" * 64] * 2, partLayers=[0, 0])), "a part twice"),
     "a name that climbs": (
         layer(manifest=document(parts=["../" + "a" * 61], partLayers=[0])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -162,12 +163,21 @@ def parents(path: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
+_DOCUMENTS: dict[str, bytes] = {}
+"""All parts of manifests that were published, by their names, which say what they are."""
+
+
 def published(plan: Plan) -> Previous:
     """What the tag shows once a plan is carried out, as another machine would read it."""
     # Digests that no other plan has, as those of real images and layers.
     lower = [ImageLayer(digest_of(repr(share).encode()), 1) for share in plan.lower]
     beneath = (*plan.beneath, *lower)
     content = manifest.encode(plan.manifest(layer.digest for layer in beneath))
+    _DOCUMENTS.update(plan.documents)
+    document = schema.load_manifest(content)
+    parts = [json.loads(_DOCUMENTS[part.name]) for part in manifest.parts_of(document)]
+    undos = manifest.undo_parts_of(document)
+    former = {part.digest: json.loads(_DOCUMENTS[part.name]) for part in undos}
     layers = (*beneath, ImageLayer(digest_of(b"layer " + content), len(content)))
     image = Image(digest_of(b"image " + content), layers, digest_of(content))
-    return Previous(image, manifest.decode(schema.load_manifest(content)))
+    return Previous(image, manifest.decode(document, parts, former))

@@ -36,7 +36,7 @@ from models import (
 from trees import Directory, File, Link, Node, Tree, plant, remove
 
 from kontext_plugin import delta, tar
-from kontext_plugin.delta import Content, compress, documents, manifest_of, write_layer
+from kontext_plugin.delta import Budget, Content, compress, documents, manifest_of, write_layer
 from kontext_plugin.diff import diff
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import digest_of
@@ -72,7 +72,7 @@ def made(tree: delta.Tree, old: Tree | None = None, json: bytes = JSON) -> Conte
 
 
 def read_manifest(layer: IO[bytes]) -> bytes:
-    return manifest_of(documents(layer, MAX_BYTES))
+    return manifest_of(documents(layer, Budget(MAX_BYTES)))
 
 
 def read_back(content: bytes) -> Layer:
@@ -471,6 +471,19 @@ def test_a_gzip_bomb_is_not_unpacked(head: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < BLOCK
     finally:
         tracemalloc.stop()
+
+
+def test_what_is_read_is_bounded_over_all_layers() -> None:
+    """Also where there is nothing in the documents but their names."""
+    name = "var/lib/kontext/parts/a.json"
+    layer = gzip.compress(
+        entry(name, size=0) * 30 + entry(name, size=9000) + bytes(9216) + entry("end")
+    )
+    assert len(list(documents(io.BytesIO(layer), Budget(30_000)))) == 31
+    budget = Budget(40_000)
+    list(itertools.islice(documents(io.BytesIO(layer), budget), 31))
+    with pytest.raises(ValueError, match="too large to be read"):
+        list(documents(io.BytesIO(layer), budget))
 
 
 @settings(max_examples=50)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,26 +16,24 @@ from kontext_plugin.diff import undo
 from kontext_plugin.division import (
     LAYER_BYTES,
     MOST_LAYERS,
-    Share,
     listing_upon,
     shares,
     undos_upon,
 )
-from kontext_plugin.image import Digest, Image, digest_of
+from kontext_plugin.image import Digest, Image
 from kontext_plugin.listing import SMALL, InvalidManifest, begun
-from kontext_plugin.manifest import Ancestor, Lineage, Manifest, part_name
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest, Part
 from kontext_plugin.tree import DIRECTORY, Tree, Undo
 
 BASE = Digest("sha256:" + "b" * 64)
 LINEAGE = Lineage(BASE, BASE, "linux/amd64", layers=(BASE, BASE))
 
 
-def tree_of(sizes: dict[str, int], contents: str = "") -> Tree:
+def tree_of(sizes: dict[str, int]) -> Tree:
     """A tree with these files; the paths have one directory at most."""
     folders = {path.partition("/")[0] for path in sizes if "/" in path}
     digests = {
-        path: hashlib.sha256(f"{path} {size} {contents}".encode()).hexdigest()
-        for path, size in sizes.items()
+        path: hashlib.sha256(f"{path} {size}".encode()).hexdigest() for path, size in sizes.items()
     }
     return Tree(dict.fromkeys(folders, DIRECTORY) | digests, dict(sizes))
 
@@ -45,8 +42,10 @@ def many(count: int, size: int = 10) -> dict[str, int]:
     return {f"d{number % 7}/f{number:05}": size for number in range(count)}
 
 
-def documents_of(shared: Iterable[Share]) -> dict[str, bytes]:
-    return {name: content for share in shared for name, content in share.documents.items()}
+def listed_afresh(tree: Tree, layer: int = 1) -> tuple[tuple[Part, ...], dict[str, bytes]]:
+    """The parts of a fresh start, and what they are."""
+    made = listing_upon(None, tree, (), layer)
+    return made.parts, dict(made.documents)
 
 
 def read_back(held: Manifest, documents: dict[str, bytes]) -> Manifest:
@@ -77,8 +76,8 @@ def test_a_history_of_parts_lists_each_tree(history: list[tuple[dict[str, Any], 
     """Whatever is built on, the parts of the layers below and the new one are the whole listing."""
     sizes = many(3000)
     tree = tree_of(sizes)
-    parts, shared = shares(tree, below=1, most=1)
-    stored = {1: documents_of(shared)}  # layer to what it holds
+    parts, documents = listed_afresh(tree)
+    stored = {1: documents}  # layer to what it holds
     held = Manifest(tree, LINEAGE, parts)
     for edit, wanted in history:
         sizes = {path: size for path, size in (sizes | edit).items() if size is not None}
@@ -93,32 +92,30 @@ def test_a_history_of_parts_lists_each_tree(history: list[tuple[dict[str, Any], 
         held = Manifest(tree, LINEAGE, made.parts)
         assert read_back(held, everything) == held
         assert as_remembered(held) == replace(held, tree=tree.without_sizes())
-        fresh = shares(tree, below=1, most=1)[0]
+        fresh, _ = listed_afresh(tree)
         assert [part.digest for part in fresh] == [part.digest for part in made.parts]
 
 
 def test_an_edit_writes_one_part() -> None:
     old, new = tree_of(many(5000)), tree_of(many(5000) | {"d3/f00010": 11})
-    parts, shared = shares(old, below=1, most=1)
+    parts, documents = listed_afresh(old)
     made = listing_upon(Manifest(old, LINEAGE, parts), new, {"d3/f00010"}, 2)
     assert len(parts) > 10
     assert len(made.documents) == 1
-    assert (
-        len(next(iter(made.documents.values()))) < len(b"".join(documents_of(shared).values())) / 5
-    )
+    assert len(next(iter(made.documents.values()))) < len(b"".join(documents.values())) / 5
     assert sum(part.layer == 2 for part in made.parts) == 1
 
 
 def test_without_a_change_no_part_is_written() -> None:
     tree = tree_of(many(2000))
-    parts, _ = shares(tree, below=1, most=1)
+    parts, _ = listed_afresh(tree)
     made = listing_upon(Manifest(tree, LINEAGE, parts), tree, (), 2)
     assert (made.parts, made.documents) == (parts, {})
 
 
 def test_a_part_that_lies_above_is_written_again() -> None:
     tree = tree_of(many(2000))
-    parts = tuple(replace(part, layer=7) for part in shares(tree, below=1, most=1)[0])
+    parts = tuple(replace(part, layer=7) for part in listed_afresh(tree)[0])
     made = listing_upon(Manifest(tree, LINEAGE, parts), tree, (), 7)
     assert {part.layer for part in made.parts} == {7}
     assert len(made.documents) == len(parts)
@@ -155,7 +152,8 @@ def test_a_long_undo_is_written_once() -> None:
 @pytest.mark.parametrize("count", [0, 1, SMALL])
 def test_a_small_tree_has_no_parts(count: int) -> None:
     tree = tree_of({f"f{number}": 1 for number in range(count)})
-    assert shares(tree, below=1, most=9) == ((), [Share(tuple(sorted(tree.paths())), {})])
+    assert shares(tree, 9) == [tuple(sorted(tree.paths()))]
+    assert listed_afresh(tree) == ((), {})
     assert listing_upon(Manifest(tree, LINEAGE), tree, (), 2).parts == ()
 
 
@@ -179,42 +177,36 @@ SIZES = st.sampled_from([0, MEGA, 10 * MEGA, 40 * MEGA, 500 * MEGA])
 @given(st.lists(SIZES, max_size=700), st.integers(1, 30))
 def test_the_layers_hold_each_path_once_and_in_order(sizes: list[int], most: int) -> None:
     tree = tree_of({f"d/f{number:04}": size for number, size in enumerate(sizes)})
-    parts, made = shares(tree, below=3, most=most)
-    assert [path for share in made for path in share.paths] == sorted(tree.paths())
+    made = shares(tree, most)
+    assert [path for paths in made for path in paths] == sorted(tree.paths())
     assert 1 <= len(made) <= min(most, MOST_LAYERS)
-    for part in parts:
-        assert part.name in made[part.layer - 3].documents
-    for share in made:
-        for name, document in share.documents.items():
-            assert name == part_name(digest_of(document))
-            assert json.loads(document)["files"].keys() <= {*share.paths}
 
 
 def test_a_tree_below_the_size_of_a_layer_is_one() -> None:
     tree = tree_of(many(3000, LAYER_BYTES // 3100))
-    assert len(shares(tree, below=1, most=12)[1]) == 1
+    assert len(shares(tree, 12)) == 1
 
 
-def large(contents: str = "", **more: int) -> list[Share]:
+def large(**more: int) -> list[tuple[str, ...]]:
     sizes = {f"f{number:05}": (number * 7919) % 100_000 for number in range(6000)} | more
-    return shares(tree_of(sizes, contents), below=1, most=12)[1]
+    return shares(tree_of(sizes), 12)
 
 
 def test_layers_are_of_like_size() -> None:
-    sizes = [sum(int(path[1:]) * 7919 % 100_000 for path in share.paths) for share in large()]
+    sizes = [sum(int(path[1:]) * 7919 % 100_000 for path in paths) for paths in large()]
     assert 5 <= len(sizes) <= 12
     assert all(LAYER_BYTES / 2 <= size <= 1.6 * LAYER_BYTES for size in sizes[:-1])
 
 
 @pytest.mark.parametrize(
     "more",
-    [{"f00000a": 1}, {"f03000": 1}, {"f05999": 1}, {"f02000a": 3 * MEGA}, {"A": 20 * MEGA}],
-    ids=["near the beginning", "changed", "the last", "some megabytes", "a large one first"],
+    [{"f00000a": 1}, {"f06000": 1}, {"f02000a": 3 * MEGA}, {"A": 20 * MEGA}],
+    ids=["near the beginning", "the last", "some megabytes", "a large one first"],
 )
 def test_an_edit_leaves_most_layers_as_they_were(more: dict[str, int]) -> None:
     before = large()
     after = large(**more)
-    same = [share for share in after if share in before]
+    same = [paths for paths in after if paths in before]
     assert len(same) >= len(before) - 3
     assert len(same) < len(before)
 
@@ -222,7 +214,7 @@ def test_an_edit_leaves_most_layers_as_they_were(more: dict[str, int]) -> None:
 def test_the_order_of_finding_does_not_matter() -> None:
     sizes = {f"f{number:05}": (number * 7919) % 100_000 for number in range(3000)}
     there, back = tree_of(sizes), tree_of(dict(reversed(sizes.items())))
-    assert shares(there, 1, 12) == shares(back, 1, 12)
+    assert shares(there, 12) == shares(back, 12)
 
 
 # Reading
@@ -270,6 +262,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "layer no integer": {"parts": ["a" * 64], "partLayers": [1.0]},
     "twice": {"parts": ["a" * 64, "a" * 64], "partLayers": [1, 1]},
     "and files": {"parts": ["a" * 64], "partLayers": [1], "files": {"a": "c" * 64}, "sizes": [1]},
+    "and executables": {"parts": ["a" * 64], "partLayers": [1], "executable": ["a"]},
     "and links": {"parts": ["a" * 64], "partLayers": [1], "links": {"a": "b"}},
 }
 

@@ -26,7 +26,7 @@ from kontext_plugin.diff import layer_bytes
 from kontext_plugin.image import Digest
 from kontext_plugin.image import Layer as ImageLayer
 from kontext_plugin.manifest import Ancestor
-from kontext_plugin.plan import Plan, make_plan
+from kontext_plugin.plan import Plan, make_plan, plan_without
 from kontext_plugin.tree import Tree as Described
 
 BASE = Digest("sha256:" + "b" * 64)
@@ -196,3 +196,33 @@ def test_what_was_pushed_since_is_told_and_not_what_goes_up_again() -> None:
         previous = published(plan)
     assert isinstance(plan.choice, Reuse) and len(plan.choice.ancestors) == 1
     assert plan.describe() == "2 changed"
+
+
+@pytest.mark.parametrize("limit", [3, 4, 5, 8, 64])
+@pytest.mark.parametrize("size", [4, 20, 40, 90], ids=lambda size: f"{size * 10} MB")
+def test_a_delta_follows_a_fresh_start(limit: int, size: int) -> None:
+    """However few layers there may be, a large tree does not take them all."""
+    large = Described(
+        files={f"f{number:02}": "a" * 64 for number in range(size)},
+        sizes={f"f{number:02}": 10_000_000 for number in range(size)},
+    )
+    wanted = replace(WANTED, max_layers=limit, always_reuse=False)
+    first = make_plan(NOTHING, wanted, large)
+    edited = replace(large, files={**large.files, "f00": "b" * 64}, sizes={**large.sizes, "f00": 9})
+    assert isinstance(make_plan(published(first), wanted, edited).choice, Reuse)
+
+
+def test_parts_are_kept_when_an_ancestor_is_gone() -> None:
+    names = [f"f{number:04}" for number in range(3000)]
+    tree = Described(dict.fromkeys(names, "a" * 64), dict.fromkeys(names, 1000))
+    previous: Previous | Fresh = NOTHING
+    written = []
+    for letter in "bcd":
+        tree = replace(tree, files={**tree.files, "f0007": letter * 64})
+        plan = make_plan(previous, WANTED, tree)
+        if isinstance(plan.choice, Reuse) and plan.choice.on_ancestor:
+            plan = plan_without(plan, plan.choice)
+        written.append(len(plan.documents))
+        previous = published(plan)
+    assert written[0] > 5
+    assert written[1:] == [1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import signal
@@ -120,8 +121,25 @@ def test_a_function_that_no_worker_can_find(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_none_is_started_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_start", lambda: pytest.fail("started"))
-    with Workers():
-        pass
+    with Workers() as some:
+        assert list(some.map(doubled, [])) == []
+
+
+def test_no_more_are_started_than_there_is_work() -> None:
+    with Workers(4) as some:
+        assert list(some.map(doubled, [0.0])) == [0.0]
+        assert len(some._processes) == 1
+        assert list(some.map(doubled, [0.0] * 3)) == [0.0] * 3
+        assert len(some._processes) == 3
+
+
+def test_where_none_can_be_started_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(workers, "_start", refuse)
+    with Workers() as some:
+        assert list(some.map(doubled, [0.0, 0.0])) == [0.0, 0.0]
 
 
 def test_the_end_of_the_context_is_theirs() -> None:

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from kontext_plugin.diff import ENTRY_BYTES
 from kontext_plugin.image import digest_of
 from kontext_plugin.listing import (
-    begins,
-    begun,
+    anchors,
     canonical,
     columns,
+    cut,
+    is_anchor,
     is_small,
     mark,
-    piece_of,
-    pieces,
+    place_of,
+    stretches,
 )
 from kontext_plugin.manifest import Ancestor, Manifest, Part, part_name, undo_columns
 from kontext_plugin.tree import Tree
@@ -53,20 +54,56 @@ def listing_upon(
     if is_small(tree):
         return Listing((), {})
     changed = set(changed)
-    starts = _begun_since(former, tree, changed)
-    held = former.parts if former else ()
-    known = dict(zip(_spans([part.begin for part in held]), held, strict=True))
-    touched = {piece_of(path, starts) for path in changed}
+    starts = _anchors_since(former, tree, changed)
+    known = _stretches_of(former.parts if former else (), layers)
+    touched = {place_of(path, starts) for path in changed}
     parts = {
         index: known[span]
         for index, span in enumerate(_spans(starts))
-        if index not in touched and span in known and known[span].layer < layers
+        if index not in touched and span in known
     }
+    lower = {part.digest: part.layer for stretch in known.values() for part in stretch}
     new = [index for index in range(len(starts)) if index not in parts]
-    documents = [_document(tree, paths) for paths in pieces(tree, starts, new)]
-    for index, document in zip(new, documents, strict=True):
-        parts[index] = Part(starts[index], digest_of(document), layers)
-    return Listing(tuple(parts[index] for index in range(len(starts))), _by_name(documents))
+    documents: list[bytes] = []
+    for index, paths in zip(new, stretches(tree, starts, new), strict=True):
+        parts[index] = []
+        for begin, piece in cut(starts[index], paths):
+            document = canonical(columns(tree.only(piece)))
+            digest = digest_of(document)
+            parts[index].append(Part(begin, digest, lower.get(digest, layers)))
+            if digest not in lower:
+                documents.append(document)
+    return Listing(
+        tuple(part for index in range(len(starts)) for part in parts[index]), _by_name(documents)
+    )
+
+
+def _anchors_since(former: Manifest | None, tree: Tree, changed: Iterable[str]) -> list[str]:
+    """`listing.anchors` of the tree, without a look at each path of it."""
+    if former is None or not former.parts:
+        return anchors(tree)
+    paths = {*(part.begin for part in former.parts), *changed}
+    return sorted(path for path in paths if is_anchor(path) and (not path or path in tree))
+
+
+def _stretches_of(parts: Iterable[Part], layers: int) -> dict[tuple[str, str], list[Part]]:
+    """The stretches that lie in the lowest `layers` layers, by where they begin and end."""
+    found: list[list[Part]] = []
+    for part in parts:
+        if is_anchor(part.begin):
+            found.append([])
+        found[-1].append(part)
+    spans = _spans([stretch[0].begin for stretch in found])
+    return {
+        span: stretch
+        for span, stretch in zip(spans, found, strict=True)
+        if all(part.layer < layers for part in stretch)
+    }
+
+
+def _spans(starts: Sequence[str]) -> list[tuple[str, str]]:
+    """Where each stretch begins, and where the next."""
+    return list(zip(starts, [*starts[1:], ""], strict=True)) if starts else []
 
 
 def undos_upon(
@@ -90,15 +127,6 @@ def undos_upon(
     return tuple(made), _by_name(documents)
 
 
-def _begun_since(former: Manifest | None, tree: Tree, changed: Iterable[str]) -> list[str]:
-    """`listing.begun` of the tree, without a look at each path of it."""
-    if former is None or not former.parts:
-        return begun(tree)
-    starts = {part.begin for part in former.parts}
-    starts.update(path for path in changed if begins(path))
-    return sorted(path for path in starts if not path or path in tree)
-
-
 def shares(tree: Tree, most: int) -> list[tuple[str, ...]]:
     """The sorted paths, cut into what each of at most `most` layers holds."""
     paths = sorted(tree.paths())
@@ -110,17 +138,8 @@ def shares(tree: Tree, most: int) -> list[tuple[str, ...]]:
     return [tuple(paths[group.start : group.stop]) for group in groups]
 
 
-def _document(tree: Tree, paths: Iterable[str]) -> bytes:
-    return canonical(columns(tree.only(paths)))
-
-
 def _by_name(documents: Iterable[bytes]) -> dict[str, bytes]:
     return {part_name(digest_of(document)): document for document in documents}
-
-
-def _spans(starts: Sequence[str]) -> list[tuple[str, str]]:
-    """Where each piece begins, and where the next."""
-    return list(zip(starts, [*starts[1:], ""], strict=True)) if starts else []
 
 
 def _cut(sizes: Sequence[int], marks: Sequence[int], wanted: int) -> list[range]:

@@ -1,7 +1,8 @@
 """A tree as the columns of a JSON document, and where a large tree's listing is cut. Pure.
 
 It is cut before each path whose hash says so. So the cuts depend on the paths alone, an edit
-changes one piece, and paths of one directory mostly share it.
+changes one piece, and paths of one directory mostly share it. Between two such paths, the anchors,
+lies a stretch, which is cut further where it is long.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from kontext_plugin.tree import DIRECTORY, Tree
@@ -19,7 +21,7 @@ SMALL = 512
 """Paths up to which a listing is one piece, inside manifest.json."""
 
 _MEAN = 256
-"""Paths of a piece. An edit uploads one piece, and of each other piece a digest."""
+"""Paths of a piece, at most twice as many. An edit uploads one, and of each other one a digest."""
 
 _LARGEST = 2**63 - 1
 _HEX = re.compile(r"[0-9a-f]*")
@@ -117,22 +119,37 @@ def mark(path: str) -> int:
     return zlib.crc32(path.encode())
 
 
-def begins(path: str) -> bool:
-    """Whether a piece begins with this path."""
-    return mark(path) % _MEAN == 0
-
-
 def is_small(tree: Tree) -> bool:
     return len(tree.files) + len(tree.links) <= SMALL
 
 
-def begun(tree: Tree) -> list[str]:
-    """Where each piece begins, sorted, the first at ""; nothing where the tree is small."""
-    return [] if is_small(tree) else sorted(["", *filter(begins, _paths(tree))])
+def is_anchor(path: str) -> bool:
+    """Whether a piece begins with this path, whatever the others are."""
+    return not path or mark(path) % _MEAN == 0
 
 
-def pieces(tree: Tree, starts: Sequence[str], wanted: Sequence[int]) -> list[list[str]]:
-    """The sorted paths of the wanted pieces of those that begin so; the wanted are sorted too."""
+def anchors(tree: Tree) -> list[str]:
+    """Where the stretches of the listing begin that are cut by themselves, the first at ""."""
+    return sorted(["", *filter(is_anchor, _paths(tree))])
+
+
+def cut(start: str, paths: Sequence[str], mean: int = _MEAN) -> list[tuple[str, list[str]]]:
+    """The pieces of the stretch that begins at `start`: where each begins, and its paths.
+
+    A long one is cut where twice as many hashes say so, and again, until no piece is long.
+    """
+    if len(paths) <= 2 * _MEAN or mean == 1:
+        return [(start, list(paths))]
+    mean //= 2
+    marked = [index for index, path in enumerate(paths) if index and mark(path) % mean == 0]
+    made: list[tuple[str, list[str]]] = []
+    for begin, end in pairwise([0, *marked, len(paths)]):
+        made += cut(paths[begin] if begin else start, paths[begin:end], mean)
+    return made
+
+
+def stretches(tree: Tree, starts: Sequence[str], wanted: Sequence[int]) -> list[list[str]]:
+    """The sorted paths of the wanted stretches, of those that begin so; the wanted are sorted."""
     found: dict[int, list[str]] = {index: [] for index in wanted}
     if found:
         # Most paths lie outside of a small edit, which a comparison finds out sooner.
@@ -140,7 +157,7 @@ def pieces(tree: Tree, starts: Sequence[str], wanted: Sequence[int]) -> list[lis
         if wanted[-1] + 1 < len(starts):
             near = [path for path in near if path < starts[wanted[-1] + 1]]
         for path in near:
-            if (index := piece_of(path, starts)) in found:
+            if (index := place_of(path, starts)) in found:
                 found[index].append(path)
     return [sorted(found[index]) for index in wanted]
 
@@ -156,17 +173,19 @@ def joined(trees: Sequence[Tree]) -> tuple[Tree, list[str]]:
         executable=frozenset().union(*(tree.executable for tree in trees)),
         links={path: target for tree in trees for path, target in tree.links.items()},
     )
-    starts = begun(whole)
-    if len(starts) != len(trees) or not all(
-        piece_of(min(paths), starts) == piece_of(max(paths), starts) == index
-        for index, paths in enumerate(map(_paths, trees))
-        if paths
-    ):
+    starts = anchors(whole)
+    pieces = [
+        piece
+        for start, paths in zip(starts, stretches(whole, starts, range(len(starts))), strict=True)
+        for piece in cut(start, paths)
+    ]
+    if is_small(whole) or [set(paths) for _, paths in pieces] != [tree.paths() for tree in trees]:
         raise InvalidManifest("its parts are not those of its tree")
-    return whole, starts
+    return whole, [begin for begin, _ in pieces]
 
 
-def piece_of(path: str, starts: Sequence[str]) -> int:
+def place_of(path: str, starts: Sequence[str]) -> int:
+    """The stretch that a path belongs to."""
     return bisect_right(starts, path) - 1
 
 

@@ -21,7 +21,7 @@ from kontext_plugin.division import (
     undos_upon,
 )
 from kontext_plugin.image import Digest, Image
-from kontext_plugin.listing import SMALL, InvalidManifest, begun
+from kontext_plugin.listing import SMALL, InvalidManifest
 from kontext_plugin.manifest import Ancestor, Lineage, Manifest, Part
 from kontext_plugin.tree import DIRECTORY, Tree, Undo
 
@@ -104,6 +104,14 @@ def test_an_edit_writes_one_part() -> None:
     assert len(made.documents) == 1
     assert len(next(iter(made.documents.values()))) < len(b"".join(documents.values())) / 5
     assert sum(part.layer == 2 for part in made.parts) == 1
+
+
+def test_no_part_is_long() -> None:
+    tree = tree_of({f"{'x' * (number % 9)}/{number}": 1 for number in range(20_000)})
+    _, documents = listed_afresh(tree)
+    counts = sorted(len(json.loads(text)["files"]) for text in documents.values())
+    assert counts[-1] <= 512
+    assert 100 < len(counts) < 300
 
 
 def test_without_a_change_no_part_is_written() -> None:
@@ -221,10 +229,8 @@ def test_the_order_of_finding_does_not_matter() -> None:
 
 
 def parts_of(count: int) -> list[Tree]:
-    tree = tree_of(many(count))
-    starts = begun(tree)
-    found = listing.pieces(tree, starts, range(len(starts)))
-    return [tree.only(paths) for paths in found]
+    _, documents = listed_afresh(tree_of(many(count)))
+    return [listing.tree_of(json.loads(document)) for document in documents.values()]
 
 
 ODD = {

@@ -24,8 +24,9 @@ MAX_LAYERS = 64
 """The default of --max-layers, for registries that remove the ancestors: an image without them
 grows until then. The rest is left to whoever builds upon it."""
 
-_SOURCE_LAYERS = 15
-"""Sought in an image whose ancestors are there: with the base 16."""
+_PUSHES = 15
+"""Whose layers are sought in an image whose ancestors are there: with the base 16 layers, or more
+where the first of them made several (division.MOST_LAYERS)."""
 
 _SINGLE = "the image is to have a single layer"
 
@@ -205,7 +206,7 @@ def _cheap(farther: Reuse, nearer: Reuse, tree: Tree) -> bool:
 def _crowded(choice: Reuse, wanted: Wanted, tree: Tree) -> bool:
     """Whether layers should go, even if that costs more."""
     return bool(
-        len(choice.ancestors) >= _SOURCE_LAYERS
+        len(choice.ancestors) >= _PUSHES
         or too_many(choice, wanted)
         or (not wanted.always_reuse and _shadowed(choice, tree))
     )

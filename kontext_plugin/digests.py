@@ -1,4 +1,4 @@
-"""Hashes the files of the source directory, as many at once as there are processors."""
+"""Hashes the files of the source directory: where there are many, in several processes."""
 
 from __future__ import annotations
 

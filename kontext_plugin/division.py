@@ -55,14 +55,15 @@ def listing_upon(
         return Listing((), {})
     changed = set(changed)
     starts = _anchors_since(former, tree, changed)
-    known = _stretches_of(former.parts if former else (), layers)
+    held = former.parts if former else ()
+    lower = {part.digest: part.layer for part in held if part.layer < layers}
+    known = _stretches_of(held, layers)
     touched = {place_of(path, starts) for path in changed}
     parts = {
         index: known[span]
         for index, span in enumerate(_spans(starts))
         if index not in touched and span in known
     }
-    lower = {part.digest: part.layer for stretch in known.values() for part in stretch}
     new = [index for index in range(len(starts)) if index not in parts]
     documents: list[bytes] = []
     for index, paths in zip(new, stretches(tree, starts, new), strict=True):

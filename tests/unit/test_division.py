@@ -121,6 +121,18 @@ def test_without_a_change_no_part_is_written() -> None:
     assert (made.parts, made.documents) == (parts, {})
 
 
+def test_a_long_stretch_has_one_part_written_again() -> None:
+    """Also upon an ancestor, whose lower layers do not have the part that was edited last."""
+    sizes = {f"f{number:05}": 10 for number in range(5000)}
+    held = Manifest(tree_of(sizes), LINEAGE, listed_afresh(tree_of(sizes))[0])
+    edited = next(part.begin for part in held.parts if not listing.is_anchor(part.begin))
+    for size in (11, 12, 13):
+        tree = tree_of(sizes | {edited: size})
+        made = listing_upon(held, tree, {edited}, 2)
+        assert len(made.documents) == 1
+        held = Manifest(tree, LINEAGE, made.parts)
+
+
 def test_a_part_that_lies_above_is_written_again() -> None:
     tree = tree_of(many(2000))
     parts = tuple(replace(part, layer=7) for part in listed_afresh(tree)[0])

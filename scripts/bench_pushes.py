@@ -66,6 +66,7 @@ def edited(stage: Stage) -> Topic:
         stage.slow_runs, push, add(lambda: append.push(stage.tree, stage.host, stage.work))
     )
     with line(stage.host) as counting:
+        stage.warm(counting.host)
         uploads = []
         for _ in range(stage.runs):
             counting.reset()
@@ -103,6 +104,8 @@ def without_cache(stage: Stage) -> Topic:
     rounds = in_turn(stage.runs, push, lambda: timed(hash_all))
     manifest = state_size(stage.pushed())
     with line(stage.host) as counting:
+        stage.push(counting.host)
+        counting.reset()
         push(counting.host)
     down = counting.down.carried
     ours, theirs = zip(*rounds, strict=True)

@@ -44,7 +44,8 @@ class Stage:
         return (self.runs + 3) // 4
 
     def image(self, host: str = "") -> str:
-        return f"{host or self.host}/bench/kontext:main"
+        """A tag of its own for each way to the registry: the cache goes by the name."""
+        return f"{host or self.host}/bench/kontext:{'other' if host else 'main'}"
 
     def push(self, host: str = "", template: str = PUSH, watch_memory: bool = False) -> Run:
         command = filled(template, image=self.image(host), tree=self.tree)

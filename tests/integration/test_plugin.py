@@ -234,6 +234,8 @@ def test_a_large_file_does_not_hold_an_interrupted_push(
         [shim, "kontext", "push", "-t", registry.repository(), tmp_path / "source"],
         env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
         stderr=subprocess.PIPE,
+        # Tests that run in the background have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
     workers: set[int] = set()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from kontext_plugin import __version__, report
+from kontext_plugin import __version__, interrupts, report
 from kontext_plugin.commands import push_arguments
 from kontext_plugin.commands.push_arguments import PUSH
 from kontext_plugin.errors import FAILED, INTERRUPTED, KontextError, UsageError
@@ -43,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     flags = Globals()
     try:
         flags, arguments = _global_flags(argv)
-        _watch_docker()
+        interrupts.watch()
         if flags.config:
             # crane and the credential helpers know of --config by this alone.
             os.environ["DOCKER_CONFIG"] = os.path.abspath(flags.config)
@@ -205,37 +204,6 @@ def _global_flags(argv: Sequence[str]) -> tuple[Globals, list[str]]:
     if found.get("help") == "true":
         rest = ["help", *rest]
     return Globals(found.get("config", ""), found.get("debug") in ("true", "1")), rest
-
-
-def _watch_docker() -> None:
-    """Treats docker closing its socket as Ctrl-C: without a terminal it sends no signal."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    name = os.environ.get("DOCKER_CLI_PLUGIN_SOCKET")
-    if name:
-        import threading
-
-        threading.Thread(target=_wait_for_end, args=(name,), daemon=True).start()
-
-
-def _interrupt(*_: object) -> None:
-    # Once: docker and the terminal may both tell, and nothing must break the clearing up.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _wait_for_end(name: str) -> None:
-    import socket
-
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect("\0" + name[1:] if name.startswith("@") else name)
-            while connection.recv(1024):
-                pass
-        except OSError:
-            return
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _show_traceback() -> None:

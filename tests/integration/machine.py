@@ -125,10 +125,10 @@ class Machine:
             assert never not in pushed.stderr, pushed.stderr
 
 
-def ends_within(seconds: float, done: Callable[[], bool]) -> bool:
+def ends_within(seconds: float, done: Callable[[], bool], every: float = 0.02) -> bool:
     limit = time.monotonic() + seconds
     while not done():
         if time.monotonic() > limit:
             return False
-        time.sleep(0.02)
+        time.sleep(every)
     return True

@@ -23,7 +23,7 @@ LAYERS = [
     {"commands.push_messages"},
     {"published", "upload"},
     # The edges: each owns one outside thing.
-    {"scan", "delta", "crane", "base", "schema", "report", "options", "daemon"},
+    {"scan", "delta", "crane", "base", "schema", "report", "options", "interrupts", "daemon"},
     {"cache", "ignore", "tar", "digests", "layout", "crane_errors", "progress", "ending"},
     {"plan", "remembered", "workers"},
     {"base_choice", "division", "ignore_syntax", "sources"},

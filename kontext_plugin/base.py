@@ -14,7 +14,6 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document, settings_of
 from kontext_plugin.layout import blob
 
-PLATFORMS = ("linux/amd64", "linux/arm64")
 ENTRYPOINT = "/kontext-extractor"
 WORKDIR = "/workspace"
 

@@ -5,27 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
-from kontext_plugin import __version__, interrupts, report
-from kontext_plugin.commands import push_arguments
-from kontext_plugin.commands.push_arguments import PUSH
+from kontext_plugin import interrupts, report
+from kontext_plugin.commands.table import COMMANDS
 from kontext_plugin.errors import FAILED, INTERRUPTED, KontextError, UsageError
-from kontext_plugin.options import Command, help_text, parse, table, usage_line
-
-VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
+from kontext_plugin.options import Globals, help_text, table, usage_line
 
 _DESCRIPTION = "Upload source directories to a registry, only what changed"
-
-
-@dataclass(frozen=True)
-class Globals:
-    """docker's global flags, as far as they matter here (docker passes them on, unexported)."""
-
-    config: str = ""
-    debug: bool = False
 
 
 def main() -> NoReturn:
@@ -95,53 +84,35 @@ def _dispatch(arguments: list[str], flags: Globals) -> int:
     elif verb == "kontext":
         verb, *rest = rest or [""]
     if verb in ("__complete", "__completeNoDesc"):
-        return _complete(rest)
+        from kontext_plugin import complete
+
+        print(complete.answer(rest))
+        return 0
     if verb == "help":
         verb, rest = (rest or [""])[0], ["--help"]
     if verb in ("", "-h", "--help"):
         print(_overview())
         return 0
-    if verb not in _COMMANDS:
+    if verb not in COMMANDS:
         return _usage_error(
             UsageError(f"docker: unknown command: docker kontext {verb}"),
             "Usage:  docker kontext COMMAND",
             "docker kontext",
         )
-    command, action = _COMMANDS[verb]
+    command = COMMANDS[verb]
     options_end = rest.index("--") if "--" in rest else len(rest)
     if {"-h", "--help"} & set(rest[:options_end]):
         print(help_text(command), end="")
         return 0
     try:
-        action(rest, flags)
+        code: int = import_module(f"kontext_plugin.commands.{verb}").main(rest, flags)
     except UsageError as error:
         return _usage_error(error, usage_line(command), command.path)
-    return 0
-
-
-def _push(arguments: list[str], flags: Globals) -> None:
-    options, quiet = push_arguments.parse(arguments)
-
-    from kontext_plugin.commands import push
-
-    image = push.push(options, report.Report(quiet=quiet, debug=flags.debug))
-    if image:
-        print(image)
-
-
-def _version(arguments: list[str], flags: Globals) -> None:
-    parse(VERSION, arguments)
-    print(f"kontext {__version__}")
-
-
-_Action = Callable[[list[str], Globals], None]
-_COMMANDS: dict[str, tuple[Command, _Action]] = {
-    command.name: (command, action) for command, action in ((PUSH, _push), (VERSION, _version))
-}
+    return code
 
 
 def _overview() -> str:
-    commands = table([(name, command.summary) for name, (command, _) in _COMMANDS.items()])
+    commands = table([(name, command.summary) for name, command in COMMANDS.items()])
     return (
         f"Usage:  docker kontext COMMAND\n\n{_DESCRIPTION}\n\nCommands:\n{commands}\n\n"
         "Run 'docker kontext COMMAND --help' for more information on a command."
@@ -154,24 +125,6 @@ def _usage_error(error: UsageError, usage: str, path: str) -> int:
         report.show(error.hint)
     report.show(f"\n{usage}\n\nRun '{path} --help' for more information")
     return error.exit_code
-
-
-def _complete(arguments: list[str]) -> int:
-    """cobra's protocol: candidates, then a directive (4: no files, 16: directories only)."""
-    *before, last = arguments or [""]
-    if not before:
-        candidates = {name: command.summary for name, (command, _) in _COMMANDS.items()}
-        directive = 4
-    else:
-        command = _COMMANDS.get(before[0], (None,))[0]
-        options = command.options if command and last.startswith("-") else ()
-        candidates = {f"--{option.name}": option.help for option in options if not option.hidden}
-        directive = 4 if candidates else 16
-    for name, text in candidates.items():
-        if name.startswith(last):
-            print(f"{name}\t{text}")
-    print(f":{directive}")
-    return 0
 
 
 _SHORT = {"D": "debug", "H": "host", "c": "context", "h": "help", "l": "log-level", "v": "version"}
@@ -203,7 +156,12 @@ def _global_flags(argv: Sequence[str]) -> tuple[Globals, list[str]]:
             found[name] = value or "true"
     if found.get("help") == "true":
         rest = ["help", *rest]
-    return Globals(found.get("config", ""), found.get("debug") in ("true", "1")), rest
+    return Globals(
+        config=found.get("config", ""),
+        debug=found.get("debug") in ("true", "1"),
+        host=found.get("host", ""),
+        context=found.get("context", ""),
+    ), rest
 
 
 def _show_traceback() -> None:

@@ -11,6 +11,9 @@ from typing import Any, NewType
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits (OCI image specification, descriptor.md, "Digests")."""
 
+PLATFORMS = ("linux/amd64", "linux/arm64")
+"""What images are made for; the first is the default."""
+
 MANIFEST_ANNOTATION = "dev.kontext.manifest"
 """On every image of ours: the digest of /var/lib/kontext/manifest.json, so that its bytes can be
 trusted although only the head of the layer's blob is read."""

@@ -20,16 +20,37 @@ _DURATION = re.compile(
 
 
 @dataclass(frozen=True)
+class Globals:
+    """docker's global flags, as far as they matter here (docker passes them on, unexported)."""
+
+    config: str = ""
+    debug: bool = False
+    host: str = ""  # the daemon's
+    context: str = ""
+
+
+@dataclass(frozen=True)
 class Option:
     name: str  # without the dashes
     help: str
     short: str = ""
     kind: str = ""  # "string", "int", "duration", "list" (may be repeated), "" for a switch
     hidden: bool = False
+    values: tuple[str, ...] = ()  # of which it must be one
+    completes: str = ""  # as Argument has it
 
     @property
     def destination(self) -> str:
         return self.name.replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Argument:
+    name: str
+    completes: str = ""  # "directory", "file", "reference", "registry", "" for what nobody knows
+    optional: bool = False
+    many: bool = False
+    values: tuple[str, ...] = ()  # of which it must be one
 
 
 @dataclass(frozen=True)
@@ -39,7 +60,7 @@ class Command:
     usage: str  # what follows the name
     description: str
     options: tuple[Option, ...] = ()
-    max_arguments: int = 0
+    arguments: tuple[Argument, ...] = ()
 
     @property
     def path(self) -> str:
@@ -76,7 +97,10 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """The options by their destinations, and the other arguments. Raises UsageError."""
+    """The options by their destinations, and the other arguments, as many as there may be.
+
+    Raises UsageError.
+    """
     import argparse  # 8 ms that neither docker's metadata request nor --help needs
 
     class Parser(argparse.ArgumentParser):
@@ -97,16 +121,42 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
         value = getattr(parsed, option.destination)
         if option.kind and "" in (value if isinstance(value, list) else [value]):
             raise invalid(option.name, "", "it is empty")
+        if option.values and value is not None and value not in option.values:
+            raise invalid(option.name, value, f"it must be {_either(option.values)}")
     for argument in unknown:
         if argument.startswith("-") and argument != "-":
             raise UsageError(f"unknown flag: {argument.partition('=')[0]}")
     positional = parsed.arguments + unknown
-    if len(positional) > command.max_arguments:
-        allowed = (
-            f"at most {command.max_arguments} argument" if command.max_arguments else "no arguments"
-        )
-        raise UsageError(f"docker: '{command.path}' requires {allowed}")
+    _check_arguments(command, positional)
     return parsed, positional
+
+
+def _check_arguments(command: Command, given: Sequence[str]) -> None:
+    least = sum(not argument.optional for argument in command.arguments)
+    most = len(command.arguments)
+    if len(given) < least:
+        raise UsageError(f"docker: '{command.path}' requires {_arguments(least, most)}")
+    if len(given) > most and not any(argument.many for argument in command.arguments):
+        raise UsageError(f"docker: '{command.path}' requires {_arguments(least, most)}")
+    for argument, value in zip(command.arguments, given, strict=False):
+        if not value:
+            raise UsageError(f"docker: {argument.name} is empty")
+        if argument.values and value not in argument.values:
+            raise UsageError(f"docker: '{command.path}' knows {_either(argument.values)} only")
+
+
+def _arguments(least: int, most: int) -> str:
+    """As docker says how many there may be."""
+    if not most:
+        return "no arguments"
+    which = "" if least == most else "at least " if least else "at most "
+    count = least or most
+    return f"{which}{count} argument{'' if count == 1 else 's'}"
+
+
+def _either(values: Sequence[str]) -> str:
+    *others, last = values
+    return f"{', '.join(others)} or {last}"
 
 
 def invalid(option: str, given: str, why: str) -> UsageError:

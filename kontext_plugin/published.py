@@ -34,19 +34,39 @@ def previous(crane: Crane, threads: Executor, cache: Cache, tag: Reference) -> P
     if known is not None:
         return known
     try:
-        found = _image(document)
-        held = _manifest(crane, threads, tag, found)
-        if held.lineage is None:
-            return Previous(found, held)
-        if found.manifest is None:
-            return Fresh("the image has lost the annotation that vouches for its manifest")
-        config = schema.load(crane.config(tag.at(found.digest)), schema.IMAGE_CONFIG)
+        return _previous(crane, threads, tag, document)
     except NotFound:
         return Fresh("a part of the image is gone from the registry")
     except Damaged:
         return Fresh("a part of the image is damaged in the registry")
-    except ValueError as error:  # InvalidDocument and InvalidManifest among them
+    except ValueError as error:
         return Fresh(f"the image under the tag is not one to build on: {error}")
+
+
+def read(crane: Crane, threads: Executor, name: Reference) -> Previous:
+    """The image `name` with its sources, all of it from the registry.
+
+    Raises RegistryError, and KontextError where it is not an image of Kontext's.
+    """
+    document = crane.manifest(str(name))
+    try:
+        return _previous(crane, threads, name, document)
+    except ValueError as error:
+        raise KontextError(
+            f"{name} is not an image of Kontext's: {error}",
+            hint="Name one that 'docker kontext push' has made, of a single platform.",
+        ) from error
+
+
+def _previous(crane: Crane, threads: Executor, name: Reference, document: bytes) -> Previous:
+    """Raises RegistryError and ValueError, InvalidDocument and InvalidManifest among them."""
+    found = _image(document)
+    held = _manifest(crane, threads, name, found)
+    if held.lineage is None:
+        return Previous(found, held)
+    if found.manifest is None:
+        raise ValueError("it has lost the annotation that vouches for its manifest")
+    config = schema.load(crane.config(name.at(found.digest)), schema.IMAGE_CONFIG)
     return Previous(found, held, image.settings_of(config))
 
 

@@ -1,4 +1,4 @@
-"""Image references, `[HOST[:PORT]/]PATH[:TAG]`, parsed once at the border.
+"""Image references, `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`, parsed once at the border.
 
 The grammar is that of the distribution specification ("Pulling manifests"), narrowed to what
 crane accepts (a repository of 2 to 255 characters).
@@ -7,7 +7,7 @@ crane accepts (a repository of 2 to 255 characters).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kontext_plugin.errors import UsageError
 
@@ -18,18 +18,20 @@ _PATH = re.compile(
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 )
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 DOCKER_HUB = "index.docker.io"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository and a tag in it, as the user spelled them."""
+    """An image in a repository, by a tag as the user spelled it, or by its digest."""
 
     repository: str
     tag: str
+    digest: str = ""  # goes before the tag
 
     def __str__(self) -> str:
-        return f"{self.repository}:{self.tag}"
+        return self.at(self.digest) if self.digest else f"{self.repository}:{self.tag}"
 
     def at(self, digest: str) -> str:
         """`REPO@sha256:…`, the form that never changes its meaning."""
@@ -85,6 +87,20 @@ def parse(text: str) -> Reference:
             text, "a repository is 2 to 255 of a-z, 0-9, and '.', '_', '-', '/' between them"
         )
     return Reference(repository, tag or "latest")
+
+
+def parse_image(text: str) -> Reference:
+    """A reference to an image that is there: a tag, or what a push has printed, `REPO@sha256:…`.
+
+    Raises UsageError.
+    """
+    name, at, digest = text.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise UsageError(
+            f"invalid image {text!r}: a digest is sha256: and 64 hexadecimal digits",
+            hint="Name it REGISTRY/REPOSITORY@sha256:…, as a push has printed it.",
+        )
+    return replace(parse(name), digest=digest)
 
 
 def _invalid(text: str, why: str) -> UsageError:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from kontext_plugin import base, crane, ignore, manifest, published
-from kontext_plugin.base import PLATFORMS, Base
-from kontext_plugin.base_choice import (
-    MAX_LAYERS,
-    Fresh,
-    Previous,
-    Reuse,
-    Wanted,
-    mismatch,
-)
+from kontext_plugin.base import Base
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, mismatch
 from kontext_plugin.cache import Cache, open_cache
+from kontext_plugin.commands.push_arguments import Options, parse
 from kontext_plugin.commands.push_messages import built_on, scanned, weighed
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
 from kontext_plugin.listing import exceeds
+from kontext_plugin.options import Globals
 from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, Timings, number, size
@@ -33,7 +28,6 @@ from kontext_plugin.sources import read_file
 from kontext_plugin.upload import Job, upload, write_layers
 from kontext_plugin.workers import Workers
 
-REUSE = ("auto", "always", "never")
 IGNORE_FILES = (".kontextignore", ".dockerignore")
 IGNORE_FILE_BYTES = 1024 * 1024
 
@@ -44,23 +38,12 @@ _COURTESY = 5.0
 """Seconds for a question after the push is done."""
 
 
-@dataclass(frozen=True)
-class Options:
-    tags: tuple[Reference, ...]  # at least one; the first is the one that is built upon
-    directory: str = "."
-    base: str = ""  # "": the one that ships with Kontext
-    platform: str = PLATFORMS[0]
-    labels: Mapping[str, str] = field(default_factory=dict)
-    ignore_file: str = ""  # "": the first of IGNORE_FILES that the directory has
-    keep_git: bool = False
-    reuse: str = "auto"  # one of REUSE
-    max_layers: int = MAX_LAYERS
-    single_layer: bool = False  # nothing but one layer, for consumers that read no more
-    fresh: bool = False  # reuse nothing, not even what is known of the directory
-    dry_run: bool = False
-    insecure: bool = False
-    timings: bool = False
-    timeout: float = crane.TIMEOUT  # seconds without progress; 0: none
+def main(arguments: Sequence[str], flags: Globals) -> int:
+    options, quiet = parse(arguments)
+    image = push(options, Report(quiet=quiet, debug=flags.debug))
+    if image:
+        print(image)
+    return 0
 
 
 def push(options: Options, report: Report) -> str:

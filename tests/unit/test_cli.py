@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from kontext_plugin import __version__, cli
 from kontext_plugin.commands import push
+from kontext_plugin.commands.table import COMMANDS
 from kontext_plugin.errors import KontextError
 from kontext_plugin.reference import parse
 
@@ -174,6 +176,11 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_module(name: str) -> None:
+    assert callable(importlib.import_module(f"kontext_plugin.commands.{name}").main)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["kontext", "version"]) == 0
     assert capsys.readouterr().out == f"kontext {__version__}\n"
@@ -216,7 +223,7 @@ def test_help_comes_once(
 def test_help_shows_all_but_what_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["kontext", "push", "--help"])
     shown = capsys.readouterr().out
-    for option in cli.PUSH.options:
+    for option in COMMANDS["push"].options:
         assert (f"--{option.name}" in shown) != option.hidden, option.name
     cli.run(["kontext"])
     shown = capsys.readouterr().out
@@ -229,13 +236,18 @@ def test_help_shows_all_but_what_is_hidden(capsys: pytest.CaptureFixture[str]) -
 # Completion
 
 COMPLETIONS = {
-    "commands": ([""], ["push", "version"], 4),
-    "a command": (["pu"], ["push"], 4),
+    "commands": ([""], [*COMMANDS], 4),
+    "a command": (["pus"], ["push"], 4),
     "no such command": (["x"], [], 4),
     "a directory": (["push", ""], [], 16),
     "flags": (["push", "--d"], ["--dry-run"], 4),
     "flags behind others": (["push", "-t", "r/r", "--fr"], ["--fresh"], 4),
-    "of what is not there": (["nope", ""], [], 16),
+    "a value": (["push", "--platform", "linux/ar"], ["linux/arm64"], 4),
+    "a value behind =": (["push", "--reuse=a"], ["--reuse=auto", "--reuse=always"], 4),
+    "a file": (["push", "--ignore-file", ""], [], 0),
+    "a directory behind options": (["push", "--fresh", "-t", "r/r", ""], [], 16),
+    "no more arguments": (["push", "d", ""], [], 4),
+    "of what is not there": (["nope", ""], [], 4),
 }
 
 
@@ -257,7 +269,9 @@ def test_completion(
 def test_nothing_hidden_is_proposed(capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["__complete", "kontext", "push", "--"])
     proposed = {line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()[:-1]}
-    assert proposed == {f"--{option.name}" for option in cli.PUSH.options if not option.hidden}
+    assert proposed == {
+        f"--{option.name}" for option in COMMANDS["push"].options if not option.hidden
+    }
 
 
 # Errors and exit codes
@@ -308,6 +322,7 @@ PROGRAM = """
 import sys, time
 from kontext_plugin import cli
 from kontext_plugin.commands import push
+from kontext_plugin.commands.table import COMMANDS
 def wait(*_):
     print("waiting", file=sys.stderr, flush=True)
     while True: time.sleep(60)

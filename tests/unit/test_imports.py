@@ -18,9 +18,10 @@ PACKAGE = Path(kontext_plugin.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"commands.push_arguments"},
-    {"commands.push"},
-    {"commands.push_messages"},
+    {"commands.push", "commands.version"},
+    {"commands.push_arguments", "commands.push_messages"},
+    {"complete"},
+    {"commands.table"},
     {"published", "upload"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "interrupts", "daemon"},

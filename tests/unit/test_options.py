@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from kontext_plugin.errors import USAGE, UsageError
-from kontext_plugin.options import Command, Option, help_text, parse, seconds, table, usage_line
+from kontext_plugin.options import (
+    Argument,
+    Command,
+    Option,
+    help_text,
+    parse,
+    seconds,
+    table,
+    usage_line,
+)
 
 COMMAND = Command(
     name="push",
@@ -17,12 +26,20 @@ COMMAND = Command(
         Option("dry-run", "Change nothing"),
         Option("quiet", "Say nothing", "q"),
         Option("base", "Build on this", kind="string"),
+        Option("when", "Now or later", kind="string", values=("now", "later")),
         Option("secret", "Nobody shall see this", kind="string", hidden=True),
     ),
-    max_arguments=1,
+    arguments=(Argument("DIR", "directory", optional=True),),
 )
 
-NOTHING = {"tag": None, "dry_run": False, "quiet": False, "base": None, "secret": None}
+NOTHING = {
+    "tag": None,
+    "dry_run": False,
+    "quiet": False,
+    "base": None,
+    "when": None,
+    "secret": None,
+}
 
 FORMS = {
     "nothing": ([], {}, []),
@@ -67,6 +84,11 @@ WRONG = {
     "unknown short": (["-z"], "-z"),
     "no value": (["--tag"], "flag needs an argument: --tag"),
     "no value for the short": (["-t"], "flag needs an argument: --tag"),
+    "not one of the values": (
+        ["--when", "never"],
+        'invalid argument "never" for "--when" flag: it must be now or later',
+    ),
+    "an empty argument": ([""], "DIR is empty"),
     "too many": (["a", "b"], "requires at most 1 argument"),
     "too many apart": (["a", "-q", "b"], "requires at most 1 argument"),
 }
@@ -78,6 +100,28 @@ def test_wrong(arguments: list[str], message: str) -> None:
         parse(COMMAND, arguments)
     assert message in raised.value.message
     assert raised.value.exit_code == USAGE
+
+
+THING = Argument("THING", values=("a", "b", "c"))
+COUNTS = {
+    "one, none given": ((THING,), [], "requires 1 argument"),
+    "one, two given": ((THING,), ["a", "b"], "requires 1 argument"),
+    "one or two, none given": ((THING, COMMAND.arguments[0]), [], "requires at least 1 argument"),
+    "two, three given": ((THING, THING), ["a", "b", "c"], "requires 2 arguments"),
+    "not one of the values": ((THING,), ["x"], "knows a, b or c only"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "given", "message"), COUNTS.values(), ids=COUNTS)
+def test_arguments(arguments: tuple[Argument, ...], given: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse(Command("do", "", "", "", arguments=arguments), given)
+    assert message in raised.value.message
+
+
+def test_many_arguments() -> None:
+    command = Command("do", "", "", "", arguments=(THING, Argument("ARGS", many=True)))
+    assert parse(command, ["a", "x", "y", "--", "--mirror"])[1] == ["a", "x", "y", "--mirror"]
 
 
 def test_no_arguments_allowed() -> None:
@@ -95,6 +139,7 @@ Options:
       --dry-run       Change nothing
   -q, --quiet         Say nothing
   -t, --tag list      Where to
+      --when string   Now or later
 """
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kontext_plugin.errors import USAGE, UsageError
-from kontext_plugin.reference import DOCKER_HUB, Reference, parse, registry_of
+from kontext_plugin.reference import DOCKER_HUB, Reference, parse, parse_image, registry_of
 
 DIGEST = "sha256:" + "a" * 64
 LONG = "a" * 255
@@ -124,3 +124,22 @@ def test_what_is_taken_is_written_as_it_came(text: str) -> None:
 )
 def test_the_registry_of_any_image_name(name: str, registry: str) -> None:
     assert registry_of(name) == registry
+
+
+IMAGES = {
+    "a tag": ("h.io/r1:t", Reference("h.io/r1", "t"), "h.io/r1:t"),
+    "a digest": (f"h.io/r1@{DIGEST}", Reference("h.io/r1", "latest", DIGEST), f"h.io/r1@{DIGEST}"),
+    "both": (f"h.io/r1:t@{DIGEST}", Reference("h.io/r1", "t", DIGEST), f"h.io/r1@{DIGEST}"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected", "shown"), IMAGES.values(), ids=IMAGES)
+def test_an_image_that_is_there(text: str, expected: Reference, shown: str) -> None:
+    assert parse_image(text) == expected
+    assert str(parse_image(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["h.io/r1@sha256:abc", "h.io/r1@", f"R@{DIGEST}", f"@{DIGEST}"])
+def test_no_image(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_image(text)

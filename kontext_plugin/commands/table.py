@@ -1,0 +1,225 @@
+"""The command line of each command: what docker shows in its help, and offers for completion."""
+
+from __future__ import annotations
+
+from kontext_plugin.image import PLATFORMS
+from kontext_plugin.options import Argument, Command, Option
+
+REUSE = ("auto", "always", "never")
+FORMATS = ("table", "json")
+
+_INSECURE = Option("insecure", "Allow plain http and unknown certificates")
+_TIMEOUT = Option(
+    "timeout",
+    "Give up after this time without progress (default 60s; 0 waits for ever)",
+    kind="duration",
+)
+_FORMAT = Option("format", "table or json (default table)", kind="string", values=FORMATS)
+_IGNORE_FILE = Option(
+    "ignore-file",
+    "File with ignore rules (default .kontextignore, else .dockerignore, in DIR)",
+    kind="string",
+    completes="file",
+)
+_GIT = Option("git", "Keep .git, which is left out by default")
+
+_DIRECTORY = Argument("DIR", "directory", optional=True)
+_REFERENCE = Argument("REF", "reference")
+
+PUSH = Command(
+    name="push",
+    summary="Upload a directory, or only what changed of it",
+    usage="[OPTIONS] [DIR]",
+    description=(
+        "Upload a directory to a registry as a self-extracting image.\n"
+        "A later push to the same tag uploads one layer with only what changed.\n"
+        "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
+    ),
+    options=(
+        Option("single-layer", "Make one layer of everything, for tools that read only one"),
+        Option(
+            "tag",
+            "Where to push: REGISTRY/REPOSITORY[:TAG] (required)",
+            "t",
+            kind="list",
+            completes="reference",
+        ),
+        Option(
+            "base", "Image to build on, instead of the one with the extractor alone", kind="string"
+        ),
+        Option("directory", "The same as DIR", kind="string", hidden=True, completes="directory"),
+        Option("dry-run", "Say what would be uploaded, and change nothing"),
+        Option("fresh", "Reuse nothing of the image under the tag"),
+        _GIT,
+        _IGNORE_FILE,
+        _INSECURE,
+        Option("label", "Set a label, KEY=VALUE, on the image", kind="list"),
+        Option("max-layers", "Have at most so many layers (default 64)", kind="int"),
+        Option(
+            "platform",
+            f"{' or '.join(PLATFORMS)} (default {PLATFORMS[0]})",
+            kind="string",
+            values=PLATFORMS,
+        ),
+        Option(
+            "reuse",
+            "Whether to build on the image under the tag: auto, always or never (default auto)",
+            kind="string",
+            values=REUSE,
+        ),
+        Option("quiet", "Print the digest and errors only", "q"),
+        Option("timings", "Say what each step took"),
+        _TIMEOUT,
+    ),
+    arguments=(_DIRECTORY,),
+)
+
+DIFF = Command(
+    name="diff",
+    summary="Show what a push would upload",
+    usage="[OPTIONS] [DIR]",
+    description=(
+        "Show what a push of DIR would add (A), change (C) and remove (D), and how many bytes\n"
+        "it would upload. Changes nothing. DIR defaults to the current directory."
+    ),
+    options=(
+        Option(
+            "tag",
+            "The image to compare with: REGISTRY/REPOSITORY[:TAG] (required)",
+            "t",
+            kind="string",
+            completes="reference",
+        ),
+        Option("exit-code", "Exit with 1 if there are differences, with 0 if there are none"),
+        _FORMAT,
+        _GIT,
+        _IGNORE_FILE,
+        _INSECURE,
+        _TIMEOUT,
+    ),
+    arguments=(_DIRECTORY,),
+)
+
+INSPECT = Command(
+    name="inspect",
+    summary="Show how an image is made up",
+    usage="[OPTIONS] REF",
+    description="Show an image's base, generation, layers, files and labels.",
+    options=(_FORMAT, _INSECURE, _TIMEOUT),
+    arguments=(_REFERENCE,),
+)
+
+LS = Command(
+    name="ls",
+    summary="List the files in an image",
+    usage="[OPTIONS] REF [PATH]",
+    description="List what an image has of sources, or has at PATH, from its manifest alone.",
+    options=(_FORMAT, _INSECURE, _TIMEOUT),
+    arguments=(_REFERENCE, Argument("PATH", optional=True)),
+)
+
+PULL = Command(
+    name="pull",
+    summary="Write an image's sources into a directory",
+    usage="[OPTIONS] REF [DIR]",
+    description=(
+        "Write an image's sources into a directory, without docker. What is right there already\n"
+        "is not touched. DIR defaults to the current directory."
+    ),
+    options=(
+        Option("mirror", "Remove what the image does not have; .git is kept"),
+        Option("quiet", "Print errors only", "q"),
+        _INSECURE,
+        _TIMEOUT,
+    ),
+    arguments=(_REFERENCE, _DIRECTORY),
+)
+
+VERIFY = Command(
+    name="verify",
+    summary="Prove that an image, its manifest and a directory are one",
+    usage="[OPTIONS] REF [DIR]",
+    description=(
+        "Read all of an image's sources and compare their content with its manifest, and with DIR\n"
+        "as a push would see it, where DIR is given. Exits with 1 if they differ."
+    ),
+    options=(_FORMAT, _GIT, _IGNORE_FILE, _INSECURE, _TIMEOUT),
+    arguments=(_REFERENCE, _DIRECTORY),
+)
+
+RUN = Command(
+    name="run",
+    summary="Run an image: copy its sources into a workspace",
+    usage="[OPTIONS] REF [-- ARGS]",
+    description=(
+        "Pull an image into the Docker daemon and run its extractor on a directory of this\n"
+        "machine. ARGS are the extractor's: --mirror, --verify, --quiet. Its exit code is ours."
+    ),
+    options=(
+        Option(
+            "workspace",
+            "Directory to write to (default the current one)",
+            "w",
+            kind="string",
+            completes="directory",
+        ),
+        Option("user", "Run as UID[:GID] (default whoever runs docker)", "u", kind="string"),
+    ),
+    arguments=(_REFERENCE, Argument("ARGS", optional=True, many=True)),
+)
+
+LOAD = Command(
+    name="load",
+    summary="Put an image into the Docker daemon",
+    usage="REF",
+    description="Pull an image into the Docker daemon, under its name.",
+    options=(Option("quiet", "Print the image's ID only", "q"),),
+    arguments=(_REFERENCE,),
+)
+
+PURGE = Command(
+    name="purge",
+    summary="Publish an image anew, without what its layers have kept",
+    usage="[OPTIONS] REF [DIR]",
+    description=(
+        "Publish an image's sources as one of a single generation under its tag, so that nothing\n"
+        "that was once pushed and removed later is in its layers. Says what the registry still has."
+    ),
+    options=(_INSECURE, _TIMEOUT),
+    arguments=(_REFERENCE,),
+)
+
+DOCTOR = Command(
+    name="doctor",
+    summary="Check what Kontext needs, and say what to do",
+    usage="[OPTIONS] [REGISTRY]",
+    description=(
+        "Check crane, docker, the daemon, the plugin's link and the cache; and, for a registry,\n"
+        "which source of credentials answers for it, and whether it lets us in."
+    ),
+    options=(_FORMAT, _INSECURE, _TIMEOUT),
+    arguments=(Argument("REGISTRY", "registry", optional=True),),
+)
+
+INSTALL = Command(
+    name="install",
+    summary="Link Kontext into docker's plugins",
+    usage="",
+    description="Link this installation into docker's plugin directory, for 'docker kontext'.",
+)
+
+CACHE = Command(
+    name="cache",
+    summary="Show or empty the cache",
+    usage="ls | prune",
+    description=(
+        "Show what the cache holds ('cache ls'), or empty it ('cache prune').\n"
+        "It is never needed: an emptied one makes the next push read all files again."
+    ),
+    options=(_FORMAT,),
+    arguments=(Argument("COMMAND", values=("ls", "prune")),),
+)
+
+VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
+
+COMMANDS = {command.name: command for command in (PUSH, VERSION)}

@@ -19,6 +19,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"commands.push", "commands.version"},
+    {"commands.preparation"},
     {"commands.push_arguments", "commands.push_messages"},
     {"complete"},
     {"commands.table"},

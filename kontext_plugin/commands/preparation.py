@@ -1,0 +1,180 @@
+"""What a push is decided on: the scanned directory, what the registry has, and the plan of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kontext_plugin import base, crane, ignore, manifest, published
+from kontext_plugin.base import Base
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted
+from kontext_plugin.cache import Cache, open_cache
+from kontext_plugin.commands.push_arguments import Options
+from kontext_plugin.commands.push_messages import scanned
+from kontext_plugin.crane import Crane
+from kontext_plugin.errors import KontextError
+from kontext_plugin.listing import exceeds
+from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
+from kontext_plugin.report import Report, Timings, number, size
+from kontext_plugin.scan import Scan, scan
+from kontext_plugin.sources import read_file
+from kontext_plugin.upload import Job
+from kontext_plugin.workers import Workers
+
+IGNORE_FILES = (".kontextignore", ".dockerignore")
+IGNORE_FILE_BYTES = 1024 * 1024
+
+_REQUESTS = 6
+"""At once, as crane itself does at most."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    job: Job
+    found: Scan
+    plan: Plan
+    previous: Previous | Fresh  # the image under the tag
+
+
+@contextmanager
+def prepared(options: Options, report: Report) -> Iterator[Prepared]:
+    """What is there, and what is to be made of it; in the block the job can be carried out.
+
+    Raises KontextError.
+    """
+    timings = Timings()
+    root = source_directory(options.directory)
+    rules = ignore_rules(root, options.ignore_file)
+    cache = open_cache(read_only=options.dry_run)
+    tag = options.tags[0]
+    registry = crane.find(options.insecure, report.trace, options.timeout)
+    with idle_threads() as threads, Workers() as workers, registry:
+        asked = threads.submit(_ask, registry, threads, cache, options, timings)
+        with timings.step("read the stat cache"):
+            known = {} if options.fresh else cache.stats(root)
+        with timings.step("scan"):
+            without = _below(cache.root, root)
+            found = scan(root, rules, known, workers, keep_git=options.keep_git, without=without)
+        for item in found.special:
+            report.warn(f"{item.path!r} is {item.what} and was left out")
+        report.say(scanned(found))
+        with timings.step("wait for the registry"):
+            below, previous = asked.result()
+        wanted = Wanted(
+            base=below.image.digest,
+            below=below.layers,
+            extractor=below.extractor,
+            platform=options.platform,
+            labels=options.labels,
+            settings=below.settings_with,
+            max_layers=options.max_layers,
+            single_layer=options.single_layer,
+            always_reuse=options.reuse == "always",
+        )
+        job = Job(registry, cache, workers, timings, tag, root, below)
+        with timings.step("plan"):
+            plan = _confirmed(job, make_plan(previous, wanted, found.tree), threads, report)
+        if found.stats != known:
+            threads.submit(cache.save_stats, root, found.stats)
+        yield Prepared(job, found, plan, previous)
+
+
+def _ask(
+    registry: Crane,
+    threads: ThreadPoolExecutor,
+    cache: Cache,
+    options: Options,
+    timings: Timings,
+) -> tuple[Base, Previous | Fresh]:
+    """What the push can build on, from the registry."""
+    tag, platform = options.tags[0], options.platform
+    if options.base:
+        below = published.custom_base(registry, options.base, platform, options.max_layers)
+    else:
+        below = base.single_layer(platform) if options.single_layer else base.shipped(platform)
+    if options.fresh:
+        return below, Fresh("--fresh was given")
+    if options.reuse == "never":
+        return below, Fresh("--reuse never was given")
+    with timings.step("ask the registry"):
+        return below, published.previous(registry, threads, cache, tag)
+
+
+def _confirmed(job: Job, plan: Plan, threads: ThreadPoolExecutor, report: Report) -> Plan:
+    """The plan, or the next best where it cannot be carried out. Raises KontextError."""
+    while isinstance(plan.choice, Reuse) and plan.choice.on_ancestor:
+        choice = plan.choice
+        problem = published.ancestor_problem(job.registry, threads, job.tag, choice, plan.wanted)
+        if not problem:
+            break
+        report.say(f"Cannot build on generation {choice.ancestors[-1].generation}: {problem}")
+        plan = plan_without(plan, choice)
+    if plan.up_to_date:
+        return plan
+    too_large = exceeds(plan.tree, manifest.MAX_BYTES)
+    if not too_large and plan.manifest_bytes <= manifest.MAX_BYTES:
+        return plan
+    if isinstance(plan.choice, Reuse) and not too_large:  # it may say too much of its ancestors
+        plan = plan_afresh(plan, "with its ancestors the manifest would be too large")
+        return _confirmed(job, plan, threads, report)
+    raise KontextError(
+        f"{number(len(plan.tree.files), 'path')} make a manifest of more than "
+        f"{size(manifest.MAX_BYTES)}, and Kontext reads none above that",
+        hint="Leave directories out with .kontextignore, or push them separately.",
+    )
+
+
+def source_directory(directory: str) -> str:
+    """The real path of the source directory. Raises KontextError."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise KontextError(
+            "the current directory does not exist any more", hint="Change to one that does."
+        ) from error
+    if not os.path.exists(directory):
+        raise KontextError(f"{directory!r} does not exist", hint="Name the directory to upload.")
+    if not os.path.isdir(directory):
+        raise KontextError(
+            f"{directory!r} is not a directory", hint="Kontext uploads whole directories."
+        )
+    return os.path.realpath(directory)
+
+
+def _below(folder: str | None, root: str) -> str:
+    """The path of `folder` within `root`, or "" if it lies elsewhere."""
+    top = root.rstrip("/") + "/"
+    return folder.removeprefix(top) if folder and folder.startswith(top) else ""
+
+
+def ignore_rules(root: str, chosen: str) -> ignore.IgnoreRules:
+    """The rules of the chosen ignore file, or of the directory's own. Raises KontextError."""
+    candidates = [chosen] if chosen else [os.path.join(root, name) for name in IGNORE_FILES]
+    for path in candidates:
+        try:
+            content = read_file(path, IGNORE_FILE_BYTES)
+            return ignore.parse(content.decode("utf-8", "surrogateescape"), path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise KontextError(f"the ignore file {path!r} cannot be used: {why}") from error
+    if chosen:
+        raise KontextError(f"the ignore file {chosen!r} does not exist")
+    return ignore.IgnoreRules()
+
+
+@contextmanager
+def idle_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that wait for the registry and write the cache."""
+    threads = ThreadPoolExecutor(_REQUESTS)
+    try:
+        yield threads
+    except BaseException:
+        # Whoever waits ends with the process.
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    threads.shutdown()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kontext_plugin.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import Namespace as Namespace
 
 _DURATION = re.compile(
     r"(?P<alone>\d{1,6})|(?:(?P<h>\d{1,6})h)?(?:(?P<m>\d{1,6})m)?(?:(?P<s>\d{1,6})s)?", re.ASCII

@@ -98,6 +98,15 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
     return published, sum(layer.size for layer in layers if layer.digest in uploaded)
 
 
+def layer_sizes(job: Job, plan: Plan) -> tuple[int, ...]:
+    """The compressed bytes of each layer that `upload` would write; these here go nowhere.
+
+    Raises KontextError.
+    """
+    new = write_layers(job, plan, lambda name: os.devnull)
+    return tuple(ready.layer.size for ready in (*new.lower, new.top))
+
+
 def write_layers(job: Job, plan: Plan, place: Callable[[str], str]) -> Layers:
     """Writes the layers that the plan needs to where `place` puts files of these names.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ from kontext_plugin.base_choice import Fresh, Previous, Reuse, mismatch
 from kontext_plugin.cache import Cache
 from kontext_plugin.commands.preparation import prepared
 from kontext_plugin.commands.push_arguments import Options, parse
-from kontext_plugin.commands.push_messages import built_on, weighed
+from kontext_plugin.commands.push_messages import built_on, weighed, would_upload
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
@@ -18,8 +17,8 @@ from kontext_plugin.image import Digest
 from kontext_plugin.options import Globals
 from kontext_plugin.plan import Plan, plan_afresh
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, number, size
-from kontext_plugin.upload import Job, upload, write_layers
+from kontext_plugin.report import Report, size
+from kontext_plugin.upload import Job, layer_sizes, upload
 
 _COURTESY = 5.0
 """Seconds for a question after the push is done."""
@@ -111,16 +110,10 @@ def _tell_race(registry: Crane, tag: Reference, plan: Plan, image: Digest, repor
 
 def _tell_dry_run(job: Job, plan: Plan, previous: Previous | Fresh, report: Report) -> None:
     if plan.up_to_date:
-        report.say(f"Nothing changed: {job.tag} is up to date, nothing would be uploaded")
+        report.say(would_upload(job.tag, plan, ()))
         return
     single = plan.wanted.single_layer
     if isinstance(previous, Previous) and not (single or mismatch(previous, plan.wanted)):
         report.say(weighed(previous, plan))
     report.say(built_on(job.tag, plan))
-    new = write_layers(job, plan, lambda name: os.devnull)
-    sizes = [ready.layer.size for ready in (*new.lower, new.top)]
-    layers = number(len(sizes), "layer") if new.lower else "one layer"
-    text = f"Would upload {size(sum(sizes))} in {layers}: {plan.describe()}"
-    if isinstance(plan.choice, Fresh) and not single:
-        text += "; and the base image, if the repository does not have it"
-    report.say(text)
+    report.say(would_upload(job.tag, plan, layer_sizes(job, plan)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from kontext_plugin import crane, options, reference
 from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
@@ -13,6 +14,9 @@ from kontext_plugin.errors import UsageError
 from kontext_plugin.image import PLATFORMS
 from kontext_plugin.reference import Reference
 from kontext_plugin.tree import is_utf8
+
+if TYPE_CHECKING:
+    from kontext_plugin.options import Namespace
 
 
 @dataclass(frozen=True)
@@ -50,29 +54,43 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         raise UsageError("give either DIR or --directory, not both")
     if not parsed.tag:
         raise UsageError("docker: 'docker kontext push' requires --tag")
+    pushed = replace(
+        shared(parsed, parsed.tag, positional[0] if positional else parsed.directory or "."),
+        reuse=parsed.reuse or REUSE[0],
+        fresh=parsed.fresh,
+        dry_run=parsed.dry_run,
+        timings=parsed.timings,
+    )
+    return pushed, parsed.quiet
+
+
+def shared(parsed: Namespace, tags: Sequence[str], directory: str) -> Options:
+    """What every command says that plans a push: which image to make, of what, and where.
+
+    Raises UsageError.
+    """
     for one, other in _EXCLUSIVE:
-        if getattr(parsed, one) and getattr(parsed, other):
+        if getattr(parsed, one, None) and getattr(parsed, other, None):
             flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
             raise UsageError(f"{flags[0]} and {flags[1]} cannot be given together")
-
-    pushed = Options(
-        tags=tuple(reference.parse(text) for text in parsed.tag),
-        directory=positional[0] if positional else parsed.directory or ".",
+    return Options(
+        tags=tuple(reference.parse(text) for text in tags),
+        directory=directory,
         base=parsed.base or "",
         platform=parsed.platform or PLATFORMS[0],
         labels=dict(_label(text) for text in parsed.label or ()),
         ignore_file=parsed.ignore_file or "",
         keep_git=parsed.git,
-        reuse=parsed.reuse or REUSE[0],
         max_layers=_layers(parsed.max_layers) if parsed.max_layers else MAX_LAYERS,
         single_layer=parsed.single_layer,
-        fresh=parsed.fresh,
-        dry_run=parsed.dry_run,
         insecure=parsed.insecure,
-        timings=parsed.timings,
-        timeout=(options.seconds("timeout", parsed.timeout) if parsed.timeout else crane.TIMEOUT),
+        timeout=timeout(parsed),
     )
-    return pushed, parsed.quiet
+
+
+def timeout(parsed: Namespace) -> float:
+    """Seconds that a command waits for progress. Raises UsageError."""
+    return options.seconds("timeout", parsed.timeout) if parsed.timeout else crane.TIMEOUT
 
 
 def _layers(text: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, candidates_of, too_many, unfit
 from kontext_plugin.diff import tree_bytes
 from kontext_plugin.plan import Plan
@@ -28,6 +30,17 @@ def built_on(tag: Reference, plan: Plan) -> str:
     )
     if above := len(choice.previous.image.layers) - len(choice.layers):
         text += f"; the new layer replaces {'the one' if above == 1 else f'all {above}'} above"
+    return text
+
+
+def would_upload(tag: Reference, plan: Plan, sizes: Sequence[int]) -> str:
+    """What a push would do; `sizes` has the compressed bytes of each new layer."""
+    if plan.up_to_date:
+        return f"Nothing changed: {tag} is up to date, nothing would be uploaded"
+    layers = number(len(sizes), "layer") if len(sizes) > 1 else "one layer"
+    text = f"Would upload {size(sum(sizes))} in {layers}: {plan.describe()}"
+    if isinstance(plan.choice, Fresh) and not plan.wanted.single_layer:
+        text += "; and the base image, if the repository does not have it"
     return text
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from kontext_plugin import interrupts, report
+from kontext_plugin import interrupts, output, report
 from kontext_plugin.commands.table import COMMANDS
 from kontext_plugin.errors import FAILED, INTERRUPTED, KontextError, UsageError
 from kontext_plugin.options import Globals, help_text, table, usage_line
@@ -36,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
             # crane and the credential helpers know of --config by this alone.
             os.environ["DOCKER_CONFIG"] = os.path.abspath(flags.config)
         code = _dispatch(arguments, flags)
-        _flush_stdout()
+        output.write(())
         return code
     except KeyboardInterrupt:
         report.show("Interrupted; the tag shows what it showed before, or the whole new image")
@@ -58,15 +59,6 @@ def run(argv: Sequence[str]) -> int:
         return FAILED
 
 
-def _flush_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise KontextError(f"standard output cannot be written: {error.strerror}") from error
-
-
 def _fill_standard_streams() -> None:
     """A stream that came closed must not become the next file that is opened, nor Python's None."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -74,6 +66,8 @@ def _fill_standard_streams() -> None:
     os.close(descriptor)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding lacks ends no listing
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(arguments: list[str], flags: Globals) -> int:

@@ -390,6 +390,17 @@ def test_a_reader_that_is_gone_is_no_fault() -> None:
     assert (process.returncode, process.stderr) == (1, "")
 
 
+def test_a_name_that_the_encoding_lacks_is_escaped() -> None:
+    program = "from kontext_plugin import cli; from kontext_plugin.commands import push"
+    process = subprocess.run(
+        [sys.executable, "-c", f"{program}; push.push = lambda *_: 'ä'; cli.main()", *TO_PUSH],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stdout) == (0, "\\xe4\n"), process.stderr
+
+
 def test_the_shims_metadata_is_the_packages(root: Path) -> None:
     shim = root / "kontext_plugin/docker-kontext"
     printed = subprocess.run(

@@ -23,7 +23,7 @@ LAYERS = [
     {"commands.push_arguments", "commands.push_messages"},
     {"complete"},
     {"commands.table"},
-    {"published", "upload"},
+    {"published", "upload", "output"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "interrupts", "daemon"},
     {"cache", "ignore", "tar", "digests", "layout", "crane_errors", "progress", "ending"},

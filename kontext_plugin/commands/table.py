@@ -222,4 +222,4 @@ CACHE = Command(
 
 VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
 
-COMMANDS = {command.name: command for command in (PUSH, VERSION)}
+COMMANDS = {command.name: command for command in (INSPECT, LS, PUSH, VERSION)}

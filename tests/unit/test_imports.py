@@ -18,7 +18,8 @@ PACKAGE = Path(kontext_plugin.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"commands.push", "commands.version"},
+    {"commands.inspect", "commands.ls", "commands.push", "commands.version"},
+    {"commands.reading"},
     {"commands.preparation"},
     {"commands.push_arguments", "commands.push_messages"},
     {"complete"},

@@ -22,6 +22,18 @@ _IGNORE_FILE = Option(
     completes="file",
 )
 _GIT = Option("git", "Keep .git, which is left out by default")
+_SINGLE_LAYER = Option("single-layer", "Make one layer of everything, for tools that read only one")
+_BASE = Option(
+    "base", "Image to build on, instead of the one with the extractor alone", kind="string"
+)
+_LABEL = Option("label", "Set a label, KEY=VALUE, on the image", kind="list")
+_MAX_LAYERS = Option("max-layers", "Have at most so many layers (default 64)", kind="int")
+_PLATFORM = Option(
+    "platform",
+    f"{' or '.join(PLATFORMS)} (default {PLATFORMS[0]})",
+    kind="string",
+    values=PLATFORMS,
+)
 
 _DIRECTORY = Argument("DIR", "directory", optional=True)
 _REFERENCE = Argument("REF", "reference")
@@ -36,7 +48,7 @@ PUSH = Command(
         "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
     ),
     options=(
-        Option("single-layer", "Make one layer of everything, for tools that read only one"),
+        _SINGLE_LAYER,
         Option(
             "tag",
             "Where to push: REGISTRY/REPOSITORY[:TAG] (required)",
@@ -44,23 +56,16 @@ PUSH = Command(
             kind="list",
             completes="reference",
         ),
-        Option(
-            "base", "Image to build on, instead of the one with the extractor alone", kind="string"
-        ),
+        _BASE,
         Option("directory", "The same as DIR", kind="string", hidden=True, completes="directory"),
         Option("dry-run", "Say what would be uploaded, and change nothing"),
         Option("fresh", "Reuse nothing of the image under the tag"),
         _GIT,
         _IGNORE_FILE,
         _INSECURE,
-        Option("label", "Set a label, KEY=VALUE, on the image", kind="list"),
-        Option("max-layers", "Have at most so many layers (default 64)", kind="int"),
-        Option(
-            "platform",
-            f"{' or '.join(PLATFORMS)} (default {PLATFORMS[0]})",
-            kind="string",
-            values=PLATFORMS,
-        ),
+        _LABEL,
+        _MAX_LAYERS,
+        _PLATFORM,
         Option(
             "reuse",
             "Whether to build on the image under the tag: auto, always or never (default auto)",
@@ -80,7 +85,8 @@ DIFF = Command(
     usage="[OPTIONS] [DIR]",
     description=(
         "Show what a push of DIR would add (A), change (C) and remove (D), and how many bytes\n"
-        "it would upload. Changes nothing. DIR defaults to the current directory."
+        "it would upload, given the same options. Changes nothing. DIR defaults to the current\n"
+        "directory."
     ),
     options=(
         Option(
@@ -90,11 +96,16 @@ DIFF = Command(
             kind="string",
             completes="reference",
         ),
-        Option("exit-code", "Exit with 1 if there are differences, with 0 if there are none"),
+        _BASE,
+        Option("exit-code", "Exit with 1 if paths differ, 0 if none does, 128 if that failed"),
         _FORMAT,
         _GIT,
         _IGNORE_FILE,
         _INSECURE,
+        _LABEL,
+        _MAX_LAYERS,
+        _PLATFORM,
+        _SINGLE_LAYER,
         _TIMEOUT,
     ),
     arguments=(_DIRECTORY,),
@@ -222,4 +233,4 @@ CACHE = Command(
 
 VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
 
-COMMANDS = {command.name: command for command in (INSPECT, LS, PUSH, VERSION)}
+COMMANDS = {command.name: command for command in (DIFF, INSPECT, LS, PUSH, VERSION)}

@@ -7,10 +7,11 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import described, layer, overlay, parents, trees
+from models import STRANGE_NAMES, described, layer, overlay, parents, trees
 from trees import Directory, File, Link, Tree
 
 from kontext_plugin import manifest
+from kontext_plugin.commands.diff import lines as lines_of
 from kontext_plugin.diff import (
     Changes,
     changes,
@@ -173,3 +174,29 @@ def test_replaced_directories(history: list[Tree], expected: set[str]) -> None:
 def test_a_version_1_tree_can_be_compared() -> None:
     old = manifest.decode({"files": {"a": "0" * 64, "d": ""}}).tree
     assert diff(old, Described()).whiteouts == ("a", "d")
+
+
+# What the command says of it
+
+
+@given(trees(), trees())
+def test_what_diff_says_turns_the_old_listing_into_the_new_one(old: Tree, new: Tree) -> None:
+    lines = lines_of(diff(described(old), described(new)))
+    paths = [line[2:] for line in lines]
+    assert paths == sorted(set(paths))
+    listing = dict(old)
+    for kind, path in (line.split(" ", 1) for line in lines):
+        if kind == "D":
+            del listing[path]
+        else:
+            assert (path in old) == (kind == "C")
+            assert old.get(path) != new[path], "said to differ, and does not"
+            listing[path] = new[path]
+    assert listing == new
+
+
+@given(trees(STRANGE_NAMES))
+def test_each_path_of_diff_is_a_line(tree: Tree) -> None:
+    lines = lines_of(diff(described({}), described(tree)))
+    assert len(lines) == len(tree)
+    assert all(line.startswith("A ") and line.isprintable() for line in lines)

@@ -18,7 +18,7 @@ PACKAGE = Path(kontext_plugin.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"commands.inspect", "commands.ls", "commands.push", "commands.version"},
+    {"commands.diff", "commands.inspect", "commands.ls", "commands.push", "commands.version"},
     {"commands.reading"},
     {"commands.preparation"},
     {"commands.push_arguments", "commands.push_messages"},

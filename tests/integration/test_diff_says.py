@@ -1,0 +1,130 @@
+"""diff: what it says of a directory and a tag, and that the next push does just that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import Docker, Registry
+from images import layers, writes
+from test_reading import HOSTILE, TREE, as_json, edit, harmless
+from trees import on_disk
+
+from kontext_plugin.report import size
+
+Crane = Callable[..., bytes]
+
+EDITED = """\
+C \\x1b[2J\\x1b[31mred\\nD everything
+C README
+A new
+A new/file
+D old
+D old/file
+C run.sh
+C src/link.c
+"""
+
+
+def test_diff_says_what_the_next_push_does(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "cache")
+    tag = registry.repository() + ":v1"
+    before = docker.push(tag, source).image
+    edit(source)
+    cached = on_disk(tmp_path / "cache")
+    registry.requests()
+    said = docker("kontext", "diff", "-t", tag, str(source))
+    document = as_json(docker("kontext", "diff", "-t", tag, "--format", "json", str(source)))
+    assert writes(registry.requests()) == []
+    assert on_disk(tmp_path / "cache") == cached, "not even the cache"
+
+    assert (said.code, said.stdout) == (0, EDITED)
+    harmless(said)
+    pushed = docker.push(tag, source)
+    upload = registry.blob_size(layers(crane, tag)[-1])
+    assert "Building on" in said.stderr
+    what = "1 added, 4 changed, 1 removed"
+    assert f"Would upload {size(upload)} in one layer: {what}" in said.stderr
+    assert f"{what}; uploaded {size(upload)}" in pushed.stderr
+    assert document == {
+        "reference": tag,
+        "image": before.partition("@")[2],
+        "up_to_date": False,
+        "builds_on": before.partition("@")[2],
+        "fresh": None,
+        "added": ["new", "new/file"],
+        "changed": [HOSTILE, "README", "run.sh", "src/link.c"],
+        "removed": ["old", "old/file"],
+        "upload": upload,
+    }
+
+
+def test_diff_with_nothing_under_the_tag(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "cache")
+    tag = registry.repository()
+    said = docker("kontext", "diff", "-t", tag, cwd=source)
+    assert said.stdout.count("\n") == len(TREE)
+    assert all(line.startswith("A ") for line in said.stdout.splitlines())
+    assert "there is no image under the tag yet" in said.stderr
+    document = as_json(docker("kontext", "diff", "-t", tag, "--format=json", str(source)))
+    assert document["added"] == sorted(TREE)
+    assert (document["image"], document["builds_on"]) == (None, None)
+    assert document["fresh"] == "there is no image under the tag yet"
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "empty").mkdir()
+    said = docker("kontext", "diff", "-t", tag, str(tmp_path / "empty"))
+    assert (said.code, said.stdout) == (0, "")
+    assert "No path differs" not in said.stderr, "there is nothing that it could differ from"
+    assert "Would upload" in said.stderr
+
+
+def test_diff_compares_with_the_tag_even_if_a_push_would_start_afresh(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
+    tag = registry.repository()
+    docker.push(tag, source)
+    (source / "ballast").write_bytes(os.urandom(20_000))
+    said = docker("kontext", "diff", "-t", tag, str(source))
+    assert said.stdout == "C ballast\n"
+    assert "Starting afresh: more than half of the bytes changed" in said.stderr
+
+
+def test_exit_codes(docker: Docker, registry: Registry, source: Path) -> None:
+    tag = registry.repository()
+
+    def code(*arguments: str) -> int:
+        return docker("kontext", "diff", *arguments).code
+
+    docker.push(tag, source)
+    same = ("-t", tag, str(source))
+    assert (code(*same), code("--exit-code", *same)) == (0, 0)
+    (source / "README").unlink()
+    assert (code(*same), code("--exit-code", *same)) == (0, 1)
+    failing = ("-t", "127.0.0.1:1/r/r", str(source))
+    assert (code(*failing), code("--exit-code", *failing)) == (1, 128)
+    assert (code(str(source)), code("--exit-code", str(source))) == (125, 125)
+
+
+def test_diff_tells_when_it_is_no_path_that_makes_a_push(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
+    tag = registry.repository()
+    docker.push(tag, source, "--label", "a=b", "--platform", "linux/arm64")
+    options = ("--label", "a=b", "--platform", "linux/arm64")
+    said = docker("kontext", "diff", "-t", tag, "--exit-code", *options, str(source))
+    assert (said.code, said.stdout) == (0, "")
+    assert "Nothing changed" in said.stderr
+    said = docker("kontext", "diff", "-t", tag, "--exit-code", str(source))
+    assert (said.code, said.stdout) == (0, "")
+    assert "No path differs, and yet a push would publish another image" in said.stderr
+    assert "the image is for linux/arm64, not linux/amd64" in said.stderr
+    more = (*options, "--label", "c=d", "--format", "json")
+    document = as_json(docker("kontext", "diff", "-t", tag, *more, str(source)))
+    assert not document["up_to_date"]
+    assert document["changed"] == []
+    assert document["upload"] > 0

@@ -1,0 +1,43 @@
+"""What the documents say can be typed, and what they point to is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from documents import anchors, commands, documents, links
+
+from kontext_plugin.commands.table import COMMANDS
+from kontext_plugin.options import parse
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = documents(ROOT)
+
+every_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+
+
+@every_document
+def test_commands_can_be_typed(document: Path) -> None:
+    for name, *arguments in commands(document):
+        assert name in COMMANDS, f"docker kontext {name}"
+        if "--help" not in arguments:
+            parse(COMMANDS[name], arguments)
+
+
+def test_commands_are_found() -> None:
+    found = [command for document in DOCUMENTS for command in commands(document)]
+    assert ["push", "-t", "registry.example.com/me/app:dev", "."] in found
+    assert ["push", "-q", "-t", "registry.example.com/me/app:dev", "."] in found
+
+
+@every_document
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in links(document):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link

@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import Docker
@@ -59,6 +60,36 @@ def test_the_demo(root: Path, docker: Docker) -> None:
     assert done.stdout.count("the same") >= 1
     assert "1 changed, 1 removed" in done.stderr
     assert "Nothing changed" in done.stderr
+
+
+def texts(picture: Path) -> list[str]:
+    """The lines of a picture; raises where it is no XML."""
+    lines: dict[str, str] = {}
+    for text in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text"):
+        place = text.get("clip-path", "")
+        lines[place] = lines.get(place, "") + (text.text or "").replace("\u00a0", " ")
+    return [line for line in lines.values() if line.strip()]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_the_picture(root: Path, tmp_path: Path) -> None:
+    drawn, committed = tmp_path / "push.svg", root / "docs" / "push.svg"
+    done = run_script("picture", "--write", drawn, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = "\n".join(texts(drawn))
+    for line in (
+        "$ IMAGE=$(docker kontext push -t registry.example.com/me/app:dev .)",
+        "Pushed registry.example.com/me/app:dev: 64 added; uploaded ",
+        "Pushed registry.example.com/me/app:dev: 1 changed, 1 removed; uploaded ",
+        "kontext: 63 files: 63 written, 0 already right, verified in ",
+    ):
+        assert line in shown
+    for machines in (str(tmp_path), "127.0.0.1", "/tmp"):
+        assert machines not in drawn.read_text()
+    sizes = re.compile(r"[\d.]+(?=[kM]?B)")
+    assert sizes.sub("", shown) == sizes.sub("", "\n".join(texts(committed))), (
+        "scripts/picture draws another one now"
+    )
 
 
 @pytest.fixture

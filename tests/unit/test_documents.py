@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from documents import anchors, commands, documents, links
+from documents import anchors, blocks, commands, documents, links
 
 from kontext_plugin.commands.table import COMMANDS
 from kontext_plugin.options import parse
@@ -41,3 +43,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = document.parent / path if path else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_one_test_of_contributing_runs() -> None:
+    (block,) = (b for b in blocks(ROOT / "CONTRIBUTING.md") if b.heading == "One test")
+    python, *arguments = block.text.split()
+    assert python == "python"
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,20 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = document.parent / path if path else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_has_every_command() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [name for name in COMMANDS if name != "version" and f"| [`{name}`](" not in readme] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_documented(name: str) -> None:
+    document = "docs/push.md" if name == "push" else "docs/commands.md"
+    text = (ROOT / document).read_text("utf-8")
+    for option in COMMANDS[name].options:
+        names = f"--{option.name}" + (f"|-{option.short}" if option.short else "")
+        assert option.hidden or re.search(rf"(?<![\w-])(?:{names})\b", text), option.name
 
 
 def test_the_one_test_of_contributing_runs() -> None:

@@ -1,7 +1,9 @@
 """The root of what Kontext raises on purpose; cli.py turns it into a message and exit code."""
 
 FAILED = 1
+DIFFERENT = 1
 USAGE = 125
+TROUBLE = 128
 INTERRUPTED = 130
 
 

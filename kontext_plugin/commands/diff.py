@@ -12,15 +12,11 @@ from kontext_plugin.commands.push_arguments import Options, shared
 from kontext_plugin.commands.push_messages import built_on, would_upload
 from kontext_plugin.commands.table import DIFF
 from kontext_plugin.diff import Changes, diff
-from kontext_plugin.errors import FAILED, KontextError, UsageError
+from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError, UsageError
 from kontext_plugin.options import Globals, parse
 from kontext_plugin.report import Report
 from kontext_plugin.tree import Tree
 from kontext_plugin.upload import layer_sizes
-
-DIFFERENT = 1
-TROUBLE = 128
-"""With --exit-code, as git has both."""
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -32,7 +28,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         differs = tell(options, parsed.format == "json", Report(debug=flags.debug))
     except KontextError as error:
         if parsed.exit_code and error.exit_code == FAILED:
-            error.exit_code = TROUBLE
+            error.exit_code = TROUBLE  # as git has it
         raise
     return DIFFERENT if differs and parsed.exit_code else 0
 

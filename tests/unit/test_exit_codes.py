@@ -1,0 +1,57 @@
+"""docs/exit-codes.md is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kontext_plugin import cli, errors
+from kontext_plugin.commands import table
+from kontext_plugin.options import Command
+
+COMMANDS = [value.name for value in vars(table).values() if isinstance(value, Command)]
+
+
+@pytest.fixture
+def document(root: Path) -> str:
+    return (root / "docs" / "exit-codes.md").read_text()
+
+
+def test_the_codes_are_those_of_the_code(document: str) -> None:
+    described = {
+        name: int(code)
+        for code, name in re.findall(r"^\| (\d+) \| (?:`(\w+)`)? ?\|", document, re.MULTILINE)
+    }
+    constants = {name: value for name, value in vars(errors).items() if isinstance(value, int)}
+    assert described == constants | {"": 0}
+
+
+def test_each_command_has_a_row(document: str) -> None:
+    rows = [row for row in document.splitlines() if row.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)[`\s]", row.split("|")[1])]
+    assert set(named) == set(COMMANDS)
+
+
+def test_success_failure_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["kontext", "no-such-command"]) == errors.USAGE
+    assert cli.run(["kontext", "push", "-t", "r/rr", "/no/such/directory"]) == errors.FAILED
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", table.COMMANDS)
+def test_every_command_knows_help_and_usage(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["kontext", command, "--help"]) == 0
+    assert cli.run(["kontext", command, "--no-such-flag"]) == errors.USAGE
+    capsys.readouterr()
+
+
+def test_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kontext_plugin.commands.version.main", interrupted)
+    assert cli.run(["kontext", "version"]) == errors.INTERRUPTED

@@ -10,6 +10,7 @@ from kontext_plugin.cache import Cache
 from kontext_plugin.commands.preparation import prepared
 from kontext_plugin.commands.push_arguments import Options, parse
 from kontext_plugin.commands.push_messages import built_on, weighed, would_upload
+from kontext_plugin.commands.push_results import Pushed, make_way, write_results
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
@@ -26,14 +27,16 @@ _COURTESY = 5.0
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     options, quiet = parse(arguments)
-    image = push(options, Report(quiet=quiet, debug=flags.debug))
-    if image:
-        print(image)
+    make_way(options)
+    pushed = push(options, Report(quiet=quiet, debug=flags.debug))
+    if pushed:
+        print(pushed)
+        write_results(options, pushed)
     return 0
 
 
-def push(options: Options, report: Report) -> str:
-    """Publishes the directory under the tags; returns `REPO@sha256:…`, or "" for a dry run.
+def push(options: Options, report: Report) -> Pushed | None:
+    """Publishes the directory under the tags; a dry run publishes nothing.
 
     Raises KontextError. Each tag then shows what it showed before, or the new image.
     """
@@ -42,25 +45,25 @@ def push(options: Options, report: Report) -> str:
         job, plan = ready.job, ready.plan
         if options.dry_run:
             _tell_dry_run(job, plan, ready.previous, report)
-            return ""
+            return None
         if isinstance(plan.choice, Reuse) and plan.up_to_date:
-            image = plan.choice.previous.image.digest
+            pushed = Pushed(plan.choice.previous.image.digest, options.tags, plan, uploaded=0)
             _remember(job.cache, tag, plan.choice.previous)
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
         else:
-            image = _publish(job, plan, report)
+            pushed = _publish(job, plan, options.tags, report)
         for other in options.tags[1:]:
-            _add_tag(job.registry, tag, image, other)
+            _add_tag(job.registry, tag, pushed.image, other)
             report.say(f"Tagged {other}")
         if not plan.up_to_date:
             with job.timings.step("look at the tag again"):
-                _tell_race(job.registry, tag, plan, image, report)
+                _tell_race(job.registry, tag, plan, pushed.image, report)
     if options.timings:
         report.tell(f"It took\n{job.timings}")
-    return tag.at(image)
+    return pushed
 
 
-def _publish(job: Job, plan: Plan, report: Report) -> Digest:
+def _publish(job: Job, plan: Plan, tags: tuple[Reference, ...], report: Report) -> Pushed:
     """Uploads as planned or, where the registry lacks layers, afresh."""
     report.say(built_on(job.tag, plan))
     try:
@@ -69,9 +72,9 @@ def _publish(job: Job, plan: Plan, report: Report) -> Digest:
         if isinstance(plan.choice, Fresh):
             raise
         afresh = plan_afresh(plan, "layers of the image are gone from the registry")
-        return _publish(job, afresh, report)
+        return _publish(job, afresh, tags, report)
     report.say(f"Pushed {job.tag}: {plan.describe()}; uploaded {size(sent)}")
-    return image.digest
+    return Pushed(image.digest, tags, plan, sent)
 
 
 def _remember(cache: Cache, tag: Reference, previous: Previous) -> None:

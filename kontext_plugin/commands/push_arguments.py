@@ -36,6 +36,8 @@ class Options:
     insecure: bool = False
     timings: bool = False
     timeout: float = crane.TIMEOUT  # seconds without progress; 0: none
+    iidfile: str = ""
+    metadata_file: str = ""
 
 
 _EXCLUSIVE = (
@@ -43,8 +45,10 @@ _EXCLUSIVE = (
     ("single_layer", "reuse"),
     ("single_layer", "max_layers"),
     ("fresh", "reuse"),
+    ("dry_run", "iidfile"),
+    ("dry_run", "metadata_file"),
 )
-"""Of which one would silently overrule the other."""
+"""Of which one would silently overrule the other, or leave it nothing to do."""
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
@@ -60,6 +64,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         fresh=parsed.fresh,
         dry_run=parsed.dry_run,
         timings=parsed.timings,
+        iidfile=parsed.iidfile or "",
+        metadata_file=parsed.metadata_file or "",
     )
     return pushed, parsed.quiet
 

@@ -62,9 +62,16 @@ PUSH = Command(
         Option("fresh", "Reuse nothing of the image under the tag"),
         _GIT,
         _IGNORE_FILE,
+        Option("iidfile", "Write the image's digest to this file", kind="string", completes="file"),
         _INSECURE,
         _LABEL,
         _MAX_LAYERS,
+        Option(
+            "metadata-file",
+            "Write what was published to this file, as JSON",
+            kind="string",
+            completes="file",
+        ),
         _PLATFORM,
         Option(
             "reuse",

@@ -149,6 +149,18 @@ WRONG: dict[str, tuple[list[str], str]] = {
         'invalid argument "a=" for "--label"',
     ),
     "label without a key": (["-t", "r/r", "--label", "=a"], 'invalid argument "=a" for "--label"'),
+    "a dry run with a digest": (
+        ["-t", "r/r", "--dry-run", "--iidfile", "f"],
+        "--dry-run and --iidfile cannot be given together",
+    ),
+    "a dry run with metadata": (
+        ["-t", "r/r", "--metadata-file", "f", "--dry-run"],
+        "--dry-run and --metadata-file cannot be given together",
+    ),
+    "one file for both": (
+        ["-t", "r/r", "--metadata-file", "f", "--iidfile", "./f"],
+        "--iidfile and --metadata-file name the same file",
+    ),
     "timeout": (["-t", "r/r", "--timeout", "soon"], 'invalid argument "soon" for "--timeout"'),
 }
 

@@ -44,6 +44,8 @@ _LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
 _CHECKSUM = 64  # bytes: hexadecimal digits of a SHA-256
 
 _STATS_VERSION = "kontext stats 2"
+_PUSHED_VERSION = "kontext pushed 1"
+_MOST_PUSHED = 200  # what is remembered for completion alone
 _MEMORY = struct.Struct(f"{SIGNATURE_BYTES}s32s")
 
 
@@ -101,6 +103,23 @@ class Cache:
         """`known` are the ancestors that this machine has made or looked at."""
         record, listing = remembered.encode(image, manifest, known)
         self._write("published", reference, record, listing)
+
+    def pushed(self) -> list[tuple[str, str]]:
+        """Directories and references that they were pushed to, the latest first."""
+        record, _ = self._read("pushed", "")
+        try:
+            if record["version"] != _PUSHED_VERSION:
+                return []
+            return [(str(directory), str(reference)) for directory, reference in record["pushed"]]
+        except (ValueError, LookupError, TypeError):
+            return []
+
+    def save_pushed(self, directory: str, references: Iterable[str]) -> None:
+        before = self.pushed()
+        new = [(directory, reference) for reference in references]
+        after = [*new, *(pair for pair in before if pair not in new)][:_MOST_PUSHED]
+        if after != before:
+            self._write("pushed", "", {"version": _PUSHED_VERSION, "pushed": after}, ())
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:

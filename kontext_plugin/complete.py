@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
+from kontext_plugin import docker_config, output
+from kontext_plugin.cache import open_cache
 from kontext_plugin.commands.table import COMMANDS
 from kontext_plugin.options import Argument, Command, Option
 
@@ -52,14 +55,35 @@ def _argument(command: Command, before: Sequence[str]) -> Argument | None:
 def _of(wanted: Option | Argument | None, last: str, prefix: str = "") -> str:
     if wanted is None:
         return _lines({}, last, NO_FILES)
-    candidates = {f"{prefix}{value}": "" for value in wanted.values}
+    values = dict.fromkeys(wanted.values, "")
+    if wanted.completes == "reference":
+        values = _pushed()
+    elif wanted.completes == "registry":
+        values = dict.fromkeys(docker_config.registries(), "")
+    candidates = {f"{prefix}{value}": text for value, text in values.items()}
     if wanted.completes == "directory":
         return _lines(candidates, last, DIRECTORIES)
     return _lines(candidates, last, FILES if wanted.completes == "file" else NO_FILES)
 
 
+def _pushed() -> dict[str, str]:
+    """What was pushed from this machine, first from the current directory, the latest first."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = ""
+    pushed = open_cache(read_only=True).pushed()
+    pushed.sort(key=lambda pair: pair[0] != here)
+    found: dict[str, str] = {}
+    for directory, reference in pushed:
+        found.setdefault(reference, f"from {directory}")
+    return found
+
+
 def _lines(candidates: Mapping[str, str], last: str, directive: int) -> str:
     lines = [
-        f"{name}\t{text}".rstrip() for name, text in candidates.items() if name.startswith(last)
+        f"{name}\t{output.name(text)}".rstrip()
+        for name, text in candidates.items()
+        if name.startswith(last) and name.isprintable()
     ]
     return "\n".join([*lines, f":{directive}"])

@@ -58,6 +58,7 @@ def push(options: Options, report: Report) -> Pushed | None:
         if not plan.up_to_date:
             with job.timings.step("look at the tag again"):
                 _tell_race(job.registry, tag, plan, pushed.image, report)
+        job.cache.save_pushed(job.root, map(str, options.tags))
     if options.timings:
         report.tell(f"It took\n{job.timings}")
     return pushed

@@ -69,6 +69,30 @@ def test_the_last_save_counts(cache: Cache) -> None:
     assert len(files(cache)) == 1
 
 
+def test_what_was_pushed_is_remembered_the_latest_first(cache: Cache) -> None:
+    assert cache.pushed() == []
+    cache.save_pushed("/é\n", ["r/r:1", "r/r:2"])
+    cache.save_pushed("/\udcff", ["r/r:1"])
+    cache.save_pushed("/é\n", ["r/r:2"])
+    assert cache.pushed() == [("/é\n", "r/r:2"), ("/\udcff", "r/r:1"), ("/é\n", "r/r:1")]
+
+
+def test_what_was_pushed_is_bounded(cache: Cache) -> None:
+    for number in range(30):
+        cache.save_pushed("/d", [f"r/r:{number}-{tag}" for tag in range(20)])
+    pushed = cache.pushed()
+    assert len(pushed) == 200
+    assert pushed[0] == ("/d", "r/r:29-0")
+
+
+@pytest.mark.parametrize(
+    "pushed", [None, 7, [7], ["ab", "c"], [["a"]], {"a": "b"}, [["a", "b", 1]]]
+)
+def test_a_strange_record_of_pushes_is_none(cache: Cache, pushed: object) -> None:
+    cache._write("pushed", "", {"version": "kontext pushed 1", "pushed": pushed}, ())
+    assert cache.pushed() == []
+
+
 def test_another_key_or_digest_is_not_known(cache: Cache) -> None:
     cache.save_stats("/one", STATS)
     cache.save_published("r/r:t", IMAGE, MANIFEST)

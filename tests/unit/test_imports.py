@@ -28,7 +28,7 @@ LAYERS = [
     {"published", "upload", "output"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "interrupts", "daemon"},
-    {"cache", "ignore", "tar", "digests", "layout"},
+    {"cache", "ignore", "tar", "digests", "docker_config", "layout"},
     {"crane_errors", "progress", "ending"},
     {"plan", "remembered", "workers"},
     {"base_choice", "division", "ignore_syntax", "sources"},

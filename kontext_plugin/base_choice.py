@@ -9,12 +9,13 @@ small edit leaves a large layer where it is. docs/choice.md compares the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kontext_plugin.diff import Changes, changes, followed_by, layer_bytes, tree_bytes, undo
 from kontext_plugin.image import Digest, Image, Layer
 from kontext_plugin.manifest import Ancestor, Lineage, Manifest
+from kontext_plugin.provenance import KEYS, labels_upon, worth_publishing
 from kontext_plugin.tree import Tree, Undo
 
 MOST_LAYERS = 125
@@ -49,12 +50,17 @@ class Wanted:
     below: tuple[Layer, ...]  # what lies under the first layer with sources
     extractor: Digest
     platform: str
-    labels: Mapping[str, str]
+    labels: Mapping[str, str]  # the user's
     # The settings of an image with these labels (image.settings_of, base.Base.settings_with).
     settings: Callable[[Mapping[str, str]], Mapping[str, Any]]
     max_layers: int = MAX_LAYERS
     single_layer: bool = False
     always_reuse: bool = False  # also where starting afresh seems better
+    git_labels: Mapping[str, str] = field(default_factory=dict)
+
+    def labels_upon(self, former: Mapping[str, str]) -> Mapping[str, str]:
+        """Those of the new image, if it is built on one with the labels `former`."""
+        return labels_upon(former, self.labels, self.git_labels)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:
         return Fresh(reason)
     candidates = candidates_of(previous, tree)
     chosen = next(candidates)
-    same = not chosen.changes and wanted.labels == lineage_of(previous).labels
+    labels = lineage_of(previous).labels
+    same = not (chosen.changes or worth_publishing(labels, wanted.labels, wanted.git_labels))
     if same and len(previous.image.layers) <= wanted.max_layers:
         return replace(chosen, up_to_date=True)
     if wanted.single_layer:
@@ -186,7 +193,7 @@ def mismatch(previous: Previous, wanted: Wanted) -> str:
         return "its manifest lists ancestors that have no layer of sources"
     if previous.settings not in (None, wanted.settings(lineage.labels)):
         return "the image's configuration was changed by another tool"
-    if dropped := lineage.labels.keys() - wanted.labels.keys():
+    if dropped := lineage.labels.keys() - wanted.labels.keys() - KEYS:
         return f"the label {min(dropped)} is gone, and no layer can take a label away"
     return ""
 

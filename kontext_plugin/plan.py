@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kontext_plugin import manifest
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, choose, without
+from kontext_plugin.base_choice import (
+    Fresh,
+    Previous,
+    Reuse,
+    Wanted,
+    choose,
+    lineage_of,
+    without,
+)
 from kontext_plugin.diff import Changes, changes, replaced_directories, tree_bytes
 from kontext_plugin.division import Listing, listing_upon, shares, undos_upon
 from kontext_plugin.image import Digest, Layer
@@ -113,7 +121,7 @@ def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
             extractor=wanted.extractor,
             platform=wanted.platform,
             content=tree_bytes(tree),
-            labels=wanted.labels,
+            labels=wanted.labels_upon({}),
         )
         return Plan(wanted, choice, changes(everything, tree), tree, lineage, everything)
     upon = choice.ancestors[-1]
@@ -124,7 +132,7 @@ def make_plan(previous: Previous | Fresh, wanted: Wanted, tree: Tree) -> Plan:
         generation=choice.generation,
         content=choice.content,
         ancestors=choice.ancestors,
-        labels=wanted.labels,
+        labels=wanted.labels_upon(lineage_of(choice.previous).labels),
         replaced_directories=replaced_directories(upon.undo, tree, upon.replaced_directories),
     )
     return Plan(wanted, choice, choice.changes, tree, lineage, choice.since)

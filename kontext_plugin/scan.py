@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from kontext_plugin.cache import Memories, Memory, Stats, recall, record
 from kontext_plugin.digests import Seen, Unreadable, hash_files
 from kontext_plugin.errors import KontextError
+from kontext_plugin.git import NotIgnored
 from kontext_plugin.ignore import ROOT, IgnoreRules
 from kontext_plugin.manifest import SOURCES
 from kontext_plugin.sources import Sources, signature_of
@@ -78,17 +79,19 @@ def scan(
     *,
     keep_git: bool = False,
     without: str = "",
+    not_ignored: NotIgnored | None = None,
 ) -> Scan:
     """The tree below `root`. `known` saves hashing the files that it vouches for.
 
-    `without` is a directory that is left out in any case.
+    `without` is a directory that is left out in any case. With `not_ignored` only these files are
+    kept, the directories on the way to them, and `.git` if that is kept.
 
     Raises KontextError for what cannot be read or be put into an image, naming the paths.
     """
     horizon = time.time_ns() - _RACY
     try:
         with Sources(root) as sources:
-            found = _walk(sources, rules, known, keep_git, without)
+            found = _walk(sources, rules, known, keep_git, without, not_ignored)
     except OSError as error:
         raise _refusal([LeftOut(root, f"cannot be read: {error.strerror}")]) from error
     if found.refused:
@@ -112,14 +115,19 @@ def scan(
 
 
 def _walk(
-    sources: Sources, rules: IgnoreRules, known: Stats, keep_git: bool, without: str
+    sources: Sources,
+    rules: IgnoreRules,
+    known: Stats,
+    keep_git: bool,
+    without: str,
+    not_ignored: NotIgnored | None,
 ) -> _Found:
     """Everything that the rules keep; no content is read."""
     found = _Found()
-    pending = [("", ROOT)]
+    pending = [("", ROOT, not_ignored)]
     matching = not rules.empty
     while pending:  # a loop, since a tree can be deeper than Python's stack
-        folder, verdict = pending.pop()
+        folder, verdict, listed = pending.pop()
         prefix = folder + "/" if folder else ""
         remembered, kept = recall(known.get(folder)), {}
         try:
@@ -136,8 +144,13 @@ def _walk(
                     own = rules.verdict(path, verdict) if matching else ROOT
                     if own.excluded:
                         if directory and rules.may_keep_below(path):
-                            pending.append((path, own))
+                            pending.append((path, own, listed))
                         continue
+                    if listed and item.name != ".git":
+                        if directory and path in listed.folders:
+                            pending.append((path, own._replace(excluded=True), listed))
+                        if directory or path not in listed.files:
+                            continue
                     if problem := _name_problem(path):
                         found.refused.append(LeftOut(path, problem))
                         continue
@@ -145,7 +158,8 @@ def _walk(
                         _keep_parents(folder, found)
                     if directory:
                         found.files[path] = DIRECTORY
-                        pending.append((path, own))
+                        # Of what git would list, .git is no part.
+                        pending.append((path, own, None))
                     elif memory := _collect(item, path, descriptor, remembered, found):
                         kept[item.name] = memory
         except OSError as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from kontext_plugin import base, crane, ignore, manifest, published
+from kontext_plugin import base, crane, git, ignore, manifest, published
 from kontext_plugin.base import Base
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted
 from kontext_plugin.cache import Cache, open_cache
@@ -53,16 +53,31 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
     registry = crane.find(options.insecure, report.trace, options.timeout)
     with idle_threads() as threads, Workers() as workers, registry:
         asked = threads.submit(_ask, registry, threads, cache, options, timings)
+        labelled = threads.submit(_git_labels, root, options, report, timings)
+        not_ignored = None
+        if options.gitignore:
+            with timings.step("git ls-files"):
+                not_ignored = git.not_ignored(root, report.trace)
         with timings.step("read the stat cache"):
             known = {} if options.fresh else cache.stats(root)
         with timings.step("scan"):
             without = _below(cache.root, root)
-            found = scan(root, rules, known, workers, keep_git=options.keep_git, without=without)
+            found = scan(
+                root,
+                rules,
+                known,
+                workers,
+                keep_git=options.keep_git,
+                without=without,
+                not_ignored=not_ignored,
+            )
         for item in found.special:
             report.warn(f"{item.path!r} is {item.what} and was left out")
         report.say(scanned(found))
         with timings.step("wait for the registry"):
             below, previous = asked.result()
+        with timings.step("wait for git"):
+            git_labels = labelled.result()
         wanted = Wanted(
             base=below.image.digest,
             below=below.layers,
@@ -73,6 +88,7 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
             max_layers=options.max_layers,
             single_layer=options.single_layer,
             always_reuse=options.reuse == "always",
+            git_labels=git_labels,
         )
         job = Job(registry, cache, workers, timings, tag, root, below)
         with timings.step("plan"):
@@ -101,6 +117,13 @@ def _ask(
         return below, Fresh("--reuse never was given")
     with timings.step("ask the registry"):
         return below, published.previous(registry, threads, cache, tag)
+
+
+def _git_labels(root: str, options: Options, report: Report, timings: Timings) -> Mapping[str, str]:
+    if not options.git_labels:
+        return {}
+    with timings.step("git status"):
+        return git.labels(root, report.trace)
 
 
 def _confirmed(job: Job, plan: Plan, threads: ThreadPoolExecutor, report: Report) -> Plan:

@@ -28,6 +28,8 @@ class Options:
     labels: Mapping[str, str] = field(default_factory=dict)
     ignore_file: str = ""  # "": the first of IGNORE_FILES that the directory has
     keep_git: bool = False
+    gitignore: bool = False  # leave out what git ignores as well
+    git_labels: bool = True
     reuse: str = REUSE[0]
     max_layers: int = MAX_LAYERS
     single_layer: bool = False  # nothing but one layer, for consumers that read no more
@@ -87,6 +89,8 @@ def shared(parsed: Namespace, tags: Sequence[str], directory: str) -> Options:
         labels=dict(_label(text) for text in parsed.label or ()),
         ignore_file=parsed.ignore_file or "",
         keep_git=parsed.git,
+        gitignore=parsed.gitignore,
+        git_labels=not parsed.no_git_labels,
         max_layers=_layers(parsed.max_layers) if parsed.max_layers else MAX_LAYERS,
         single_layer=parsed.single_layer,
         insecure=parsed.insecure,

@@ -22,6 +22,8 @@ _IGNORE_FILE = Option(
     completes="file",
 )
 _GIT = Option("git", "Keep .git, which is left out by default")
+_GITIGNORE = Option("gitignore", "Leave out what git ignores, too")
+_NO_GIT_LABELS = Option("no-git-labels", "Do not label the image with git's commit and remote")
 _SINGLE_LAYER = Option("single-layer", "Make one layer of everything, for tools that read only one")
 _BASE = Option(
     "base", "Image to build on, instead of the one with the extractor alone", kind="string"
@@ -61,6 +63,7 @@ PUSH = Command(
         Option("dry-run", "Say what would be uploaded, and change nothing"),
         Option("fresh", "Reuse nothing of the image under the tag"),
         _GIT,
+        _GITIGNORE,
         _IGNORE_FILE,
         Option("iidfile", "Write the image's digest to this file", kind="string", completes="file"),
         _INSECURE,
@@ -72,6 +75,7 @@ PUSH = Command(
             kind="string",
             completes="file",
         ),
+        _NO_GIT_LABELS,
         _PLATFORM,
         Option(
             "reuse",
@@ -107,10 +111,12 @@ DIFF = Command(
         Option("exit-code", "Exit with 1 if paths differ, 0 if none does, 128 if that failed"),
         _FORMAT,
         _GIT,
+        _GITIGNORE,
         _IGNORE_FILE,
         _INSECURE,
         _LABEL,
         _MAX_LAYERS,
+        _NO_GIT_LABELS,
         _PLATFORM,
         _SINGLE_LAYER,
         _TIMEOUT,

@@ -24,6 +24,7 @@ from kontext_plugin.base_choice import (
 from kontext_plugin.image import Digest, Image, Layer
 from kontext_plugin.manifest import Ancestor, Lineage, Manifest
 from kontext_plugin.plan import make_plan
+from kontext_plugin.provenance import REVISION, SOURCE, UNKNOWN
 from kontext_plugin.tree import Tree, Undo
 
 BASE, EXTRACTOR, FIRST, TOP, OTHER = (Digest("sha256:" + letter * 64) for letter in "abcde")
@@ -68,6 +69,34 @@ def test_the_previous_image_is_built_on() -> None:
     assert (choice.image, choice.layers) == (OTHER, IMAGE.layers)
     assert not choice.changes
     assert choice.generation == 2
+
+
+GIT = {REVISION: "a" * 40, SOURCE: "git@host:path"}
+LABELLED = of(replace(LINEAGE, labels={"k": "v", **GIT}))
+
+
+def test_labels_of_gits_come_and_go() -> None:
+    gone = choose(LABELLED, WANTED, TREE)
+    assert isinstance(gone, Reuse) and gone.up_to_date
+    changed = make_plan(LABELLED, ALWAYS, described({"f": File(b"y")}))
+    assert isinstance(changed.choice, Reuse)
+    assert changed.lineage.labels == {"k": "v", REVISION: UNKNOWN, SOURCE: UNKNOWN}
+    afresh = make_plan(NOTHING, replace(WANTED, git_labels=GIT), TREE)
+    assert afresh.lineage.labels == {"k": "v", **GIT}
+
+
+def test_another_commit_of_the_same_sources_is_up_to_date() -> None:
+    other = replace(WANTED, git_labels=GIT | {REVISION: "b" * 40})
+    choice = choose(LABELLED, other, TREE)
+    assert isinstance(choice, Reuse) and choice.up_to_date
+
+
+def test_committing_what_was_pushed_is_worth_an_image() -> None:
+    dirty = of(replace(LINEAGE, labels={"k": "v", REVISION: "a" * 40 + "-dirty"}))
+    plan = make_plan(dirty, replace(WANTED, git_labels=GIT), TREE)
+    assert not plan.up_to_date
+    assert plan.lineage.labels == {"k": "v", **GIT}
+    assert plan.describe() == "the labels alone"
 
 
 REUSED: dict[str, Callable[[], Reuse | Fresh]] = {

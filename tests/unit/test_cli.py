@@ -116,6 +116,9 @@ PUSHES: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["-t", "r/r", "--git", "--fresh", "--dry-run", "--insecure"],
         {"keep_git": True, "fresh": True, "dry_run": True, "insecure": True},
     ),
+    "git": (["-t", "r/r"], {"gitignore": False, "git_labels": True}),
+    "git's rules": (["-t", "r/r", "--gitignore"], {"gitignore": True}),
+    "no labels of git's": (["-t", "r/r", "--no-git-labels"], {"git_labels": False}),
     "labels": (
         ["-t", "r/r", "--label", "a=1", "--label=b=x=y,z"],
         {"labels": {"a": "1", "b": "x=y,z"}},

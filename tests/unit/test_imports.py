@@ -28,11 +28,11 @@ LAYERS = [
     {"published", "upload", "output"},
     # The edges: each owns one outside thing.
     {"scan", "delta", "crane", "base", "schema", "report", "options", "interrupts", "daemon"},
-    {"cache", "ignore", "tar", "digests", "docker_config", "layout"},
+    {"cache", "ignore", "git", "tar", "digests", "docker_config", "layout"},
     {"crane_errors", "progress", "ending"},
     {"plan", "remembered", "workers"},
     {"base_choice", "division", "ignore_syntax", "sources"},
-    {"diff"},
+    {"diff", "provenance"},
     {"manifest"},
     {"listing"},
     {"image", "reference", "tree"},

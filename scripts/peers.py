@@ -113,17 +113,35 @@ def install_oras(folder: Path) -> None:
 def docker_daemon(folder: Path) -> Iterator[str]:
     """A daemon of our own for as long as the block lasts, or why there is none.
 
-    It touches no network and no other daemon's folders; `docker` finds it by DOCKER_HOST.
+    It touches neither networks nor folders of another daemon; `docker` finds it by DOCKER_HOST.
     """
-    missing = lacking("dockerd") or lacking("docker") or _no_root()
+    missing = lacking("dockerd") or lacking("docker") or lacking("ip") or _no_root()
     if missing:
         yield missing
         return
     folder.mkdir()
+    with _bridge() as bridge:
+        yield from _serve(folder, bridge)
+
+
+@contextlib.contextmanager
+def _bridge() -> Iterator[str]:
+    """A bridge that nobody else has. Without one dockerd deletes docker0, whoever uses it."""
+    name = f"kontext{os.getpid() % 10**7}"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    try:
+        # Of a range for documentation (RFC 5737), so that dockerd looks for none.
+        subprocess.run(["ip", "address", "add", "192.0.2.1/24", "dev", name], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "link", "delete", name], check=True)
+
+
+def _serve(folder: Path, bridge: str) -> Iterator[str]:
     address = f"unix://{folder}/socket"
     command = ["dockerd", "--host", address, "--data-root", f"{folder}/data"]
     command += ["--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
-    command += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+    command += ["--bridge", bridge, "--iptables=false", "--ip6tables=false"]
     log = folder / "log"
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as daemon:
         os.environ["DOCKER_HOST"] = address

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kontext_plugin.diff import Changes, changes, followed_by, layer_bytes, tree_bytes, undo
+from kontext_plugin.errors import brief
 from kontext_plugin.image import Digest, Image, Layer
 from kontext_plugin.manifest import Ancestor, Lineage, Manifest
 from kontext_plugin.provenance import KEYS, labels_upon, worth_publishing
@@ -194,7 +195,7 @@ def mismatch(previous: Previous, wanted: Wanted) -> str:
     if previous.settings not in (None, wanted.settings(lineage.labels)):
         return "the image's configuration was changed by another tool"
     if dropped := lineage.labels.keys() - wanted.labels.keys() - KEYS:
-        return f"the label {min(dropped)} is gone, and no layer can take a label away"
+        return f"the label {brief(min(dropped))} is gone, and no layer can take a label away"
     return ""
 
 

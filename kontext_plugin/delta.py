@@ -5,7 +5,6 @@ The bytes depend on the trees alone: entries are sorted; owners, times and modes
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import struct
@@ -18,7 +17,7 @@ from typing import IO, Protocol
 from kontext_plugin import tar
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Layer
-from kontext_plugin.manifest import MANIFEST, SOURCES, is_document
+from kontext_plugin.manifest import MANIFEST, MAX_VALUES, SOURCES, is_document
 from kontext_plugin.sources import Sources
 from kontext_plugin.tree import WHITEOUT, Entry, Tree, parents
 
@@ -29,6 +28,9 @@ _BLOCK = 1024 * 1024  # bytes of tar that are compressed at a time
 _COPY = 1024 * 1024
 # RFC 1952: deflate, no flags, no time, no hint, of an unknown system.
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+_GZIP = 16 + zlib.MAX_WBITS  # what zlib calls it
+_INPUT = 16 * 1024  # bytes of a packed stream that are read at a time
+_MOST_EMPTY = 1024 * 1024
 
 
 class Sink(Protocol):
@@ -119,15 +121,57 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 @dataclass
 class Budget:
-    """How many bytes of documents may be read in all, from whatever layers."""
+    """How much may be read of documents in all, from whatever layers."""
 
-    left: int
+    left: int  # bytes
+    values: int = MAX_VALUES
 
     def take(self, size: int) -> None:
         """Raises ValueError where that is too much."""
         self.left -= tar.BLOCKSIZE + size
         if size < 0 or self.left < 0:
-            raise ValueError("its manifest is too large to be read")
+            raise _too_large()
+
+    def weigh(self, document: bytes) -> None:
+        """Raises ValueError where it has more values than may be: three bytes can make one, and
+        Python takes a hundred for it. Commas and brackets in names are counted as well."""
+        self.values -= sum(map(document.count, (b",", b"[", b"{")))
+        if self.values < 0:
+            raise _too_large()
+
+
+def _too_large() -> ValueError:
+    return ValueError("its manifest is too large to be read")
+
+
+class _Unpacked:
+    """A gzip stream, unpacked as far as it is read. Raises zlib.error where it is damaged."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._inflate = zlib.decompressobj(_GZIP)
+        self._pending = b""
+        self._empty = 0  # bytes that were read, less those that came of them
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer at the end."""
+        made = bytearray()
+        while len(made) < size and (self._pending or self._more()):
+            piece = self._inflate.decompress(self._pending, size - len(made))
+            made += piece
+            self._empty -= len(piece)
+            self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
+            if self._inflate.eof:  # RFC 1952: another member may follow
+                self._inflate = zlib.decompressobj(_GZIP)
+        return bytes(made)
+
+    def _more(self) -> bytes:
+        # Members, blocks and names of a header may go on without end, and nothing come of them.
+        if self._empty > _MOST_EMPTY:
+            raise zlib.error("nothing comes of it")
+        self._pending = self._packed.read(_INPUT)
+        self._empty += len(self._pending)
+        return self._pending
 
 
 def documents(layer: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes]]:
@@ -137,17 +181,18 @@ def documents(layer: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes]]:
     unchecked: a blob's digest is known only at its end.
     """
     try:
-        with gzip.GzipFile(fileobj=layer) as stream:
-            # Plain headers, as write_layer makes them: extended ones could be of any size.
-            while header := _header(stream.read(tar.BLOCKSIZE)):
-                budget.take(header.size)
-                content = stream.read(header.size)
-                if len(content) != header.size:
-                    raise EOFError("it ends early")
-                stream.read(-header.size % tar.BLOCKSIZE)
-                yield header.name.lstrip("/"), content
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"its layer is damaged: {error}") from error
+        stream = _Unpacked(layer)
+        # Plain headers, as write_layer makes them: extended ones could be of any size.
+        while header := _header(stream.read(tar.BLOCKSIZE)):
+            budget.take(header.size)
+            content = stream.read(header.size)
+            if len(content) != header.size:
+                raise EOFError("it ends early")
+            budget.weigh(content)
+            stream.read(-header.size % tar.BLOCKSIZE)
+            yield header.name.lstrip("/"), content
+    except (tarfile.TarError, zlib.error, EOFError, OSError, UnicodeError) as error:
+        raise ValueError(f"its layer is damaged, or no gzip: {error}") from error
 
 
 def manifest_of(documents: Iterator[tuple[str, bytes]]) -> bytes:

@@ -25,3 +25,9 @@ class UsageError(KontextError):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint, exit_code=USAGE)
+
+
+def brief(value: object, limit: int = 120) -> str:
+    """The beginning of a text, on one line, for messages that repeat what came from outside."""
+    text = str(value).replace("\n", "\\n")
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -62,7 +62,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_index(document: Mapping[str, Any]) -> bool:
     """Whether a manifest document lists images of several platforms instead of layers."""
-    return document.get("mediaType") in _INDEX_TYPES or "manifests" in document
+    kind = document.get("mediaType")
+    return "manifests" in document or (isinstance(kind, str) and kind in _INDEX_TYPES)
 
 
 def from_document(digest: Digest, document: Mapping[str, Any]) -> Image:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
+from kontext_plugin.errors import brief
 from kontext_plugin.image import Digest
 from kontext_plugin.listing import (
     InvalidManifest,
@@ -24,7 +26,7 @@ from kontext_plugin.listing import (
     paths_of,
     tree_of,
 )
-from kontext_plugin.tree import DIRECTORY, Tree, Undo
+from kontext_plugin.tree import DIRECTORY, Tree, Undo, is_utf8
 
 SOURCES = "var/run/kontext"
 MANIFEST = "var/lib/kontext/manifest.json"
@@ -38,6 +40,9 @@ MAX_BYTES = 64 * 1024 * 1024
 
 MAX_READ = 2 * MAX_BYTES
 """With the parts that are out of date, and lie before the others."""
+
+MAX_VALUES = 4 * 1024 * 1024
+"""In all that is read: 400,000 files make some 1,200,000."""
 
 # An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
 # whiteout's name, or what is no Unicode.
@@ -268,13 +273,15 @@ def _check(tree: Tree) -> None:
         raise InvalidManifest("it lists a path both as a file and as a link")
     for parent in {path.rpartition("/")[0] for path in paths}:
         if parent and not tree.is_directory(parent):
-            raise InvalidManifest(f"{parent!r} has entries below it and is no directory")
+            raise InvalidManifest(f"{brief(repr(parent))} has entries below it and is no directory")
 
 
 def _check_lineage(lineage: Lineage) -> None:
     """Raises InvalidManifest for unsafe paths, and for ancestors that are none of this image."""
     _check_paths(lineage.replaced_directories)
     check_counts((lineage.generation, lineage.content))
+    if not is_utf8("".join(chain.from_iterable(lineage.labels.items()))):
+        raise InvalidManifest("it lists a label that is no UTF-8")
     below = 0
     for ancestor in lineage.ancestors:
         former, absent = ancestor.undo.former, ancestor.undo.absent
@@ -291,4 +298,4 @@ def _check_lineage(lineage: Lineage) -> None:
 def _check_paths(paths: Iterable[str]) -> None:
     for path in paths:
         if _UNSAFE.search(path):
-            raise InvalidManifest(f"it lists the path {path!r}")
+            raise InvalidManifest(f"it lists the path {brief(repr(path))}")

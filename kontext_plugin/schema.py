@@ -6,6 +6,8 @@ import functools
 import json
 from typing import Any
 
+from kontext_plugin.errors import brief
+
 IMAGE_MANIFEST = "image-manifest"
 IMAGE_CONFIG = "image-config"
 MANIFEST_PART = "manifest-part"
@@ -33,17 +35,17 @@ def load_manifest(content: bytes) -> dict[str, Any]:
     document = parse(content)
     version = document.get("version", 1)
     if type(version) is not int or version not in _MANIFEST_VERSIONS:
-        raise InvalidDocument(f"it is of the unknown version {_short(version)}")
+        raise InvalidDocument(f"it is of the unknown version {brief(version)}")
     check(document, _MANIFEST_VERSIONS[version])
     return document
 
 
 def parse(content: bytes) -> dict[str, Any]:
-    """A JSON object, its shape unchecked. Raises InvalidDocument."""
+    """A JSON object in UTF-8 (RFC 8259, 8.1), its shape unchecked. Raises InvalidDocument."""
     try:
-        document = json.loads(content)
+        document = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise InvalidDocument(f"it is not JSON: {_short(error)}") from error
+        raise InvalidDocument(f"it is not JSON: {brief(error)}") from error
     if not isinstance(document, dict):
         raise InvalidDocument("it is no JSON object")
     return document
@@ -58,7 +60,7 @@ def check(document: dict[str, Any], name: str) -> None:
         raise InvalidDocument("it is nested too deeply") from None
     if error is not None:
         place = "/".join(str(part) for part in error.absolute_path)
-        raise InvalidDocument(f"{_short(place) or 'it'}: {_short(error.message)}")
+        raise InvalidDocument(f"{brief(place) or 'it'}: {brief(error.message)}")
 
 
 @functools.cache
@@ -73,9 +75,12 @@ def _validator(name: str) -> Any:
     for column in _COLUMNS:
         for keyword in ("additionalProperties", "items", "uniqueItems"):
             rules.get("$defs", {}).get(column, {}).pop(keyword, None)
-    return jsonschema.Draft202012Validator(rules)
+    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        jsonschema.Draft202012Validator, type_checker=strict
+    )
+    return validator(rules)
 
 
-def _short(value: object, limit: int = 120) -> str:
-    text = str(value)
-    return text if len(text) <= limit else text[:limit] + "…"
+def _is_integer(_: object, value: object) -> bool:
+    return type(value) is int  # to JSON Schema, and to nobody else, 1.0 is one

@@ -184,7 +184,11 @@ WRONG_IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "config null": ({"config": None}, "config"),
     "media type list": ({"mediaType": []}, "mediaType"),
     "annotations list": ({"annotations": []}, "annotations"),
-    "annotation null": ({"annotations": {"a": None}}, "annotations/a"),
+    "annotation null": (
+        {"annotations": {"dev.kontext.manifest": None}},
+        "annotations/dev.kontext.manifest",
+    ),
+    "size of no integer": ({"layers": [{"digest": DIGEST, "size": 1.0}]}, "layers/0/size"),
 }
 
 

@@ -35,6 +35,9 @@ _PUSHED = re.compile(r"pushed blob: (sha256:[0-9a-f]{64})")
 _MAX_DOCUMENT = 8 * 1024 * 1024
 """Bytes; registries must take 4 MiB (distribution specification, "Pushing manifests")."""
 
+_MAX_MESSAGES = 256 * 1024
+"""Bytes: crane says a hundred a layer, and all that a registry answered where it refused."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -143,9 +146,12 @@ class Crane:
     def _run(self, *arguments: str) -> tuple[bytes, str]:
         """One crane, start to end: (stdout, stderr). Raises RegistryError where it fails."""
         with self._process(arguments) as process:
-            output, messages = process.communicate()
+            assert process.stdout is not None
+            drain, messages = _drained(process)
+            output = process.stdout.read()
+            drain.join()
             text = messages.decode("utf-8", "replace")
-            if process.returncode:
+            if process.wait():
                 raise self._failed(arguments, process.returncode, text)
         return output, text
 
@@ -163,13 +169,9 @@ class Crane:
     def _stream(self, *arguments: str, whole: bool = False) -> Iterator[IO[bytes]]:
         """crane's stdout. A reader that leaves early ends crane, which is no error unless it has
         to be read as a `whole`."""
-        messages = bytearray()
         with self._process(arguments) as process:
             assert process.stdout is not None
-            assert process.stderr is not None
-            # Read to the side: crane must never wait for a full pipe.
-            drain = threading.Thread(target=_drain, args=(process.stderr, messages), daemon=True)
-            drain.start()
+            drain, messages = _drained(process)
 
             def failed() -> RegistryError:
                 drain.join()
@@ -274,10 +276,19 @@ def find(
     return Crane(program, insecure=insecure, trace=trace, timeout=timeout)
 
 
-def _drain(pipe: IO[bytes], into: bytearray) -> None:
-    with contextlib.suppress(ValueError):  # closed by _process
-        for chunk in iter(lambda: pipe.read(65536), b""):
-            into += chunk
+def _drained(process: subprocess.Popen[bytes]) -> tuple[threading.Thread, bytearray]:
+    """Reads crane's stderr to the side: it must never wait for a full pipe."""
+    pipe, messages = process.stderr, bytearray()
+    assert pipe is not None
+
+    def read() -> None:
+        with contextlib.suppress(ValueError):  # closed by _process
+            for chunk in iter(lambda: pipe.read(65536), b""):
+                messages.extend(chunk[: _MAX_MESSAGES - len(messages)])
+
+    drain = threading.Thread(target=read, daemon=True)
+    drain.start()
+    return drain, messages
 
 
 def _csv(values: Sequence[str]) -> str:

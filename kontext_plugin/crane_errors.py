@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kontext_plugin.errors import KontextError
+from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.reference import registry_of, repository_of
 
 
@@ -145,7 +145,10 @@ _CASES = (
     ),
 )
 
-_URL = re.compile(r"https?://([^/\s\"@]+)/v2/")
+_URL = re.compile(r"https?://([^/\s\"@]{1,255})/v2/")
+
+_MOST = 4096
+"""Characters of a reason that are looked at: what follows is a registry's, a web page perhaps."""
 
 
 def explain(
@@ -165,11 +168,11 @@ def explain(
         if case.verbs and arguments[0] not in case.verbs:
             continue
         if found := re.search(case.pattern, said):
-            facts.update(found.groupdict())
+            facts.update((name, brief(text)) for name, text in found.groupdict().items())
             return case.kind(case.message.format(**facts), hint=case.hint.format(**facts))
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
     return RegistryError(
-        f"crane {arguments[0]} failed for {name}: {last[:500]}",
+        f"crane {arguments[0]} failed for {name}: {brief(last, 500)}",
         hint="See the whole of it with 'docker -D kontext …'.",
     )
 
@@ -185,7 +188,8 @@ def no_answer(arguments: Sequence[str], seconds: float) -> RegistryError:
 
 def _reason(messages: str, arguments: Sequence[str]) -> str:
     """What crane says at last, without the names in it: whoever chose them decides nothing."""
-    reason = messages[max(messages.rfind("\nError: "), 0) :]
+    begin = max(messages.rfind("\nError: "), 0)
+    reason = messages[begin : begin + _MOST]
     for name in arguments[1:]:
         if "/" in name:  # a tag alone may be "4", and stands in URLs only
             reason = reason.replace(name, "")

@@ -68,18 +68,43 @@ def show(text: str) -> None:
         print(printable(redact(text)), file=sys.stderr, flush=True)
 
 
-# What may be a secret: userinfo and queries of URLs and names, authorization headers, what a
-# credential helper printed.
+# What may be a secret: userinfo and queries of URLs and names, authorization headers, docker's
+# and OAuth's JSON (also within JSON), what a credential helper printed. Each pattern begins with
+# something rare, and a word is looked at once: whatever the text, the time grows as its length.
 _SECRETS = re.compile(
-    r"(?<=://)[^\s/'\"]+@|[^\s/@:'\"]*:[^\s/'\"]+@(?!sha256:)"
-    r"|(?<=[?&])[^=&\s]*=[^&\s\"]+"
-    r"|(?i:\b(?:basic|bearer) [^\s\"]+)"
-    r"|(?<=out: `)[^`]*"
+    r"(?P<key>(?i:\bauthorization[\\\"']{0,4}[:=] ?[\[\\\"']{0,4}))"
+    r"(?:[\w-]{1,20} )?[^\s\"'\]\\]+"
+    r"|(?i:\b(?:basic|bearer) [^\s\"']+)"
+    r"|(?P<name>(?i:\"(?:auth|password|secret|(?:identity|registry|access_|refresh_|id_)?token)"
+    r"\\{0,4}\" ?: ?\\{0,4}\"))[^\"\\]+"
+    r"|(?P<helper>out: `)[^`]*"
 )
+_WORD = re.compile(r"[^\s\"'`]+")
+_QUERY = re.compile("[?&]")
 
 
 def redact(text: str) -> str:
-    return _SECRETS.sub("…", text)
+    """`text` without what may be a secret."""
+    text = _SECRETS.sub(
+        lambda found: (found[found.lastgroup] if found.lastgroup else "") + "…", text
+    )
+    return _WORD.sub(lambda found: _redacted_word(found[0]), text)
+
+
+def _redacted_word(word: str) -> str:
+    """Of what may be a URL or an image's name."""
+    if query := _QUERY.search(word):
+        pairs = word[query.end() :].split("&")
+        word = word[: query.end()] + "&".join("…" if "=" in pair else pair for pair in pairs)
+    if "@" not in word:
+        return word
+    pieces = word.split("/")
+    for index, piece in enumerate(pieces):
+        name, digest, rest = piece.partition("@sha256:")
+        user, at, host = name.rpartition("@")
+        if at and (":" in user or (index >= 2 and not pieces[index - 1])):
+            pieces[index] = f"…{host}{digest}{rest}"
+    return "/".join(pieces)
 
 
 def printable(text: str) -> str:

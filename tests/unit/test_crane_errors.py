@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import pytest
@@ -282,6 +283,17 @@ SECRETS = {
     "basic": ("Authorization: Basic dXNlcjpS3CRET== sent", "sent"),
     "bearer": ("authorization: bearer eyJ.S3CRET.x-y_z sent", "sent"),
     "upper case": ("BEARER S3CRET sent", "sent"),
+    "other scheme": ("Authorization: Token S3CRET sent", "sent"),
+    "header in Go": ("map[Accept:[a] Authorization:[Basic S3CRET==] Host:[b]]", "Host:[b]]"),
+    "header in JSON": ('{"Authorization": ["Negotiate S3CRET"], "Host": "b"}', '"Host": "b"}'),
+    "header in a string": (r'"{\"Authorization\":\"S3CRET\",\"a\":1}"', r"\"a\":1}"),
+    "docker's auth": ('{"auths":{"h":{"auth": "S3CRET=="}}}', '{"auths":{"h":{"auth": "'),
+    "identity token": ('{"identitytoken":"S3CRET","h":1}', '"h":1}'),
+    "token answer": ('{"token": "S3.S3", "access_token":"S3.S3", "x": 1}', '"x": 1}'),
+    "cut off": ('{"auth":"S3CR', '{"auth":"'),
+    "helper's answer": ('{"Username":"a","Secret":"S3CRET"}', '"Username":"a"'),
+    "name": ("pull S3:S3@host.io:5000/r:t@sha256:00", "host.io:5000/r:t@sha256:00"),
+    "query behind a path": ("/blob?a=1?b=S3&c=S3&AWSAccessKeyId=S3 gone", " gone"),
     "two": ("https://a:S3CRET@x/ and https://b:S3CRET@y/", " and "),
 }
 
@@ -291,6 +303,47 @@ def test_no_secret_stays(text: str, stays: str) -> None:
     assert "S3" not in redact(text)
     assert stays in redact(text)
     assert "S3" not in redact(explain(f"Error: {text}", ARGUMENTS, {}).message)
+
+
+PLAIN = [
+    "host.io:5000/r/r:t@sha256:00", "a@b.c", "'src/a b@c'", "10:20", "what?", "https://host.io/v2/x",
+    "https://[::1]:5000/v2/", "Basically fine", "no authorization for it", '"tokens": "many"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redact(f"x {text} y") == f"x {text} y"
+
+
+@given(
+    st.text(st.sampled_from("aA:/@?&=\"'`\\{}[] \n.0…"), max_size=30),
+    st.sampled_from(sorted(SECRETS)),
+)
+def test_no_secret_stays_whatever_is_around(around: str, kind: str) -> None:
+    text = SECRETS[kind][0]
+    assert "S3" not in redact(f"{around} {text} {around}")
+
+
+HOSTILE = [
+    "a", "?", ":", "a:", "://", "&a", "?a", "a@", "basic ", '"auth', "authorization", "out: `", "@",
+    "x509: ", "parsing config file (", 'exec: "docker-credential-', "https://", "\nError: ",
+    "server gave HTTP response to HTTPS client;", "status code 5", "\x1b[2J", "\u202e", "\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=repr)
+def test_a_long_text_takes_no_time_and_is_not_repeated(text: str) -> None:
+    """A registry chooses it. Ten times as much must take about ten times as long, no hundred."""
+
+    def seconds(length: int) -> float:
+        began = time.process_time()
+        error = explain("Error: " + text * (length // len(text)), ARGUMENTS, {})
+        redact(text * (length // len(text)))
+        assert len(error.message) < 800
+        return time.process_time() - began
+
+    assert seconds(200_000) < 40 * max(seconds(20_000), 0.005)
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=60))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext_plugin.report import Report, number, printable, show, size
+from kontext_plugin.report import Report, number, printable, redact, show, size
 
 PRINTABLE = {
     "plain": ("a b\nc", "a b\nc"),
@@ -31,9 +33,18 @@ def test_printable(text: str, shown: str) -> None:
 
 @given(st.text(st.characters()))
 def test_nothing_but_line_ends_and_what_prints_comes_through(text: str) -> None:
-    shown = printable(text)
+    shown = printable(redact(text))
     assert all(character == "\n" or character.isprintable() for character in shown)
     shown.encode()
+
+
+@pytest.mark.parametrize("category", ["Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"])
+def test_no_character_of_a_dangerous_category_comes_through(category: str) -> None:
+    """Controls, formats (which turn text round or hide in it), unknown ones, line separators."""
+    characters = [chr(code) for code in range(0x110000) if chr(code) != "\n"]
+    some = [character for character in characters if unicodedata.category(character) == category]
+    assert some
+    assert not set(some) & set(printable("".join(some)))
 
 
 def test_everything_goes_to_stderr_escaped(capsys: pytest.CaptureFixture[str]) -> None:

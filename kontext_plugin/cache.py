@@ -1,7 +1,8 @@
 """What this machine remembers between pushes, and the place for temporary layers.
 
 Everything here may be lost, damaged or stale: each file starts with the SHA-256 of the rest, and
-what does not check out is treated as absent. Only the user may read it (0700, 0600).
+what does not check out, or belongs to another user, is treated as absent. Only the user may read it
+(0700, 0600).
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Cache:
         if path is None:
             return nothing
         try:
-            content = read_file(path, _LARGEST)
+            content = read_file(path, _LARGEST, own=True)
             rest = memoryview(content)[_CHECKSUM:]  # no copies: there may be tens of megabytes
             if hashlib.sha256(rest).hexdigest().encode() != content[:_CHECKSUM]:
                 return nothing

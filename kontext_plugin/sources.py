@@ -95,16 +95,19 @@ class Sources:
         return os.open(name, _FILE, dir_fd=self.folder(folder))
 
 
-def read_file(path: str, limit: int) -> bytes:
+def read_file(path: str, limit: int, *, own: bool = False) -> bytes:
     """A whole regular file, of at most `limit` bytes. Raises OSError, and ValueError for others.
 
-    Neither a FIFO nor an endless device, whatever leads to it, can hold or fill this process.
+    Neither a FIFO nor an endless device, whatever leads to it, can hold or fill this process. If it
+    is to be our `own`, a file that belongs to another user is refused.
     """
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(file, "rb") as opened:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
+        if own and status.st_uid != os.geteuid():
+            raise ValueError("it belongs to another user")
         # Python makes room for all that it is asked to read.
         content = opened.read(min(limit, status.st_size) + 1)
         while len(content) <= limit and (more := opened.read(_MORE)):

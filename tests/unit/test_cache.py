@@ -395,6 +395,48 @@ def test_a_file_of_another_kind_is_as_good_as_none(cache: Cache, kind: str) -> N
     assert cache.stats("/d") == {}
 
 
+@pytest.mark.parametrize("kind", ["fifo", "link", "link to nothing", "readable by all"])
+def test_what_lies_in_a_files_place_is_replaced(cache: Cache, tmp_path: Path, kind: str) -> None:
+    """And nothing that it leads to is written."""
+    cache.save_stats("/d", {"f": b"1"})
+    (path,) = files(cache)
+    precious = tmp_path / "precious"
+    if kind == "readable by all":
+        path.chmod(0o644)
+        assert cache.stats("/d") == {"f": b"1"}
+    else:
+        path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        precious.write_text("precious")
+        path.symlink_to(precious)
+    elif kind == "link to nothing":
+        path.symlink_to(precious)
+    cache.save_stats("/d", {"f": b"2"})
+    assert cache.stats("/d") == {"f": b"2"}
+    status = path.lstat()
+    assert stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o600
+    assert precious.exists() == (kind == "link")
+    assert kind != "link" or precious.read_text() == "precious"
+
+
+def test_a_file_of_another_user_is_as_good_as_none(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder is shared, somebody could tell us that nothing has changed, and what of."""
+    cache.save_stats("/d", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    if os.geteuid() == 0:
+        for path in files(cache):
+            os.chown(path, 65534, -1)
+    else:
+        other = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
+    assert cache.stats("/d") == {}
+    assert cache.published("r/r:t", A) is None
+
+
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("KONTEXT_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -280,7 +279,7 @@ def _check_lineage(lineage: Lineage) -> None:
     """Raises InvalidManifest for unsafe paths, and for ancestors that are none of this image."""
     _check_paths(lineage.replaced_directories)
     check_counts((lineage.generation, lineage.content))
-    if not is_utf8("".join(chain.from_iterable(lineage.labels.items()))):
+    if not is_utf8("".join((*lineage.labels, *lineage.labels.values()))):
         raise InvalidManifest("it lists a label that is no UTF-8")
     below = 0
     for ancestor in lineage.ancestors:

@@ -1,8 +1,8 @@
 """Whatever a registry holds, reading it ends in an image for which all holds, or in one error.
 
 Starts from a good image and does harm to it: to the JSON at any place, to bytes of a document, of
-an archive, of a gzip stream. Digests are mended afterwards, mostly, so that the harm is not found at
-the door. KONTEXT_TEST_EXAMPLES (4) makes it a hunt, with 100 examples for each.
+an archive, of a gzip stream. Digests are mended afterwards, mostly, so that the harm is not found
+at the door. KONTEXT_TEST_EXAMPLES (4) makes it a hunt, with 100 examples for each.
 """
 
 from __future__ import annotations
@@ -292,7 +292,8 @@ NASTY: list[Any] = [
     None, True, False, 0, -1, 1.0, 1.5, 2**63, 2**63 - 1, 10**400, float("nan"), float("inf"),
     "", ".", "..", "../x", "/x", "a/../b", "a//b", "d", "d/0", "gone", "\0", "\ud800", "\x1b[2J",
     ".wh.x", "d/.wh..wh..opq", "n" * 5000, "sha256:" + "a" * 64, "a" * 64, "A" * 64,
-    "linux/amd64\n", [], {}, [[]], [{}], {"": ""}, [None], ["a", "a"], {"a": None}, {"a": {"b": []}}, [0] * 1001,
+    "linux/amd64\n", [], {}, [[]], [{}], {"": ""}, [None], ["a", "a"], {"a": None}, [0] * 1001,
+    {"a": {"b": []}},
 ]  # fmt: skip
 NASTY_TOKENS = [
     b"", b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b'"', b"\\", b"\\u0000", b"\\ud800",

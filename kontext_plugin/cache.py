@@ -8,7 +8,6 @@ what does not check out, or belongs to another user, is treated as absent. Only 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise, starmap
 from typing import Any
 
-from kontext_plugin import remembered
+from kontext_plugin import remembered, scratch
 from kontext_plugin.base_choice import Previous
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image
@@ -37,12 +36,14 @@ Memories = dict[str, Memory]
 Stats = Mapping[str, bytes]
 """Each directory's path to the `record` of its files: so packed, 100,000 take little to load."""
 
-_PREFIX = "kontext-scratch-"
-_SCRATCH = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # what tempfile.mkdtemp makes of it
-
 _LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
 
 _CHECKSUM = 64  # bytes: hexadecimal digits of a SHA-256
+
+_KINDS = ("stats", "published", "pushed")
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+_NOTHING: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
 
 _STATS_VERSION = "kontext stats 2"
 _PUSHED_VERSION = "kontext pushed 1"
@@ -65,6 +66,16 @@ def recall(packed: bytes | None) -> Memories:
         return dict(zip(names.decode().split("\0"), _MEMORY.iter_unpack(memories), strict=True))
     except (ValueError, struct.error):
         return {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the cache, or a directory with temporary layers."""
+
+    kind: str
+    size: int  # bytes
+    saved: float  # seconds since 1970
+    key: str = ""  # a directory's path, a tag; "" where that is not known
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,50 @@ class Cache:
         if after != before:
             self._write("pushed", "", {"version": _PUSHED_VERSION, "pushed": after}, ())
 
+    def entries(self) -> list[Entry]:
+        """What is here, also what running pushes hold. Raises KontextError."""
+        found = []
+        with self._told():
+            for kind, path in self._files():
+                with contextlib.suppress(FileNotFoundError):
+                    status, (record, _) = os.lstat(path), _load(path)
+                    key = str(record.get("key", ""))
+                    found.append(Entry(kind, status.st_size, status.st_mtime, key))
+            for folder in scratch.found(self.root) if self.root else ():
+                with contextlib.suppress(FileNotFoundError):
+                    saved = os.lstat(folder).st_mtime
+                    found.append(Entry("scratch", scratch.size(folder), saved))
+        return found
+
+    def prune(self) -> int:
+        """Removes all but what running pushes hold; returns its bytes. Raises KontextError."""
+        freed = 0
+        with self._told():
+            for _, path in self._files():
+                with contextlib.suppress(FileNotFoundError):
+                    size = os.lstat(path).st_size
+                    os.unlink(path)
+                    freed += size
+            return freed + (scratch.sweep(self.root) if self.root else 0)
+
+    def _files(self) -> Iterator[tuple[str, str]]:
+        """Each file of ours by its kind and path, and nothing that somebody else has put here."""
+        for kind in _KINDS if self.root else ():
+            folder = os.path.join(self.root or "", kind)
+            if os.path.islink(folder) or not os.path.isdir(folder):
+                continue
+            with os.scandir(folder) as found:
+                for entry in found:
+                    if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                        yield kind, entry.path
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise KontextError(f"the cache {self.root} cannot be used: {error.strerror}") from error
+
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
         """A private directory that is gone afterwards; what a killed push left goes as well."""
@@ -129,8 +184,8 @@ class Cache:
         try:
             if self.root:
                 os.makedirs(parent, mode=0o700, exist_ok=True)
-                _sweep(parent)
-            folder, lock = _locked_folder(parent)
+                scratch.sweep(parent)
+            folder, lock = scratch.make(parent)
         except OSError as error:
             raise KontextError(
                 f"no temporary directory in {parent}: {error.strerror}",
@@ -150,20 +205,8 @@ class Cache:
 
     def _read(self, kind: str, key: str) -> tuple[dict[str, Any], memoryview]:
         """A record and what follows it, or nothing: absent, unreadable and damaged are one."""
-        nothing: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
         path = self._path(kind, key)
-        if path is None:
-            return nothing
-        try:
-            content = read_file(path, _LARGEST, own=True)
-            rest = memoryview(content)[_CHECKSUM:]  # no copies: there may be tens of megabytes
-            if hashlib.sha256(rest).hexdigest().encode() != content[:_CHECKSUM]:
-                return nothing
-            end = content.index(b"\n", _CHECKSUM)
-            record = json.loads(content[_CHECKSUM:end])
-        except (OSError, ValueError, RecursionError):
-            return nothing
-        return (record, memoryview(content)[end + 1 :]) if isinstance(record, dict) else nothing
+        return _load(path) if path else _NOTHING
 
     def _write(
         self, kind: str, key: str, record: Mapping[str, Any], content: Iterable[bytes]
@@ -178,12 +221,26 @@ class Cache:
             digest = hashlib.sha256()
             with open(temporary, "wb", opener=_private) as file:
                 file.write(bytes(_CHECKSUM))
-                for piece in chain([json.dumps(record).encode(), b"\n"], content):
+                head = json.dumps({"key": key, **record})  # the name tells nobody
+                for piece in chain([head.encode(), b"\n"], content):
                     digest.update(piece)
                     file.write(piece)
                 file.seek(0)
                 file.write(digest.hexdigest().encode())
             os.replace(temporary, path)
+
+
+def _load(path: str) -> tuple[dict[str, Any], memoryview]:
+    try:
+        content = read_file(path, _LARGEST, own=True)
+        rest = memoryview(content)[_CHECKSUM:]  # no copies: there may be tens of megabytes
+        if hashlib.sha256(rest).hexdigest().encode() != content[:_CHECKSUM]:
+            return _NOTHING
+        end = content.index(b"\n", _CHECKSUM)
+        record = json.loads(content[_CHECKSUM:end])
+    except (OSError, ValueError, RecursionError):
+        return _NOTHING
+    return (record, memoryview(content)[end + 1 :]) if isinstance(record, dict) else _NOTHING
 
 
 def open_cache(*, read_only: bool = False) -> Cache:
@@ -204,36 +261,6 @@ def open_cache(*, read_only: bool = False) -> Cache:
     except OSError:
         return Cache(None)
     return Cache(root if os.access(root, os.W_OK | os.X_OK) else None)
-
-
-def _locked_folder(parent: str) -> tuple[str, int]:
-    """A new folder and the descriptor that holds its lock for as long as it is open."""
-    while True:
-        folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-        try:
-            lock = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # another push swept it before it was locked
-            continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.isdir(folder):
-            return folder, lock
-        os.close(lock)
-
-
-def _sweep(parent: str) -> None:
-    """Removes the scratch directories that no living process holds, and nothing else."""
-    for name in os.listdir(parent):
-        if not _SCRATCH.fullmatch(name):
-            continue
-        folder = os.path.join(parent, name)
-        with contextlib.suppress(OSError):
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_uid == os.geteuid():
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
 
 
 def _private(path: str, flags: int) -> int:

@@ -174,7 +174,7 @@ VERIFY = Command(
 RUN = Command(
     name="run",
     summary="Run an image: copy its sources into a workspace",
-    usage="[OPTIONS] REF [-- ARGS]",
+    usage="[OPTIONS] REF [-- ARGS...]",
     description=(
         "Pull an image into the Docker daemon and run its extractor on a directory of this\n"
         "machine. ARGS are the extractor's: --mirror, --verify, --quiet. Its exit code is ours."
@@ -188,6 +188,9 @@ RUN = Command(
             completes="directory",
         ),
         Option("user", "Run as UID[:GID] (default whoever runs docker)", "u", kind="string"),
+        Option("quiet", "Say nothing of the pull", "q"),
+        _INSECURE,
+        _TIMEOUT,
     ),
     arguments=(_REFERENCE, Argument("ARGS", optional=True, many=True)),
 )
@@ -195,9 +198,11 @@ RUN = Command(
 LOAD = Command(
     name="load",
     summary="Put an image into the Docker daemon",
-    usage="REF",
-    description="Pull an image into the Docker daemon, under its name.",
-    options=(Option("quiet", "Print the image's ID only", "q"),),
+    usage="[OPTIONS] REF",
+    description=(
+        "Pull an image into the Docker daemon, under its name. Prints REPOSITORY@DIGEST on stdout."
+    ),
+    options=(Option("quiet", "Print the digest and errors only", "q"), _INSECURE, _TIMEOUT),
     arguments=(_REFERENCE,),
 )
 
@@ -216,10 +221,11 @@ PURGE = Command(
 DOCTOR = Command(
     name="doctor",
     summary="Check what Kontext needs, and say what to do",
-    usage="[OPTIONS] [REGISTRY]",
+    usage="[OPTIONS] [REGISTRY | REF]",
     description=(
-        "Check crane, docker, the daemon, the plugin's link and the cache; and, for a registry,\n"
-        "which source of credentials answers for it, and whether it lets us in."
+        "Check crane, docker, the daemon, the plugin's link and the cache; and, for a registry or\n"
+        "an image, which source of credentials answers for it, and whether it lets us in.\n"
+        "Exits with 1 if something that a push needs is broken."
     ),
     options=(_FORMAT, _INSECURE, _TIMEOUT),
     arguments=(Argument("REGISTRY", "registry", optional=True),),
@@ -235,7 +241,7 @@ INSTALL = Command(
 CACHE = Command(
     name="cache",
     summary="Show or empty the cache",
-    usage="ls | prune",
+    usage="[OPTIONS] ls | prune",
     description=(
         "Show what the cache holds ('cache ls'), or empty it ('cache prune').\n"
         "It is never needed: an emptied one makes the next push read all files again."
@@ -246,4 +252,4 @@ CACHE = Command(
 
 VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
 
-COMMANDS = {command.name: command for command in (DIFF, INSPECT, LS, PUSH, VERSION)}
+COMMANDS = {command.name: command for command in (CACHE, DIFF, INSPECT, LS, PUSH, VERSION)}

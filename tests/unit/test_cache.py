@@ -444,3 +444,95 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.chdir(tmp_path)
     assert open_cache() == Cache(None)
     assert os.listdir(tmp_path) == []
+
+
+# What is shown and pruned
+
+
+def test_entries_tell_what_they_are_of(cache: Cache) -> None:
+    cache.save_stats("/a\udcff\n", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    with cache.scratch() as folder:
+        Path(folder, "layer").write_bytes(b"x" * 1000)
+        found = {entry.kind: entry for entry in cache.entries()}
+    assert found["stats"].key == "/a\udcff\n"
+    assert found["published"].key == "r/r:t"
+    assert (found["scratch"].size, found["scratch"].key) == (1000, "")
+    on_disk = {path.parent.name: path.stat() for path in files(cache)}
+    for kind, status in on_disk.items():
+        assert (found[kind].size, found[kind].saved) == (status.st_size, status.st_mtime)
+
+
+def test_an_entry_without_a_key_is_one_nevertheless(cache: Cache) -> None:
+    """As earlier versions wrote it, or damaged."""
+    cache.save_stats("/one", STATS)
+    (file,) = files(cache)
+    file.write_bytes(b"damaged")
+    (entry,) = cache.entries()
+    assert (entry.kind, entry.size, entry.key) == ("stats", 7, "")
+
+
+def test_pruning_leaves_what_is_not_ours(cache: Cache, tmp_path: Path) -> None:
+    cache.save_stats("/one", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    size = sum(path.stat().st_size for path in files(cache))
+    root, name = tmp_path / "cache", "a" * 64
+    theirs = [
+        root / "mine",
+        root / "stats" / "mine",
+        root / "other" / name,
+        root / "stats" / ("b" * 65),
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (root / "stats" / name).mkdir()
+    (tmp_path / "precious").touch()
+    (root / "published" / name).symlink_to(tmp_path / "precious")
+    assert cache.prune() == size
+    assert cache.stats("/one") == {}
+    assert cache.published("r/r:t", A) is None
+    assert all(path.exists() for path in (*theirs, root / "stats" / name, tmp_path / "precious"))
+    assert (root / "published" / name).is_symlink()
+    assert cache.prune() == 0
+
+
+def test_pruning_follows_no_link(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    precious = tmp_path / "elsewhere" / ("a" * 64)
+    precious.touch()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/stats").symlink_to(tmp_path / "elsewhere")
+    assert (cache.entries(), cache.prune()) == ([], 0)
+    assert precious.exists()
+
+
+def test_pruning_beside_a_push(cache: Cache) -> None:
+    """What it holds stays, and what it saves afterwards is there."""
+    with cache.scratch() as folder:
+        layer = Path(folder, "layer")
+        layer.write_bytes(b"x" * 1000)
+        cache.save_stats("/one", STATS)
+        assert cache.prune() < 1000
+        assert layer.exists()
+        cache.save_stats("/one", STATS)
+        assert cache.stats("/one") == STATS
+
+
+def test_pruning_what_a_killed_push_left(cache: Cache, tmp_path: Path) -> None:
+    left = tmp_path / "cache/kontext-scratch-aaaaaaaa"
+    left.mkdir(parents=True)
+    (left / "layer").write_bytes(b"x" * 1000)
+    assert cache.prune() == 1000
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("root", [None, "/no/where"])
+def test_no_cache_holds_nothing(root: str | None) -> None:
+    assert (Cache(root).entries(), Cache(root).prune()) == ([], 0)
+
+
+def test_a_cache_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(KontextError, match="cannot be used: Not a directory"):
+        Cache(str(tmp_path / "file")).entries()

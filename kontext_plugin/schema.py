@@ -12,6 +12,8 @@ IMAGE_MANIFEST = "image-manifest"
 IMAGE_CONFIG = "image-config"
 MANIFEST_PART = "manifest-part"
 MANIFEST_UNDO = "manifest-undo"
+DOCKER_CONFIG = "docker-config"
+DOCKER_CONTEXT = "docker-context"
 _MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2"}
 
 _COLUMNS = ("files", "links", "paths", "sizes")

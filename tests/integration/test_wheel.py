@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, install_plugin
+from conftest import Docker, Registry
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,11 @@ def test_it_pushes_from_an_empty_environment(
     subprocess.run(pip, check=True)
     (package,) = environment.glob("lib/python*/site-packages/kontext_plugin")
     other = Docker(tmp_path / "other config")
-    install_plugin(other.config, package / "docker-kontext")
+    install = [environment / "bin" / "python", "-m", "kontext_plugin", "install"]
+    settings = os.environ | {"DOCKER_CONFIG": str(other.config)}
+    subprocess.run(install, cwd=tmp_path, env=settings, check=True)
+    link = other.config / "cli-plugins" / "docker-kontext"
+    assert os.readlink(link) == str(package / "docker-kontext")
     other.log_in(registry.host)
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_text("content\n")

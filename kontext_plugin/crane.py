@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from kontext_plugin.image import Digest, parse_digest
 TIMEOUT = 60.0
 """Seconds without progress: what proxies commonly wait for a server."""
 
-_QUESTIONS = frozenset({"manifest", "config", "digest", "tag"})
+_QUESTIONS = frozenset({"manifest", "config", "digest", "tag", "version"})
 """Short however slow the line is: limited as a whole where progress cannot be seen."""
 
 _PUSHED = re.compile(r"pushed blob: (sha256:[0-9a-f]{64})")
@@ -43,6 +44,16 @@ _MAX_MESSAGES = 256 * 1024
 class Published:
     digest: Digest
     uploaded: frozenset[Digest]  # the blobs that were not in the registry before
+
+
+IDENTITY_TOKEN = "<token>"
+"""In a user's place, as credential helpers have it."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    user: str  # or IDENTITY_TOKEN, where the secret is one
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,30 @@ class Crane:
     def copy(self, image: str, name: str) -> None:
         """Puts an image under a name in another repository or registry."""
         self._run("copy", image, name)
+
+    def version(self) -> str:
+        """crane's own. Raises KontextError where it cannot be run."""
+        return self._run("version")[0].decode("utf-8", "replace").strip()
+
+    def credentials(self, registry: str) -> Credentials | None:
+        """What docker's configuration and helpers have for a registry: the one place where Kontext
+        sees a secret. Raises RegistryError."""
+        arguments = ("auth", "get", registry)
+        with self._process(arguments) as process:
+            output, messages = process.communicate()
+            if process.returncode and output.startswith(b"credentials not found"):
+                return None
+            if process.returncode:
+                text = messages.decode("utf-8", "replace")
+                raise self._failed(arguments, process.returncode, text)
+        found = json.loads(output)
+        return Credentials(found.get("Username", ""), found.get("Secret", ""))
+
+    def show_catalog(self, registry: str) -> None:
+        """Asks a registry for the names of its repositories. Raises RegistryError."""
+        with contextlib.suppress(EOFError), self._stream("catalog", registry) as stream:
+            if not stream.read(1):  # there may be thousands of pages, and the first one will do
+                raise EOFError  # _stream knows whether there are none, or crane has failed
 
     def _publish(self, name: str, *arguments: str) -> Published:
         output, messages = self._run(*arguments)

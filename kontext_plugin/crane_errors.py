@@ -145,6 +145,9 @@ _CASES = (
     ),
 )
 
+_OF_REGISTRIES = ("auth", "catalog")
+"""crane's verbs that take a registry and no image."""
+
 _URL = re.compile(r"https?://([^/\s\"@]{1,255})/v2/")
 
 _MOST = 4096
@@ -160,7 +163,7 @@ def explain(
         "name": name,
         "repository": repository_of(name),
         # Two registries may take part; the URL tells which one answered.
-        "registry": host[1] if (host := _URL.search(messages)) else registry_of(name),
+        "registry": host[1] if (host := _URL.search(messages)) else _registry(arguments),
         "config": os.path.join(environment.get("DOCKER_CONFIG") or "~/.docker", "config.json"),
     }
     said = _reason(messages, arguments)
@@ -179,7 +182,7 @@ def explain(
 
 def no_answer(arguments: Sequence[str], seconds: float) -> RegistryError:
     """The error that crane would never tell of; `arguments` as in explain()."""
-    registry = registry_of(_image_name(arguments))
+    registry = _registry(arguments)
     return RegistryError(
         f"{registry} has not answered for {seconds:g} s",
         hint="Check the network and any proxy between, or give it more time with --timeout.",
@@ -194,6 +197,10 @@ def _reason(messages: str, arguments: Sequence[str]) -> str:
         if "/" in name:  # a tag alone may be "4", and stands in URLs only
             reason = reason.replace(name, "")
     return re.sub(r"https?://[^\s\"]+", "", reason)
+
+
+def _registry(arguments: Sequence[str]) -> str:
+    return arguments[-1] if arguments[0] in _OF_REGISTRIES else registry_of(_image_name(arguments))
 
 
 def _image_name(arguments: Sequence[str]) -> str:

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kontext_plugin import crane as cranes
 from kontext_plugin import progress
-from kontext_plugin.crane import Crane, Published, find
-from kontext_plugin.crane_errors import NotFound, RegistryError
+from kontext_plugin.crane import IDENTITY_TOKEN, Crane, Credentials, Published, find
+from kontext_plugin.crane_errors import NotFound, Refused, RegistryError
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
 
@@ -96,6 +97,52 @@ def test_reading_verbs(fake: Maker, tmp_path: Path) -> None:
         assert arguments(tmp_path) == ["tag", f"r/r@{DIGEST}", "new"]
         crane.copy(f"r/r@{DIGEST}", "other/r:t")
         assert arguments(tmp_path) == ["copy", f"r/r@{DIGEST}", "other/r:t"]
+
+
+def test_version(fake: Maker, tmp_path: Path) -> None:
+    assert fake("echo v0.21.9").version() == "v0.21.9"
+    assert arguments(tmp_path) == ["version"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ('{"Username":"a","Secret":"b"}', Credentials("a", "b")),
+        ('{"Username":"<token>","Secret":"t"}', Credentials(IDENTITY_TOKEN, "t")),
+        ("{}", Credentials("", "")),
+    ],
+)
+def test_credentials(
+    printed: str, expected: Credentials, fake: Maker, tmp_path: Path, capsys: Any
+) -> None:
+    assert fake(f"echo '{printed}'").credentials("r:5000") == expected
+    assert arguments(tmp_path) == ["auth", "get", "r:5000"]
+    assert "Secret" not in capsys.readouterr().out, "-D must not show it"
+    assert "secret" not in repr(expected)
+
+
+def test_no_credentials(fake: Maker) -> None:
+    assert fake("echo credentials not found in native keychain; exit 1").credentials("r") is None
+
+
+def test_credentials_that_cannot_be_had(fake: Maker) -> None:
+    said = 'Error: exec: "docker-credential-x": executable file not found in $PATH'
+    with pytest.raises(RegistryError, match="docker-credential-x is not on PATH") as caught:
+        fake(f"echo '{said}' >&2; exit 1").credentials("r:5000")
+    assert "r:5000" in caught.value.hint
+
+
+@pytest.mark.parametrize("body", ["echo a; echo b", "true", "yes"], ids=["some", "none", "endless"])
+def test_catalog(body: str, fake: Maker, tmp_path: Path) -> None:
+    with fake(body) as crane:
+        crane.show_catalog("r:5000")
+    assert arguments(tmp_path) == ["catalog", "r:5000"]
+    assert all_ended(tmp_path)
+
+
+def test_a_catalog_that_is_refused(fake: Maker) -> None:
+    with pytest.raises(Refused, match="r:5000 refused"):
+        fake("echo 'Error: UNAUTHORIZED: no' >&2; exit 1").show_catalog("r:5000")
 
 
 def test_bytes_come_as_they_are(fake: Maker) -> None:

@@ -39,8 +39,8 @@ def run(argv: Sequence[str]) -> int:
         code = _dispatch(arguments, flags)
         output.write(())
         return code
-    except KeyboardInterrupt:
-        report.show("Interrupted; the tag shows what it showed before, or the whole new image")
+    except KeyboardInterrupt as interrupt:
+        report.show("; ".join(["Interrupted", *map(str, interrupt.args)]))
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our stdout is gone, and knows why
         return FAILED
@@ -152,10 +152,19 @@ def _global_flags(argv: Sequence[str]) -> tuple[Globals, list[str]]:
         rest = ["help", *rest]
     return Globals(
         config=found.get("config", ""),
-        debug=found.get("debug") in ("true", "1"),
+        debug=_is_true(found.get("debug")),
         host=found.get("host", ""),
         context=found.get("context", ""),
+        tls=_is_true(found.get("tls")),
+        tlsverify=_is_true(found["tlsverify"]) if "tlsverify" in found else None,
+        tlscacert=found.get("tlscacert", ""),
+        tlscert=found.get("tlscert", ""),
+        tlskey=found.get("tlskey", ""),
     ), rest
+
+
+def _is_true(value: str | None) -> bool:
+    return value in ("true", "TRUE", "True", "t", "T", "1")  # Go's strconv.ParseBool
 
 
 def _show_traceback() -> None:

@@ -27,6 +27,11 @@ class Globals:
     debug: bool = False
     host: str = ""  # the daemon's
     context: str = ""
+    tls: bool = False
+    tlsverify: bool | None = None  # None: it was not given
+    tlscacert: str = ""
+    tlscert: str = ""
+    tlskey: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,9 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
             action = "append" if option.kind == "list" else "store"
             parser.add_argument(*names, dest=option.destination, action=action)
     parser.add_argument("arguments", nargs="*")
-    parsed, unknown = parser.parse_known_args(_without_values(command, arguments))
+    # argparse loses its way where there are options before and behind `--`.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    parsed, unknown = parser.parse_known_args(_without_values(command, arguments[:end]))
     for option in command.options:
         value = getattr(parsed, option.destination)
         if option.kind and "" in (value if isinstance(value, list) else [value]):
@@ -126,7 +133,7 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
     for argument in unknown:
         if argument.startswith("-") and argument != "-":
             raise UsageError(f"unknown flag: {argument.partition('=')[0]}")
-    positional = parsed.arguments + unknown
+    positional = [*parsed.arguments, *unknown, *arguments[end + 1 :]]
     _check_arguments(command, positional)
     return parsed, positional
 

@@ -28,7 +28,12 @@ _COURTESY = 5.0
 def main(arguments: Sequence[str], flags: Globals) -> int:
     options, quiet = parse(arguments)
     make_way(options)
-    pushed = push(options, Report(quiet=quiet, debug=flags.debug))
+    try:
+        pushed = push(options, Report(quiet=quiet, debug=flags.debug))
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            "the tag shows what it showed before, or the whole new image"
+        ) from interrupt
     if pushed:
         print(pushed)
         write_results(options, pushed)

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from kontext_plugin import __version__, cli
-from kontext_plugin.commands import push
+from kontext_plugin.commands import push, version
 from kontext_plugin.commands.table import COMMANDS
 from kontext_plugin.errors import KontextError
+from kontext_plugin.options import Globals
 from kontext_plugin.reference import parse
 
 IMAGE = "r/r@sha256:" + "a" * 64
@@ -85,6 +86,29 @@ def test_global_flags(
     assert report.debug == debug
     assert os.environ["DOCKER_CONFIG"] == (os.path.abspath(config) if config else before)
     assert capsys.readouterr().out == f"{IMAGE}\n"
+
+
+DAEMONS: dict[str, tuple[list[str], Globals]] = {
+    "host": (["-H", "tcp://a"], Globals(host="tcp://a")),
+    "context": (["--context=c"], Globals(context="c")),
+    "tls": (["--tls"], Globals(tls=True)),
+    "tls, as Go says it": (["--tls=1", "--tlsverify=F"], Globals(tls=True, tlsverify=False)),
+    "verify": (["--tlsverify"], Globals(tlsverify=True)),
+    "files": (
+        ["--tlscacert=a", "--tlscert", "b", "--tlskey", "c"],
+        Globals(tlscacert="a", tlscert="b", tlskey="c"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("flags", "expected"), DAEMONS.values(), ids=DAEMONS)
+def test_flags_for_the_daemon(
+    flags: list[str], expected: Globals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Globals] = []
+    monkeypatch.setattr(version, "main", lambda arguments, given: seen.append(given) or 0)
+    assert cli.run([*flags, "kontext", "version"]) == 0
+    assert seen == [expected]
 
 
 def test_a_relative_config_is_made_absolute(
@@ -336,7 +360,7 @@ def test_a_dry_run_prints_nothing_on_stdout(
 PROGRAM = """
 import sys, time
 from kontext_plugin import cli
-from kontext_plugin.commands import push
+from kontext_plugin.commands import push, version
 from kontext_plugin.commands.table import COMMANDS
 def wait(*_):
     print("waiting", file=sys.stderr, flush=True)

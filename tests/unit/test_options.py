@@ -124,6 +124,16 @@ def test_many_arguments() -> None:
     assert parse(command, ["a", "x", "y", "--", "--mirror"])[1] == ["a", "x", "y", "--mirror"]
 
 
+def test_options_before_and_after_arguments_and_what_is_not_ours() -> None:
+    options = (Option("user", "", "u", kind="string"), Option("quiet", "", "q"))
+    command = Command("do", "", "", "", options, (THING, Argument("ARGS", many=True)))
+    parsed, rest = parse(command, ["-u", "1", "a", "-q", "--", "--mirror", "-u", "2", "--"])
+    assert (parsed.user, parsed.quiet) == ("1", True)
+    assert rest == ["a", "--mirror", "-u", "2", "--"]
+    with pytest.raises(UsageError, match="flag needs an argument: --user"):
+        parse(command, ["a", "-u", "--", "1"])
+
+
 def test_no_arguments_allowed() -> None:
     with pytest.raises(UsageError, match=r"'docker kontext version' requires no arguments"):
         parse(Command("version", "", "", ""), ["x"])

@@ -11,12 +11,17 @@ from kontext_plugin.report import printable
 
 
 def write(lines: Iterable[str]) -> None:
-    """Writes the lines as they come, and flushes.
+    """Writes the lines as they come, and flushes. Raises as `put`."""
+    put(f"{line}\n" for line in lines)
+
+
+def put(pieces: Iterable[str]) -> None:
+    """Writes text as it comes, and flushes.
 
     Raises BrokenPipeError where the reader has gone, and KontextError.
     """
     try:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.writelines(pieces)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -252,4 +252,7 @@ CACHE = Command(
 
 VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
 
-COMMANDS = {command.name: command for command in (CACHE, DIFF, INSPECT, INSTALL, LS, PUSH, VERSION)}
+COMMANDS = {
+    command.name: command
+    for command in (CACHE, DIFF, INSPECT, INSTALL, LOAD, LS, PUSH, RUN, VERSION)
+}

@@ -1,0 +1,143 @@
+"""`docker kontext run`: an image's extractor fills a directory of this machine."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from kontext_plugin import base, daemon, options, output
+from kontext_plugin.base_choice import Previous
+from kontext_plugin.commands.loading import load
+from kontext_plugin.commands.reading import read_image
+from kontext_plugin.commands.table import RUN
+from kontext_plugin.daemon import Container
+from kontext_plugin.errors import KontextError, UsageError
+from kontext_plugin.options import Globals
+from kontext_plugin.reference import Reference
+from kontext_plugin.report import Report, printable
+
+_ROOT = ("DAC_OVERRIDE", "FOWNER")
+"""What makes root of a user 0: it writes where others may not, and changes modes of what is not its
+own. Nobody else needs any capability."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whom the extractor runs as."""
+
+    user: str  # UID[:GID]
+    groups: tuple[int, ...] = ()
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        return _ROOT if int(self.user.partition(":")[0]) == 0 else ()
+
+
+def main(arguments: Sequence[str], flags: Globals) -> int:
+    try:
+        parsed, (text, *extractors) = options.parse(RUN, arguments)
+    except UsageError as error:
+        raise _hinted(error, arguments) from None
+    if parsed.user and not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})?", parsed.user):
+        raise options.invalid("user", parsed.user, "it must be UID or UID:GID")
+    report = Report(quiet=parsed.quiet, debug=flags.debug)
+    workspace = workspace_of(parsed.workspace or ".")
+
+    docker = daemon.connect(flags)
+    if not docker.endpoint.is_local:
+        report.warn(f"the workspace is {workspace!r} on the machine of {docker.endpoint.host}")
+    name, found = read_image(parsed, flags, text)
+    check_entrypoint(name, found)
+    image = load(docker, parsed, name, found, report)
+    wanted = identity(parsed.user or "", docker.security())
+    make(workspace)
+    container = Container(
+        image,
+        base.ENTRYPOINT,
+        extractors,
+        workspace,
+        base.WORKDIR,
+        wanted.user,
+        wanted.groups,
+        wanted.capabilities,
+    )
+    with docker.container(container) as running:
+        _pass_on(running.output())
+        return running.exit_code()
+
+
+def _hinted(error: UsageError, arguments: Sequence[str]) -> UsageError:
+    """With what who knows `docker run` has to be told."""
+    if error.message.startswith("unknown flag") and "--" not in arguments:
+        return UsageError(error.message, hint="What is the extractor's comes after '--'.")
+    return error
+
+
+def workspace_of(directory: str) -> str:
+    """The real path of the directory to fill, which need not be there yet. Raises KontextError."""
+    try:
+        folder = os.path.realpath(directory)
+    except FileNotFoundError as error:
+        raise KontextError(
+            "the current directory does not exist any more", hint="Change to one that does."
+        ) from error
+    if folder == "/":
+        raise KontextError(
+            "the workspace is '/'", hint="Name a directory for the sources with --workspace."
+        )
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise KontextError(f"the workspace {directory!r} is not a directory")
+    if not os.path.isdir(os.path.dirname(folder)):
+        raise KontextError(
+            f"the workspace {directory!r} cannot be made: the directory above it does not exist",
+            hint="Make that one, or name another with --workspace.",
+        )
+    return folder
+
+
+def make(workspace: str) -> None:
+    """Makes the directory if need be, as the extractor makes those below. Raises KontextError."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(workspace)
+            os.chmod(workspace, 0o755)
+    except OSError as error:
+        raise KontextError(
+            f"the workspace {workspace!r} cannot be made: {error.strerror}"
+        ) from error
+
+
+def check_entrypoint(name: Reference, found: Previous) -> None:
+    """Raises KontextError unless running the image means running an extractor."""
+    entrypoint = (found.settings or {}).get("Entrypoint")
+    if entrypoint != [base.ENTRYPOINT]:
+        raise KontextError(
+            f"{name} has sources, but does not run Kontext's extractor",
+            hint="Push it again with this version, or use 'docker run' if you know what it does.",
+        )
+
+
+def identity(chosen: str, security: Collection[str]) -> Identity:
+    """Whoever calls, so that the files are theirs, unless another user was chosen."""
+    if chosen:
+        return Identity(chosen)
+    if "rootless" in security:  # there the caller is root within, and any other user a stranger
+        return Identity("0:0")
+    return Identity(f"{os.geteuid()}:{os.getegid()}", tuple(os.getgroups()))
+
+
+def _pass_on(pieces: Iterable[tuple[int, bytes]]) -> None:
+    """To our own streams, with nothing in it that could command a terminal."""
+    decoders = {each: codecs.getincrementaldecoder("utf-8")("replace") for each in (1, 2)}
+    for each, piece in pieces:
+        text = printable(decoders[each].decode(piece))
+        if each == 1:
+            output.put([text])
+        else:
+            with contextlib.suppress(OSError):  # as any message: it stops nothing
+                sys.stderr.write(text)

@@ -1,0 +1,418 @@
+"""`docker kontext run` and `load`: which daemon, whose credentials, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PASSWORD, USER, Docker, Registry
+from machine import ends_within
+from test_credentials import helper, on_path
+from trees import Directory, File, Link, Tree, on_disk, plant
+
+pytestmark = pytest.mark.usefixtures("daemon")
+
+TREE: Tree = {
+    "file": File(b"content\n"),
+    "run.sh": File(b"#!/bin/sh\n", executable=True),
+    "dir": Directory(),
+    "dir/link": Link("../file"),
+}
+
+
+@pytest.fixture
+def tag(docker: Docker, registry: Registry, source: Path) -> Iterator[str]:
+    name = f"{registry.repository()}:v1"
+    image = docker.push(name, source).image
+    yield name
+    docker("image", "rm", "--force", name, image)
+
+
+def containers() -> list[str]:
+    """Those that run on a workspace here."""
+    listed = subprocess.run(
+        [
+            "docker",
+            "ps",
+            "--all",
+            "--filter",
+            "name=kontext-",
+            "--format",
+            "{{.Names}} {{.Mounts}}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return listed.stdout.splitlines()
+
+
+@pytest.fixture(autouse=True)
+def _no_container_stays(daemon: str) -> Iterator[None]:
+    before = containers()
+    yield
+    assert set(containers()) <= set(before)
+
+
+def inspected(image: str) -> dict[str, object]:
+    done = subprocess.run(["docker", "inspect", image], capture_output=True, check=True)
+    (found,) = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+# load
+
+
+def test_load(docker: Docker, tag: str) -> None:
+    loaded = docker("kontext", "load", tag)
+    assert loaded.code == 0, loaded.stderr
+    assert loaded.stdout.strip() in inspected(tag)["RepoDigests"]
+    assert loaded.stderr.splitlines() == [f"Pulling {tag}: 2 layers, 1.23MB", f"Loaded {tag}"]
+
+    again = docker("kontext", "load", "--quiet", tag)
+    assert (again.stdout, again.stderr) == (loaded.stdout, "")
+
+
+def test_load_by_digest(docker: Docker, tag: str, source: Path) -> None:
+    image = docker.push(tag, source).image
+    assert docker("kontext", "load", image).image == image
+    assert image in inspected(image)["RepoDigests"]
+
+
+def test_a_tag_follows_the_registry(docker: Docker, tag: str, source: Path) -> None:
+    docker("kontext", "load", tag)
+    (source / "file").write_text("edited\n")
+    image = docker.push(tag, source).image
+    assert docker("kontext", "load", tag).image == image
+    assert image in inspected(tag)["RepoDigests"]
+    docker("image", "rm", "--force", image)
+
+
+# Credentials
+
+
+def answers(registry: Registry, user: str, secret: str) -> str:
+    return f"echo '{json.dumps({'ServerURL': registry.host, 'Username': user, 'Secret': secret})}'"
+
+
+def test_credentials_of_a_helper(
+    docker: Docker, registry: Registry, tag: str, tmp_path: Path
+) -> None:
+    helper(tmp_path / "bin", "test", answers(registry, USER, PASSWORD))
+    on_path(docker, tmp_path / "bin")
+    docker.configure({"credsStore": "test"})
+    assert docker("kontext", "load", tag).image
+
+
+def test_a_helpers_miss_is_no_reason_to_use_auths(
+    docker: Docker, registry: Registry, tag: str, tmp_path: Path
+) -> None:
+    """docker asks nobody else then; its SDK would, and load what a push may not touch."""
+    helper(tmp_path / "bin", "test", "echo 'credentials not found in native keychain'; exit 1")
+    on_path(docker, tmp_path / "bin")
+    settings = json.loads((docker.config / "config.json").read_text())
+    docker.configure(settings | {"credHelpers": {registry.host: "test"}})
+    loaded = docker("kontext", "load", tag)
+    assert loaded.code == 1
+    assert f"docker login {registry.host}" in loaded.stderr
+
+
+def test_no_secret_is_shown(docker: Docker, registry: Registry, tag: str) -> None:
+    loaded = docker("-D", "kontext", "load", tag)
+    assert "crane auth get" in loaded.stderr
+    assert PASSWORD not in loaded.stderr + loaded.stdout
+
+
+# Which daemon
+
+
+def test_host_and_context(docker: Docker, tag: str, tmp_path: Path) -> None:
+    """Each way to name the daemon wins over the ones after it, as with docker itself."""
+    here, nowhere = os.environ["DOCKER_HOST"], f"unix://{tmp_path}/nowhere.sock"
+    for name, host in (("here", here), ("nowhere", nowhere)):
+        made = docker("context", "create", name, "--docker", f"host={host}")
+        assert made.code == 0, made.stderr
+
+    def asks(*flags: str, **environment: str) -> str:
+        """The daemon that docker asks; Kontext must ask the same one."""
+        variables = {"DOCKER_HOST": "", "DOCKER_CONTEXT": "", **environment}
+        command = Docker(docker.config, variables)
+        right = command(*flags, "version").code == 0
+        loaded = command(*flags, "kontext", "load", tag)
+        assert (loaded.code == 0) == right, loaded.stderr
+        if not right:
+            assert f"no Docker daemon answers at {nowhere}: No such file" in loaded.stderr
+            assert "Traceback" not in loaded.stderr
+        return "here" if right else "nowhere"
+
+    assert asks("--host", here, DOCKER_HOST=nowhere) == "here"
+    assert asks("-H", nowhere, DOCKER_HOST=here) == "nowhere"
+    assert asks("--context", "here", DOCKER_HOST=nowhere) == "here"
+    assert asks("-c", "nowhere", DOCKER_CONTEXT="here") == "nowhere"
+    assert asks(DOCKER_HOST=here, DOCKER_CONTEXT="nowhere") == "here"
+    assert asks(DOCKER_CONTEXT="here") == "here"
+    assert docker("context", "use", "nowhere").code == 0
+    assert asks() == "nowhere"
+    assert asks(DOCKER_CONTEXT="here") == "here"
+    assert asks("--context", "default", DOCKER_HOST=here) == "here"
+
+
+# run
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "a workspace, and:more"
+    directory.mkdir()
+    return directory
+
+
+def test_run(docker: Docker, tag: str, workspace: Path) -> None:
+    ran = docker("kontext", "run", tag, "--workspace", str(workspace), "--", "--verify")
+    assert ran.code == 0, ran.stderr
+    assert ran.stdout == (
+        'kontext: 3 files: 3 written, 0 already right, verified in "/workspace"\n'
+    )
+    assert ran.stderr == f"Pulling {tag}: 2 layers, 1.23MB\n"
+    assert on_disk(workspace) == TREE
+    assert {path.lstat().st_uid for path in workspace.rglob("*")} == {os.geteuid()}
+
+
+def test_run_in_the_current_directory(docker: Docker, tag: str, workspace: Path) -> None:
+    assert docker("kontext", "run", tag, cwd=workspace).code == 0
+    assert on_disk(workspace) == TREE
+
+
+def test_run_makes_the_workspace(docker: Docker, tag: str, tmp_path: Path) -> None:
+    assert docker("kontext", "run", "-w", "new", tag, "--", "--mirror", cwd=tmp_path).code == 0
+    assert on_disk(tmp_path / "new") == TREE
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
+
+
+def test_run_as_another_user(docker: Docker, tag: str, workspace: Path) -> None:
+    os.chown(workspace, 4321, 8765)
+    assert docker("kontext", "run", "-u", "4321:8765", tag, cwd=workspace).code == 0
+    owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in workspace.rglob("*")}
+    assert owners == {(4321, 8765)}
+
+
+def test_root_writes_where_others_live(docker: Docker, tag: str, workspace: Path) -> None:
+    """Whoever has no more than a user's rights could not, and root expects it."""
+    plant(workspace, {"file": File(b"another's\n")})
+    for path in (workspace, workspace / "file"):
+        os.chown(path, 4321, 4321)
+    ran = docker("kontext", "run", tag, cwd=workspace)
+    assert ran.code == 0, ran.stderr
+    assert on_disk(workspace) == TREE
+
+
+def test_the_extractors_failure_is_ours(docker: Docker, tag: str, workspace: Path) -> None:
+    ran = docker("kontext", "run", "-q", tag, "--", "--nope", cwd=workspace)
+    assert (ran.code, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("kontext: flag provided but not defined: -nope\n")
+    os.chown(workspace, 1, 1)
+    workspace.chmod(0o700)
+    ran = docker("kontext", "run", "-q", "-u", "4321", tag, cwd=workspace)
+    assert ran.code == 1
+    assert "permission denied" in ran.stderr
+
+
+def test_what_is_not_kontexts_is_not_run(
+    docker: Docker, registry: Registry, crane: Callable[..., bytes], tag: str, workspace: Path
+) -> None:
+    """Neither an image without sources, nor one that would run something else with them."""
+    other, changed = registry.repository(), registry.repository()
+    (workspace / "file").write_text("mine")
+    layer = workspace.parent / "layer.tar"
+    subprocess.run(["tar", "-cf", layer, "-C", workspace, "file"], check=True)
+    crane("append", "--new_layer", str(layer), "--new_tag", other)
+    crane("mutate", tag, "--entrypoint", "/bin/sh", "--tag", changed)
+    for name, message in ((other, "is not an image of Kontext's"), (changed, "does not run")):
+        ran = docker("kontext", "run", name, cwd=workspace)
+        assert (ran.code, ran.stdout) == (1, "")
+        assert message in ran.stderr
+    assert (workspace / "file").read_text() == "mine"
+
+
+# An image whose extractor is not ours: it looks about, and does not end when it is told to.
+
+HOSTILE = """package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM)
+	status, _ := os.ReadFile("/proc/self/status")
+	for _, line := range strings.Split(string(status), "\\n") {
+		for _, key := range []string{"CapBnd", "CapEff", "NoNewPrivs", "Uid"} {
+			if strings.HasPrefix(line, key + ":") {
+				fmt.Println(strings.Join(strings.Fields(line), " "))
+			}
+		}
+	}
+	links, _ := net.Interfaces()
+	for _, link := range links {
+		fmt.Println("link", link.Name)
+	}
+	fmt.Println("root", os.WriteFile("/new", nil, 0o600))
+	fmt.Fprintln(os.Stderr, "\\x1b]0;owned\\x07 d\\xc3\\xa9j\\xc3\\xa0")
+	os.WriteFile("/workspace/waiting", nil, 0o600)
+	time.Sleep(time.Hour)
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def hostile_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "main.go").write_text(HOSTILE)
+    subprocess.run(
+        ["go", "build", "-o", "kontext-extractor", "main.go"],
+        cwd=folder,
+        env=os.environ | {"CGO_ENABLED": "0"},
+        check=True,
+    )
+    subprocess.run(["tar", "-czf", "layer.tar.gz", "kontext-extractor"], cwd=folder, check=True)
+    return folder / "layer.tar.gz"
+
+
+@pytest.fixture
+def hostile(
+    registry: Registry,
+    crane: Callable[..., bytes],
+    docker: Docker,
+    tag: str,
+    root: Path,
+    tmp_path: Path,
+    hostile_layer: Path,
+) -> Iterator[str]:
+    """Kontext's by all that can be seen of it: the sources' layer is on top, and its manifest."""
+    name = f"{registry.repository()}:v1"
+    document = json.loads(crane("manifest", tag))
+    sources = tmp_path / "sources.tar.gz"
+    repository = tag.rpartition(":")[0]
+    sources.write_bytes(crane("blob", f"{repository}@{document['layers'][-1]['digest']}"))
+    crane("push", str(root / "kontext_plugin/base/extractor/linux-amd64"), name)
+    layers = ["--append", str(hostile_layer), "--append", str(sources)]
+    annotations = [f"--annotation={k}={v}" for k, v in document["annotations"].items()]
+    crane("mutate", name, *layers, *annotations, "--tag", name)
+    yield name
+    docker("image", "rm", "--force", name)
+
+
+@pytest.fixture
+def start(docker: Docker, workspace: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """`docker kontext run` of an image that waits, once it does."""
+    running = []
+
+    def run(image: str, *options: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            ["docker", "kontext", "run", *options, image],
+            cwd=workspace,
+            env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        running.append(process)
+        assert ends_within(60, (workspace / "waiting").exists)
+        return process
+
+    yield run
+    for process in running:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("options", "capabilities"),
+    [((), 1 << 1 | 1 << 3), (("--user", "4321:4321"), 0)],
+    ids=["root", "another user"],
+)
+def test_an_image_can_do_no_more_than_it_must(
+    hostile: str,
+    workspace: Path,
+    start: Callable[..., subprocess.Popen[bytes]],
+    options: tuple[str, ...],
+    capabilities: int,
+) -> None:
+    workspace.chmod(0o777)
+    process = start(hostile, "--quiet", *options)
+    ours = [inspected(line.split()[0]) for line in containers()]
+    (found,) = (c for c in ours if c["Mounts"][0]["Source"] == str(workspace))  # type: ignore[index]
+    settings = found["HostConfig"]
+    assert isinstance(settings, dict)
+    assert 0 < settings["PidsLimit"] <= 1024
+    assert settings["LogConfig"]["Type"] == "none"
+    assert len(found["Mounts"]) == 1  # type: ignore[arg-type]
+
+    process.terminate()
+    said, complained = (text.decode().splitlines() for text in process.communicate(timeout=20))
+    user = 4321 if options else os.geteuid()
+    assert f"Uid: {user} {user} {user} {user}" in said
+    assert f"CapBnd: {capabilities:016x}" in said
+    assert f"CapEff: {capabilities:016x}" in said
+    assert "NoNewPrivs: 1" in said
+    assert [line for line in said if line.startswith("link ")] == ["link lo"]
+    assert "root open /new: read-only file system" in said
+    assert complained == [r"\x1b]0;owned\x07 déjà", "Interrupted"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_docker_told_to_stop_ends_the_container(
+    hostile: str, start: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
+) -> None:
+    """Without a terminal docker sends no signal; and this container heeds none."""
+    process = start(hostile)
+    before = containers()
+    process.send_signal(number)
+    process.communicate(timeout=4)
+    assert process.returncode == 130
+    assert len(containers()) < len(before)
+
+
+def test_ctrl_c_on_a_terminal_ends_the_container(
+    docker: Docker, hostile: str, workspace: Path
+) -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["DOCKER_CONFIG"] = str(docker.config)
+        os.execvp("docker", ["docker", "kontext", "run", "-w", str(workspace), hostile])
+    assert ends_within(60, (workspace / "waiting").exists)
+    os.write(terminal, b"\x03")
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # Linux's way to say that the other side is closed
+        pass
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130, shown
+    assert b"Traceback" not in shown
+    assert b"\x1b]0" not in shown
+
+
+def test_a_reader_that_is_gone_ends_nothing_but_us(
+    hostile: str, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    process = start(hostile)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.terminate()
+    assert process.wait(20) != 0

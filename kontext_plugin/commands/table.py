@@ -254,5 +254,5 @@ VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's versi
 
 COMMANDS = {
     command.name: command
-    for command in (CACHE, DIFF, INSPECT, INSTALL, LOAD, LS, PUSH, RUN, VERSION)
+    for command in (CACHE, DIFF, DOCTOR, INSPECT, INSTALL, LOAD, LS, PUSH, RUN, VERSION)
 }

@@ -1,0 +1,209 @@
+"""What `docker kontext doctor` looks at: a function a line, none of which fails by itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kontext_plugin import __version__, daemon, docker_config, plugin_link
+from kontext_plugin.cache import Cache
+from kontext_plugin.crane import Crane
+from kontext_plugin.crane_errors import NotFound, Refused
+from kontext_plugin.errors import KontextError
+from kontext_plugin.options import Globals
+from kontext_plugin.reference import Reference
+from kontext_plugin.report import size
+
+OK, NOTE, BROKEN = "ok", "note", "broken"
+
+_MINIMUM = (0, 21, 9)
+_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
+_PATIENCE = 20
+"""Seconds for docker to answer."""
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    state: str  # OK; NOTE: a push works all the same; BROKEN
+    message: str
+    hint: str = ""
+
+
+def python() -> Check:
+    return Check("python", OK, f"{platform.python_version()}, {sys.executable}")
+
+
+def crane_version(registry: Crane) -> Check:
+    try:
+        version = registry.version()
+    except KontextError as error:
+        return _broken("crane", error)
+    message = f"{version}, {registry.program}"
+    found = _VERSION.fullmatch(version)
+    if not found:
+        return Check(
+            "crane", NOTE, message, "Its version cannot be told: v0.21.9 or later is needed."
+        )
+    numbers = tuple(map(int, found.group(1, 2, 3)))
+    if numbers < _MINIMUM or (numbers == _MINIMUM and found[4]):  # v0.21.9-rc.1 comes before
+        return Check(
+            "crane",
+            BROKEN,
+            message,
+            "Kontext needs v0.21.9 or later: scripts/install-crane gets it.",
+        )
+    return Check("crane", OK, message)
+
+
+def docker_cli() -> Check:
+    program = shutil.which("docker")
+    if program is None:
+        hint = f"Kontext works without it, too: {plugin_link.shim()} push …"
+        return Check("docker", NOTE, "docker is not on PATH", hint)
+    code, said = _answer(program, "--version")
+    version = re.search(r"\d+\.\d+\.\d+\S*(?=,)", said)
+    if code or not version:
+        return Check("docker", BROKEN, f"{program} does not work: {said}", "Install it anew.")
+    return Check("docker", OK, f"{version[0]}, {program}")
+
+
+def docker_daemon(flags: Globals) -> Check:
+    try:
+        found = daemon.connect(flags)
+        return Check("daemon", OK, f"{found.version()} at {found.endpoint.host}")
+    except KontextError as error:
+        return Check("daemon", NOTE, error.message, error.hint)
+
+
+def plugin() -> Check:
+    docker = shutil.which("docker")
+    install = f"Run '{sys.executable} -m kontext_plugin install'."
+    try:
+        taken = plugin_link.first()
+    except KontextError as error:
+        return _broken("plugin", error)
+    if taken is None:
+        return Check("plugin", BROKEN if docker else NOTE, "docker does not find Kontext", install)
+    target = os.path.realpath(taken)
+    where = taken if taken == target else f"{taken} -> {target}"
+    if not os.access(taken, os.X_OK):
+        hint = f"docker looks no further: remove it. {install}"
+        return Check("plugin", BROKEN, f"{where} cannot be run", hint)
+    if docker:
+        code, said = _answer(docker, "kontext", "version")
+        if code or not said.startswith("kontext "):
+            message = f"{where} does not answer 'docker kontext version': {said}"
+            return Check("plugin", BROKEN, message, install)
+    if not plugin_link.is_ours(taken):
+        hint = f"This one is {__version__}, {plugin_link.shim()}. To have it taken: {install}"
+        return Check("plugin", NOTE, f"{where} is another installation", hint)
+    return Check("plugin", OK, where)
+
+
+def cache(found: Cache) -> Check:
+    root = found.root
+    elsewhere = "Pushes are slower without; name another folder with KONTEXT_CACHE_DIR."
+    if root is None:
+        return Check("cache", NOTE, "there is no place for one: HOME is not set", elsewhere)
+    if not os.path.isdir(root):
+        return Check("cache", OK, f"{root}, not made yet")
+    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        return Check("cache", NOTE, f"{root} cannot be written", elsewhere)
+    try:
+        held = sum(entry.size for entry in found.entries())
+    except KontextError as error:
+        return Check("cache", NOTE, error.message, elsewhere)
+    if exposed := next(filter(_is_exposed, _all_below(root)), None):
+        hint = f"Keep it to yourself: chmod -R go= '{root}'"
+        return Check("cache", NOTE, f"{exposed} can be read by others", hint)
+    return Check("cache", OK, f"{root}, {size(held)}, private")
+
+
+def _all_below(root: str) -> Iterator[str]:
+    for folder, _, names in os.walk(root):
+        yield folder
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def _is_exposed(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:  # a push has just replaced it
+        return False
+    return bool(status.st_mode & 0o077) and not os.path.islink(path)
+
+
+def credentials(crane: Crane, registry: str) -> Check:
+    """Who answers for a registry, asked by the way that a push takes."""
+    try:
+        settings = docker_config.load()
+        helper, setting = settings.credential_helper(registry)
+        found = crane.credentials(registry)
+    except KontextError as error:
+        return _broken("credentials", error)
+    login = f"Run 'docker login {registry}' if it wants any."
+    file = docker_config.path()
+    if helper:
+        source = f"docker-credential-{helper} ({setting} in {file})"
+        if not found:
+            return Check("credentials", NOTE, f"{source} has none for {registry}", login)
+        return Check("credentials", OK, f"{source} has some for {registry}")
+    if found:
+        source = f"auths in {file}" if settings.has_login(registry) else "podman's auth.json"
+        return Check("credentials", OK, f"{source} has some for {registry}")
+    return Check("credentials", NOTE, f"{file} has none for {registry}", login)
+
+
+def access(crane: Crane, registry: str, name: Reference | None) -> Check:
+    """Whether a registry lets us read: an image that is named, or else its catalog."""
+    try:
+        if name:
+            crane.manifest(str(name))
+            return Check("registry", OK, f"{registry} has shown {name}")
+        crane.show_catalog(registry)
+        return Check("registry", OK, f"{registry} has shown its catalog")
+    except (NotFound, Refused) as error:
+        if name and isinstance(error, NotFound):
+            return Check(
+                "registry", OK, f"{registry} has looked for {name}, which is not there yet"
+            )
+        if name:
+            return _broken("registry", error)
+        hint = (
+            "Many registries show it to nobody. Name an image: "
+            f"docker kontext doctor {registry}/REPOSITORY:TAG"
+        )
+        return Check("registry", NOTE, f"{registry} does not show its catalog", hint)
+    except KontextError as error:
+        return _broken("registry", error)
+
+
+def _broken(name: str, error: KontextError) -> Check:
+    return Check(name, BROKEN, error.message, error.hint)
+
+
+def _answer(*command: str) -> tuple[int, str]:
+    """An exit code, and the last line of what was said."""
+    # Ours must not be taken for those of a plugin that docker starts for the question.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DOCKER_CLI_PLUGIN_")}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return 1, f"nothing in {_PATIENCE} s"
+    except OSError as error:
+        return 1, error.strerror or ""
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]

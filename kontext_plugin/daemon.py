@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kontext_plugin import docker_config
 from kontext_plugin.crane import IDENTITY_TOKEN, Credentials
@@ -193,17 +193,11 @@ class Daemon:
 
 def connect(flags: Globals) -> Daemon:
     """The daemon that docker itself would talk to. Raises KontextError where none answers."""
-    endpoint = choose(flags, os.environ)
-    import docker
     from docker.errors import DockerException
 
+    endpoint = choose(flags, os.environ)
     try:
-        client = docker.APIClient(
-            endpoint.host,
-            version="auto",
-            tls=_tls_config(endpoint.tls) if endpoint.tls else False,
-            use_ssh_client=True,
-        )
+        client = _client(endpoint)
     except (DockerException, OSError, ValueError) as error:
         reason = _reason(error)
         hint = _NOT_THERE
@@ -215,6 +209,25 @@ def connect(flags: Globals) -> Daemon:
             f"no Docker daemon answers at {endpoint.host}: {reason}", hint=hint
         ) from error
     return Daemon(client, endpoint)
+
+
+def _client(endpoint: Endpoint) -> APIClient:
+    import docker
+
+    class Client(docker.APIClient):
+        def merge_environment_settings(
+            self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+        ) -> Any:
+            # Else REQUESTS_CA_BUNDLE would take the place of the daemon's own authority.
+            verify = self.verify if verify is None else verify
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+    return Client(
+        endpoint.host,
+        version="auto",
+        tls=_tls_config(endpoint.tls) if endpoint.tls else False,
+        use_ssh_client=True,
+    )
 
 
 _NOT_THERE = (

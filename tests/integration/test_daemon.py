@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import signal
+import socket
+import ssl
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import PASSWORD, USER, Docker, Registry
 from machine import ends_within
-from test_credentials import helper, on_path
+from test_credentials import certificate, helper, on_path
 from trees import Directory, File, Link, Tree, on_disk, plant
 
 pytestmark = pytest.mark.usefixtures("daemon")
+
+__all__ = ["certificate"]  # a fixture
 
 TREE: Tree = {
     "file": File(b"content\n"),
@@ -162,6 +169,72 @@ def test_host_and_context(docker: Docker, tag: str, tmp_path: Path) -> None:
     assert asks() == "nowhere"
     assert asks(DOCKER_CONTEXT="here") == "here"
     assert asks("--context", "default", DOCKER_HOST=here) == "here"
+
+
+class Between:
+    """Takes connections, and passes them on to the daemon's socket."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.listening = listening
+        self.creating = threading.Event()  # somebody has asked for a container
+        self.delay = 0.0  # seconds that such a request takes
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                try:
+                    client, _ = self.listening.accept()
+                except ssl.SSLError:  # a client that we would not have
+                    continue
+                daemon = socket.socket(socket.AF_UNIX)
+                daemon.connect(os.environ["DOCKER_HOST"].removeprefix("unix://"))
+                for ends in ((client, daemon), (daemon, client)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if b"/containers/create" in data:
+                    self.creating.set()
+                    time.sleep(self.delay)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_tls(docker: Docker, tag: str, certificate: tuple[Path, Path]) -> None:
+    """Both sides show a certificate: --tls*, DOCKER_TLS_VERIFY with DOCKER_CERT_PATH, a context."""
+    settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    settings.load_cert_chain(*certificate)
+    settings.load_verify_locations(certificate[0])
+    settings.verify_mode = ssl.CERT_REQUIRED
+    own, key = map(str, certificate)
+    docker.environment["REQUESTS_CA_BUNDLE"] = "/etc/ssl/certs/ca-certificates.crt"  # not for this
+    files = {"ca": own, "cert": own, "key": key}
+    with settings.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as server:
+        Between(server)
+        host = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        flags = [
+            f"--tls{name}={file}" for name, file in (("cacert", own), *list(files.items())[1:])
+        ]
+        assert docker("--tlsverify", *flags, "-H", host, "kontext", "load", tag).image
+
+        by_variables = Docker(
+            docker.config, docker.environment | {"DOCKER_HOST": host, "DOCKER_TLS_VERIFY": "1"}
+        )
+        refused = by_variables("kontext", "load", tag)
+        assert refused.code == 1
+        assert "no Docker daemon answers" in refused.stderr
+        folder = docker.config / "certificates"
+        folder.mkdir()
+        for name, file in files.items():
+            (folder / f"{name}.pem").symlink_to(file)
+        by_variables.environment["DOCKER_CERT_PATH"] = str(folder)
+        assert by_variables("kontext", "load", tag).image
+
+        points = ",".join([f"host={host}", *(f"{name}={file}" for name, file in files.items())])
+        assert docker("context", "create", "secure", "--docker", points).code == 0
+        assert docker("--context", "secure", "kontext", "load", tag).image
 
 
 # run
@@ -416,3 +489,28 @@ def test_a_reader_that_is_gone_ends_nothing_but_us(
     process.stdout.close()
     process.terminate()
     assert process.wait(20) != 0
+
+
+def test_a_container_that_comes_late_is_removed(
+    docker: Docker, tag: str, workspace: Path, tmp_path: Path
+) -> None:
+    """Interrupted before the daemon has made it."""
+    host = tmp_path / "between.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(host))
+        listening.listen()
+        between = Between(listening)
+        between.delay = 0.5
+        process = subprocess.Popen(
+            ["docker", "--host", f"unix://{host}", "kontext", "run", tag],
+            cwd=workspace,
+            env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert between.creating.wait(60)
+        process.terminate()
+        _, messages = process.communicate(timeout=10)
+    assert process.returncode == 130, messages
+    time.sleep(between.delay)  # the container would be there by now

@@ -21,12 +21,18 @@ from machine import ends_within
 from test_credentials import certificate, helper, on_path
 from trees import Directory, File, Link, Tree, on_disk, plant
 
+from kontext_plugin import crane as cranes
+from kontext_plugin import daemon as daemons
+from kontext_plugin.errors import KontextError
+from kontext_plugin.options import Globals
+
 pytestmark = pytest.mark.usefixtures("daemon")
+
 
 __all__ = ["certificate"]  # a fixture
 
 TREE: Tree = {
-    "file": File(b"content\n"),
+    "file": File(b"content of this test alone\n"),
     "run.sh": File(b"#!/bin/sh\n", executable=True),
     "dir": Directory(),
     "dir/link": Link("../file"),
@@ -119,16 +125,39 @@ def test_credentials_of_a_helper(
 
 
 def test_a_helpers_miss_is_no_reason_to_use_auths(
-    docker: Docker, registry: Registry, tag: str, tmp_path: Path
+    docker: Docker,
+    registry: Registry,
+    source: Path,
+    tag: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """docker asks nobody else then; its SDK would, and load what a push may not touch."""
+    image = docker.push(tag, source).image
     helper(tmp_path / "bin", "test", "echo 'credentials not found in native keychain'; exit 1")
-    on_path(docker, tmp_path / "bin")
     settings = json.loads((docker.config / "config.json").read_text())
     docker.configure(settings | {"credHelpers": {registry.host: "test"}})
+    monkeypatch.setenv("DOCKER_CONFIG", str(docker.config))
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    credentials = cranes.find().credentials(registry.host)
+    assert credentials is None
+    with pytest.raises(KontextError, match="cannot pull"):
+        daemons.connect(Globals()).pull(image, credentials)
+
+
+def test_an_image_that_the_daemon_cannot_pull(
+    docker: Docker, registry: Registry, crane: Callable[..., bytes], tag: str, source: Path
+) -> None:
+    """The registry has lost a layer that nobody looked into before."""
+    lost = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
+    (source / "file").write_text("edited\n")
+    docker.push(tag, source, "--reuse", "always")
+    assert json.loads(crane("manifest", tag))["layers"][-2]["digest"] == lost
+    registry.blob(lost).unlink()
     loaded = docker("kontext", "load", tag)
-    assert loaded.code == 1
-    assert f"docker login {registry.host}" in loaded.stderr
+    assert (loaded.code, loaded.stdout) == (1, "")
+    assert f"ERROR: the Docker daemon at {os.environ['DOCKER_HOST']} cannot pull " in loaded.stderr
+    assert "Traceback" not in loaded.stderr
 
 
 def test_no_secret_is_shown(docker: Docker, registry: Registry, tag: str) -> None:

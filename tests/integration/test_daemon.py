@@ -206,6 +206,7 @@ class Between:
     def __init__(self, listening: socket.socket) -> None:
         self.listening = listening
         self.creating = threading.Event()  # somebody has asked for a container
+        self.created = threading.Event()  # the daemon has made it
         self.delay = 0.0  # seconds that such a request takes
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -227,6 +228,8 @@ class Between:
                 if b"/containers/create" in data:
                     self.creating.set()
                     time.sleep(self.delay)
+                if self.creating.is_set() and b" 201 Created" in data:
+                    self.created.set()
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
 
@@ -541,5 +544,5 @@ def test_a_container_that_comes_late_is_removed(
         assert between.creating.wait(60)
         process.terminate()
         _, messages = process.communicate(timeout=10)
-    assert process.returncode == 130, messages
-    time.sleep(between.delay)  # the container would be there by now
+        assert process.returncode == 130, messages
+        assert between.created.wait(60)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PASSWORD, USER, Docker, Registry
@@ -47,37 +48,33 @@ def tag(docker: Docker, registry: Registry, source: Path) -> Iterator[str]:
     docker("image", "rm", "--force", name, image)
 
 
-def containers() -> list[str]:
-    """Those that run on a workspace here."""
+def inspected(name: str) -> dict[str, Any]:
+    """What the daemon says of an image or a container; nothing if that has just gone."""
+    done = subprocess.run(["docker", "inspect", name], capture_output=True)
+    (found,) = json.loads(done.stdout) or [{}]
+    assert isinstance(found, dict)
+    return found
+
+
+def containers(below: Path) -> list[dict[str, Any]]:
+    """Those that were made for a workspace below a directory."""
     listed = subprocess.run(
-        [
-            "docker",
-            "ps",
-            "--all",
-            "--filter",
-            "name=kontext-",
-            "--format",
-            "{{.Names}} {{.Mounts}}",
-        ],
+        ["docker", "ps", "--all", "--quiet", "--filter", "name=kontext-"],
         capture_output=True,
         text=True,
         check=True,
     )
-    return listed.stdout.splitlines()
+    return [
+        found
+        for found in map(inspected, listed.stdout.split())
+        if any(Path(mount["Source"]).is_relative_to(below) for mount in found.get("Mounts", ()))
+    ]
 
 
 @pytest.fixture(autouse=True)
-def _no_container_stays(daemon: str) -> Iterator[None]:
-    before = containers()
+def _no_container_stays(daemon: str, tmp_path: Path) -> Iterator[None]:
     yield
-    assert set(containers()) <= set(before)
-
-
-def inspected(image: str) -> dict[str, object]:
-    done = subprocess.run(["docker", "inspect", image], capture_output=True, check=True)
-    (found,) = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
+    assert containers(tmp_path) == []
 
 
 # load
@@ -458,13 +455,11 @@ def test_an_image_can_do_no_more_than_it_must(
 ) -> None:
     workspace.chmod(0o777)
     process = start(hostile, "--quiet", *options)
-    ours = [inspected(line.split()[0]) for line in containers()]
-    (found,) = (c for c in ours if c["Mounts"][0]["Source"] == str(workspace))  # type: ignore[index]
+    (found,) = containers(workspace)
     settings = found["HostConfig"]
-    assert isinstance(settings, dict)
     assert 0 < settings["PidsLimit"] <= 1024
     assert settings["LogConfig"]["Type"] == "none"
-    assert len(found["Mounts"]) == 1  # type: ignore[arg-type]
+    assert len(found["Mounts"]) == 1
 
     process.terminate()
     said, complained = (text.decode().splitlines() for text in process.communicate(timeout=20))
@@ -480,15 +475,18 @@ def test_an_image_can_do_no_more_than_it_must(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_docker_told_to_stop_ends_the_container(
-    hostile: str, start: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
+    hostile: str,
+    workspace: Path,
+    start: Callable[..., subprocess.Popen[bytes]],
+    number: signal.Signals,
 ) -> None:
     """Without a terminal docker sends no signal; and this container heeds none."""
     process = start(hostile)
-    before = containers()
+    assert containers(workspace)
     process.send_signal(number)
     process.communicate(timeout=4)
     assert process.returncode == 130
-    assert len(containers()) < len(before)
+    assert not containers(workspace)
 
 
 def test_ctrl_c_on_a_terminal_ends_the_container(

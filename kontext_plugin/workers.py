@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kontext_plugin.environment import of_workers
 from kontext_plugin.errors import KontextError
 
 if TYPE_CHECKING:  # a worker needs neither, and both take their time
@@ -104,6 +105,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        env=of_workers(os.environ),
         start_new_session=True,
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.sources import Sources, Status, status_of
@@ -28,6 +28,16 @@ class Seen(NamedTuple):
     size: int
 
 
+class Sized(Protocol):
+    """A regular file, of which a push knows its bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+
+_File = TypeVar("_File", bound=Sized)
+
+
 class Unreadable(Exception):
     """A file that cannot be read; the arguments are its path and why."""
 
@@ -39,9 +49,8 @@ def hash_files(root: str, seen: list[Seen], workers: Workers) -> Iterator[tuple[
     """
     batches = [seen]
     hashed: Iterator[list[tuple[Status, str]]] = map(hash_batch, [(root, seen)])
-    if len(seen) >= _MANY_FILES or sum(file.size for file in seen) >= _MANY_BYTES:
-        # Not the large ones at the end.
-        batches = [*_batches(sorted(seen, key=lambda file: file.size < _BATCH_BYTES))]
+    if are_many(seen):
+        batches = [*batched(seen)]
         hashed = workers.map(hash_batch, [(root, batch) for batch in batches])
     for batch, results in zip(batches, hashed, strict=True):
         # The paths that we have: those from another process would be copies.
@@ -56,10 +65,17 @@ def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[Status, str]]:
         return [_hash(sources, *file) for file in files]
 
 
-def _batches(files: list[Seen]) -> Iterator[list[Seen]]:
-    batch: list[Seen] = []
+def are_many(files: Sequence[Sized]) -> bool:
+    """Whether several processes read them sooner than one."""
+    return len(files) >= _MANY_FILES or sum(file.size for file in files) >= _MANY_BYTES
+
+
+def batched(files: Sequence[_File]) -> Iterator[list[_File]]:
+    """What one worker reads at a time."""
+    batch: list[_File] = []
     size = 0
-    for file in files:
+    # Not the large ones at the end.
+    for file in sorted(files, key=lambda file: file.size < _BATCH_BYTES):
         batch.append(file)
         size += file.size
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:

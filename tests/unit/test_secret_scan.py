@@ -1,0 +1,172 @@
+"""What is found in files, and what is not: each format, each name, wherever it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokens import DOUBTFUL, LIVE, pem, some
+
+from kontext_plugin import secret_scan
+from kontext_plugin.secret_rules import FORMATS, LONGEST, MARKS, is_suspicious
+from kontext_plugin.secret_scan import Finding, find_in, find_secrets, search_little, search_much
+from kontext_plugin.tree import Entry
+from kontext_plugin.workers import Workers
+
+Search = Callable[[bytes], object]
+
+
+def found(content: bytes, cut: int = 1 << 22) -> list[Finding]:
+    pieces = [content[start : start + cut] for start in range(0, len(content), cut)]
+    return [*find_in("file", pieces, search_little)]
+
+
+def in_directory(root: Path) -> list[Finding]:
+    files = [
+        Entry(str(path.relative_to(root)), "file", size=path.stat().st_size)
+        for path in root.rglob("*")
+        if path.is_file()
+    ]
+    with Workers() as workers:
+        return find_secrets(str(root), files, workers)
+
+
+def test_every_format_has_an_example() -> None:
+    assert {rule.name for rule in FORMATS if rule.live} == {*LIVE}
+    assert {rule.name for rule in FORMATS if not rule.live} == {*DOUBTFUL}
+
+
+@pytest.mark.parametrize("rule", [*LIVE, *DOUBTFUL])
+@pytest.mark.parametrize("around", ["{}", "x = '{}'\n", 'a: "{}",\n', "\n\n{} # why\n"])
+def test_a_secret_is_found(rule: str, around: str) -> None:
+    text = {**LIVE, **DOUBTFUL}[rule]
+    hits = found(around.format(text).encode())
+    assert rule in {hit.rule for hit in hits}
+    hit = next(hit for hit in hits if hit.rule == rule)
+    assert hit.live is (rule in LIVE)
+    assert text not in repr(hit)
+
+
+@pytest.mark.parametrize("rule", [*LIVE, *DOUBTFUL])
+def test_it_is_found_wherever_a_piece_ends(rule: str) -> None:
+    content = b"\n" * LONGEST + {**LIVE, **DOUBTFUL}[rule].encode() + b"\n" * LONGEST
+    whole = found(content)
+    assert whole
+    for cut in (97, 1000, LONGEST, LONGEST + 1, 2 * LONGEST):
+        assert found(content, cut) == whole
+
+
+HARMLESS = {
+    "an example of AWS": "AKIAIOSFODNN7EXAMPLE wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "nothing but x": "gh" + "p_" + "x" * 36,
+    "too few characters": "gh" + "p_" + "ab" * 18,
+    "too short": "gh" + "p_" + some(20),
+    "a test key": "sk" + "_test_" + some(24),
+    "in the midst of a word": "a" + LIVE["GitHub token"],
+    "a public key": "-----BEGIN PUBLIC KEY-----\n" + some(64) + "\n-----END PUBLIC KEY-----",
+    "the name of a private key": 'raise ValueError("no -----BEGIN RSA PRIVATE KEY----- here")',
+    "a certificate behind an empty key": (
+        "-----END PRIVATE KEY-----\n-----BEGIN CERTIFICATE-----\n" + some(64)
+    ),
+    "a digest": hashlib.sha256(b"x").hexdigest(),
+    "a function of npm": "npm_config_registry_and_some_more_letters_of_it",
+}
+
+
+@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
+def test_no_secret(text: str) -> None:
+    assert not found(text.encode())
+
+
+def test_an_access_key_needs_its_secret_near_it() -> None:
+    key = DOUBTFUL["AWS access key ID"].encode()
+    digest = hashlib.sha1(b"x").hexdigest().encode()
+    assert [hit.live for hit in found(key + b" " + digest)] == [False]
+    assert [hit.live for hit in found(key + b"\n" * 1000 + some(40).encode())] == [False]
+    assert [hit.live for hit in found(some(40).encode() + b"\n" + key)] == [True]
+
+
+def test_a_finding_says_where() -> None:
+    token = LIVE["GitHub token"]
+    (hit,) = found(f"one\ntwo\n  {token}\n".encode())
+    fingerprint = "sha256:" + hashlib.sha256(token.encode()).hexdigest()
+    assert hit == Finding("file", 3, "GitHub token", True, fingerprint)
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from([*MARKS, b"\n", b"x", b"-", *(mark[:-1] for mark in MARKS)]), max_size=40
+    )
+)
+def test_both_searches_find_the_same(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    assert sorted(search_little(data)) == sorted(search_much(data))
+
+
+@pytest.mark.parametrize("mark", MARKS, ids=[mark.decode() for mark in MARKS])
+def test_no_text_takes_long(mark: bytes) -> None:
+    """Marks without end, and each followed by what keeps the pattern going."""
+    begun = time.process_time()
+    for filling in (b"", b" ", b"\n", b"A", b"a", b"0", b"-", b"-----", b".eyJ", b"/"):
+        found((mark + filling) * (100_000 // len(mark + filling)))
+        found((b" " + mark + filling * 50) * 500)
+    assert time.process_time() - begun < 5
+
+
+SUSPICIOUS = [
+    *(".env", "a/.env", ".env.local", ".env.production", "id_rsa", ".ssh/id_ed25519"),
+    *("server.key", "a/b.pem", "x.p12", "x.pfx", "x.jks", ".npmrc", ".netrc", "_netrc", ".pypirc"),
+    *("kubeconfig", "home/.kube/config", ".aws/credentials", ".config/gcloud/a/b.json"),
+    *("service-account-prod.json", ".docker/config.json", ".git-credentials", ".htpasswd"),
+    *("terraform.tfstate", "a/terraform.tfstate.backup"),
+]
+PLAIN = [
+    *(".env.example", ".env.sample", ".env.template", ".environment", "env", "a.env.py"),
+    *("id_rsa.pub", "keys.py", "key", "pem", "config.json", "docker/config.json", "config"),
+    *("credentials", "aws/credentials.py", "service.json", "npmrc", ".npmrc.md", "x.keys"),
+]
+
+
+@pytest.mark.parametrize("path", SUSPICIOUS)
+def test_a_suspicious_name(path: str) -> None:
+    assert is_suspicious(path)
+
+
+@pytest.mark.parametrize("path", PLAIN)
+def test_a_plain_name(path: str) -> None:
+    assert not is_suspicious(path)
+
+
+def test_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in workers, with hyperscan, and beside what cannot be read."""
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text("harmless\n" * 2000)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.py").write_text("\n" + LIVE["GitHub token"])
+    (tmp_path / "test.key").write_text(pem())
+    (tmp_path / ".env").write_text("A=b")
+    alone = in_directory(tmp_path)
+    assert [(hit.path, hit.line, hit.rule) for hit in alone] == [
+        (".env", 0, ""),
+        ("a/b.py", 2, "GitHub token"),
+        ("test.key", 1, "private key"),
+    ]
+    monkeypatch.setattr(secret_scan, "_LITTLE", 0)
+    assert in_directory(tmp_path) == alone
+    monkeypatch.setattr("kontext_plugin.digests._MANY_FILES", 2)
+    monkeypatch.setattr("kontext_plugin.digests._BATCH_FILES", 3)
+    assert in_directory(tmp_path) == alone
+
+
+def test_what_is_gone_or_no_file_is_left_to_the_upload(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    (tmp_path / "token").write_text(LIVE["GitHub token"])
+    files = [Entry(path, "file") for path in ("gone", "link", "a/b/c", "token")]
+    with Workers() as workers:
+        assert [hit.path for hit in find_secrets(str(tmp_path), files, workers)] == ["token"]
+        assert find_secrets(str(tmp_path / "nowhere"), files, workers) == []

@@ -23,6 +23,7 @@ from typing import IO
 from kontext_plugin import progress
 from kontext_plugin.crane_errors import RegistryError, explain, no_answer
 from kontext_plugin.ending import GRACE, bind, end, tether
+from kontext_plugin.environment import of_helpers
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, parse_digest
 
@@ -62,7 +63,7 @@ class Crane:
 
     program: str
     insecure: bool = False  # http, or a certificate that nobody vouches for
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    environment: Mapping[str, str] = field(default_factory=lambda: of_helpers(os.environ))
     trace: Callable[[str], None] = lambda line: None
     timeout: float = 0  # seconds without progress after which crane is ended; 0: never
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False)
@@ -107,6 +108,16 @@ class Crane:
         Raises RegistryError, in place of any error in reading a stream that crane broke off.
         """
         with self._stream("blob", name) as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def export(self, name: str, *, whole: bool = False) -> Iterator[IO[bytes]]:
+        """An image's file system as a tar stream, the entries of its top layer first.
+
+        It may be left early if it is not wanted as a `whole`. crane checks a layer's digest only
+        at the layer's end. Raises RegistryError as `blob` does.
+        """
+        with self._stream("export", name, whole=whole) as stream:
             yield stream
 
     def push_layout(self, layout: str, name: str) -> Published:
@@ -166,6 +177,11 @@ class Crane:
         with contextlib.suppress(EOFError), self._stream("catalog", registry) as stream:
             if not stream.read(1):  # there may be thousands of pages, and the first one will do
                 raise EOFError  # _stream knows whether there are none, or crane has failed
+
+    def tags(self, repository: str) -> Iterator[str]:
+        """The tags of a repository, as the registry lists them. Raises RegistryError."""
+        for line in self._document("ls", repository).splitlines():
+            yield line.decode("utf-8", "replace")
 
     def _publish(self, name: str, *arguments: str) -> Published:
         output, messages = self._run(*arguments)

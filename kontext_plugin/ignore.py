@@ -134,6 +134,19 @@ class IgnoreRules:
         return self.keeps_anywhere or any(f"{kept}/".startswith(f"{path}/") for kept in self.kept)
 
 
+def excludes(rules: IgnoreRules, path: str) -> bool:
+    """Whether the rules exclude a single path, by its own name or a parent's."""
+    verdict = ROOT
+    for end in [*(found.start() for found in re.finditer("/", path)), len(path)]:
+        verdict = rules.verdict(path[:end], verdict)
+    return verdict.excluded
+
+
+def pattern_for(path: str) -> str:
+    """A pattern that matches this path alone (one with a line end has none)."""
+    return re.sub(r"[*?\[\]\\!#]", r"\\\g<0>", path)
+
+
 def parse(text: str, source: str) -> IgnoreRules:
     """Parse the text of an ignore file; `source` names the file in error messages.
 

@@ -10,7 +10,7 @@ from kontext_plugin import base, delta, image, listing, manifest, schema
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, lineage_of
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
-from kontext_plugin.crane_errors import Damaged, NotFound, Refused
+from kontext_plugin.crane_errors import Damaged, NotFound, Refused, RegistryError
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image
 from kontext_plugin.manifest import MAX_READ, Manifest
@@ -95,6 +95,14 @@ def ancestor_problem(
     if found.layers != choice.layers or settings != wanted.settings(own):
         return "it is not what a later image says of it"
     return ""
+
+
+def layers_of(crane: Crane, name: str) -> frozenset[Digest]:
+    """The layers of an image by its name; none where it cannot be read, or is an index."""
+    try:
+        return frozenset(layer.digest for layer in _image(crane.manifest(name)).layers)
+    except (RegistryError, schema.InvalidDocument):
+        return frozenset()
 
 
 def custom_base(crane: Crane, name: str, platform: str, max_layers: int) -> base.Base:

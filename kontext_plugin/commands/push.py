@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, mismatch
 from kontext_plugin.cache import Cache
+from kontext_plugin.commands.gate import Gate
 from kontext_plugin.commands.preparation import prepared
 from kontext_plugin.commands.push_arguments import Options, parse
 from kontext_plugin.commands.push_messages import built_on, weighed, would_upload
 from kontext_plugin.commands.push_results import Pushed, make_way, write_results
+from kontext_plugin.commands.race import tell_race
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
@@ -20,9 +21,6 @@ from kontext_plugin.plan import Plan, plan_afresh
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, size
 from kontext_plugin.upload import Job, layer_sizes, upload
-
-_COURTESY = 5.0
-"""Seconds for a question after the push is done."""
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -48,37 +46,44 @@ def push(options: Options, report: Report) -> Pushed | None:
     tag = options.tags[0]
     with prepared(options, report) as ready:
         job, plan = ready.job, ready.plan
+        gate = Gate(options.secrets, report)
         if options.dry_run:
             _tell_dry_run(job, plan, ready.previous, report)
+            gate.tell(job, plan)
             return None
         if isinstance(plan.choice, Reuse) and plan.up_to_date:
             pushed = Pushed(plan.choice.previous.image.digest, options.tags, plan, uploaded=0)
             _remember(job.cache, tag, plan.choice.previous)
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
         else:
-            pushed = _publish(job, plan, options.tags, report)
+            pushed = _publish(job, plan, options.tags, gate, report)
         for other in options.tags[1:]:
             _add_tag(job.registry, tag, pushed.image, other)
             report.say(f"Tagged {other}")
         if not plan.up_to_date:
+            choice = plan.choice
+            before = choice.previous.image.digest if isinstance(choice, Reuse) else None
             with job.timings.step("look at the tag again"):
-                _tell_race(job.registry, tag, plan, pushed.image, report)
+                tell_race(job.registry, tag, pushed.image, before, report)
         job.cache.save_pushed(job.root, map(str, options.tags))
     if options.timings:
         report.tell(f"It took\n{job.timings}")
     return pushed
 
 
-def _publish(job: Job, plan: Plan, tags: tuple[Reference, ...], report: Report) -> Pushed:
+def _publish(
+    job: Job, plan: Plan, tags: tuple[Reference, ...], gate: Gate, report: Report
+) -> Pushed:
     """Uploads as planned or, where the registry lacks layers, afresh."""
     report.say(built_on(job.tag, plan))
+    gate.check(job, plan)
     try:
         image, sent = upload(job, plan)
     except NotFound:
         if isinstance(plan.choice, Fresh):
             raise
         afresh = plan_afresh(plan, "layers of the image are gone from the registry")
-        return _publish(job, afresh, tags, report)
+        return _publish(job, afresh, tags, gate, report)
     report.say(f"Pushed {job.tag}: {plan.describe()}; uploaded {size(sent)}")
     return Pushed(image.digest, tags, plan, sent)
 
@@ -100,21 +105,6 @@ def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -
             f"{tag.at(image)} is published as {tag}, but not as {other}: {error.message}",
             hint=error.hint,
         ) from error
-
-
-def _tell_race(registry: Crane, tag: Reference, plan: Plan, image: Digest, report: Report) -> None:
-    """No registry writes a tag under a condition, so of pushes at one time the last one wins."""
-    try:
-        now = replace(registry, timeout=_COURTESY).digest(str(tag))
-    except RegistryError:
-        return
-    # A registry may answer for a while as it did before.
-    before = plan.choice.previous.image.digest if isinstance(plan.choice, Reuse) else image
-    if now not in (image, before):
-        report.alert(
-            f"another push has replaced this image: {tag} shows {now} now; "
-            f"yours stays at {tag.at(image)}"
-        )
 
 
 def _tell_dry_run(job: Job, plan: Plan, previous: Previous | Fresh, report: Report) -> None:

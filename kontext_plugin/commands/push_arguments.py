@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kontext_plugin import crane, options, reference
 from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
-from kontext_plugin.commands.table import PUSH, REUSE
+from kontext_plugin.commands.table import PUSH, REUSE, SECRETS
 from kontext_plugin.errors import UsageError
 from kontext_plugin.image import PLATFORMS
 from kontext_plugin.reference import Reference
@@ -33,6 +33,7 @@ class Options:
     reuse: str = REUSE[0]
     max_layers: int = MAX_LAYERS
     single_layer: bool = False  # nothing but one layer, for consumers that read no more
+    secrets: str = SECRETS[0]
     fresh: bool = False  # reuse nothing, not even what is known of the directory
     dry_run: bool = False
     insecure: bool = False
@@ -63,6 +64,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     pushed = replace(
         shared(parsed, parsed.tag, positional[0] if positional else parsed.directory or "."),
         reuse=parsed.reuse or REUSE[0],
+        secrets=parsed.secrets or SECRETS[0],
         fresh=parsed.fresh,
         dry_run=parsed.dry_run,
         timings=parsed.timings,

@@ -6,6 +6,7 @@ from kontext_plugin.image import PLATFORMS
 from kontext_plugin.options import Argument, Command, Option
 
 REUSE = ("auto", "always", "never")
+SECRETS = ("auto", "warn", "block", "off")
 FORMATS = ("table", "json")
 
 _INSECURE = Option("insecure", "Allow plain http and unknown certificates")
@@ -35,6 +36,13 @@ _PLATFORM = Option(
     f"{' or '.join(PLATFORMS)} (default {PLATFORMS[0]})",
     kind="string",
     values=PLATFORMS,
+)
+_SECRETS = Option(
+    "secrets",
+    "What to do about secrets in new files: auto blocks tokens and warns of what may be a secret; "
+    "warn, block or off (default auto)",
+    kind="string",
+    values=SECRETS,
 )
 
 _DIRECTORY = Argument("DIR", "directory", optional=True)
@@ -83,6 +91,7 @@ PUSH = Command(
             kind="string",
             values=REUSE,
         ),
+        _SECRETS,
         Option("quiet", "Print the digest and errors only", "q"),
         Option("timings", "Say what each step took"),
         _TIMEOUT,
@@ -209,12 +218,19 @@ LOAD = Command(
 PURGE = Command(
     name="purge",
     summary="Publish an image anew, without what its layers have kept",
-    usage="[OPTIONS] REF [DIR]",
+    usage="[OPTIONS] REF",
     description=(
-        "Publish an image's sources as one of a single generation under its tag, so that nothing\n"
-        "that was once pushed and removed later is in its layers. Says what the registry still has."
+        "Publish the sources that an image shows as a new one of a single generation, under the\n"
+        "same tag: what was pushed once and removed later is not in its layers. Says what the\n"
+        "registry still has of the old ones, and how to remove it. Prints REPOSITORY@DIGEST."
     ),
-    options=(_INSECURE, _TIMEOUT),
+    options=(
+        Option("base", "The image it was built on, if that was given to push", kind="string"),
+        Option("quiet", "Print the digest, errors, and what the registry still has", "q"),
+        _INSECURE,
+        _SECRETS,
+        _TIMEOUT,
+    ),
     arguments=(_REFERENCE,),
 )
 
@@ -254,5 +270,5 @@ VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's versi
 
 COMMANDS = {
     command.name: command
-    for command in (CACHE, DIFF, DOCTOR, INSPECT, INSTALL, LOAD, LS, PUSH, RUN, VERSION)
+    for command in (CACHE, DIFF, DOCTOR, INSPECT, INSTALL, LOAD, LS, PURGE, PUSH, RUN, VERSION)
 }

@@ -26,20 +26,23 @@ LAYERS = [
         "commands.install",
         "commands.load",
         "commands.ls",
+        "commands.purge",
         "commands.push",
         "commands.run",
         "commands.version",
     },
     {"commands.doctor_checks", "commands.loading", "commands.reading"},
-    {"commands.preparation"},
+    {"commands.gate", "commands.preparation"},
     {"commands.push_messages", "commands.push_results"},
     {"commands.push_arguments"},
+    {"commands.purge_messages", "commands.race"},
     {"complete"},
     {"commands.table"},
-    {"published", "upload", "output", "daemon"},
+    {"contents", "published", "upload", "output", "daemon"},
     {"endpoint", "plugin_link"},
     {"docker_config"},
     # The edges: each owns one outside thing.
+    {"secret_scan"},
     {"scan", "delta", "crane", "base", "schema", "report", "options", "interrupts"},
     {"cache", "ignore", "git", "tar", "digests", "layout"},
     {"crane_errors", "progress", "ending"},
@@ -49,7 +52,7 @@ LAYERS = [
     {"manifest"},
     {"listing"},
     {"image", "reference", "tree"},
-    {"errors", "", "commands"},
+    {"environment", "errors", "secret_rules", "", "commands"},
 ]
 LEVEL = {module: level for level, modules in enumerate(reversed(LAYERS)) for module in modules}
 
@@ -60,9 +63,13 @@ DOORS = {
     "zlib_ng": {"delta"},
     "argparse": {"options"},
     "fcntl": {"scratch", "ending"},
+    "hyperscan": {"secret_scan"},
 }
 
-HEAVY = ["plumbum", "docker", "jsonschema", "argparse", "zlib_ng", "tarfile", "concurrent.futures"]
+HEAVY = [
+    *("plumbum", "docker", "jsonschema", "zlib_ng", "hyperscan"),
+    *("argparse", "tarfile", "concurrent.futures"),
+]
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -1,0 +1,124 @@
+"""The gate before an upload: what looks like a secret is named, and a live one goes nowhere."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from kontext_plugin import ignore
+from kontext_plugin.errors import KontextError
+from kontext_plugin.plan import Plan
+from kontext_plugin.report import Report, number
+from kontext_plugin.secret_scan import Finding, find_secrets
+from kontext_plugin.sources import read_file
+from kontext_plugin.upload import Job
+
+ALLOW_FILE = ".kontextallow"
+
+_ALLOW_BYTES = 1024 * 1024
+_SHOWN = 10
+_FINGERPRINT = re.compile("sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What the directory's allow-list says is no secret, or may be published."""
+
+    fingerprints: frozenset[str] = frozenset()
+    paths: ignore.IgnoreRules = field(default_factory=ignore.IgnoreRules)
+
+    def __contains__(self, finding: Finding) -> bool:
+        return finding.fingerprint in self.fingerprints or ignore.excludes(self.paths, finding.path)
+
+
+@dataclass(frozen=True)
+class Gate:
+    policy: str  # one of table.SECRETS
+    report: Report
+
+    def check(self, job: Job, plan: Plan) -> None:
+        """Warns of what may be a secret. Raises KontextError for what must not be uploaded."""
+        blocked, doubtful = self._findings(job, plan)
+        if doubtful:
+            self.report.alert(_warning(doubtful))
+        if blocked:
+            raise KontextError(
+                f"{number(len(blocked), 'secret')} would be published, so nothing was uploaded:\n"
+                + _listed([_described(finding) for finding in blocked]),
+                hint="Take them out, or leave the files out with .kontextignore. A secret that was "
+                "shared already must be revoked.\n"
+                f"To publish them all the same, add to the directory's {ALLOW_FILE}:\n"
+                + _listed([*dict.fromkeys(map(_allowing, blocked))]),
+            )
+
+    def tell(self, job: Job, plan: Plan) -> None:
+        """What `check` would do."""
+        blocked, doubtful = self._findings(job, plan)
+        if doubtful:
+            self.report.alert(_warning(doubtful))
+        if blocked:
+            self.report.alert(
+                f"the push would be refused for {number(len(blocked), 'secret')}:\n"
+                + _listed([_described(finding) for finding in blocked])
+            )
+
+    def _findings(self, job: Job, plan: Plan) -> tuple[list[Finding], list[Finding]]:
+        """Those that block, and those that are only told of."""
+        if self.policy == "off":
+            return [], []
+        with job.timings.step("look for secrets"):
+            paths = chain(*plan.lower, plan.written)
+            files = [plan.tree.entry(path) for path in paths if path in plan.tree.sizes]
+            found = find_secrets(job.root, files, job.workers)
+        allowed = read_allowed(job.root) if found else Allowed()
+        found = [finding for finding in found if finding not in allowed]
+        blocked = [finding for finding in found if self._blocks(finding)]
+        told = {(finding.path, finding.line) for finding in blocked}
+        return blocked, [finding for finding in found if (finding.path, finding.line) not in told]
+
+    def _blocks(self, finding: Finding) -> bool:
+        return self.policy == "block" or (self.policy == "auto" and finding.live)
+
+
+def read_allowed(root: str) -> Allowed:
+    """The allow-list of a source directory. Raises KontextError."""
+    path = os.path.join(root, ALLOW_FILE)
+    try:
+        text = read_file(path, _ALLOW_BYTES).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return Allowed()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise KontextError(f"the allow-list {path!r} cannot be used: {why}") from error
+    lines = text.split("\n")
+    fingerprints = {line.strip() for line in lines if _FINGERPRINT.fullmatch(line.strip())}
+    # Empty lines in their place: an error names the line.
+    patterns = ["" if line.strip() in fingerprints else line for line in lines]
+    return Allowed(frozenset(fingerprints), ignore.parse("\n".join(patterns), path))
+
+
+def _warning(findings: Sequence[Finding]) -> str:
+    return (
+        f"{number(len({finding.path for finding in findings}), 'file')} may hold secrets:\n"
+        + _listed([_described(finding) for finding in findings])
+        + f"\nLeave them out with .kontextignore, or list them in {ALLOW_FILE} if that is meant."
+    )
+
+
+def _described(finding: Finding) -> str:
+    if not finding.line:
+        return f"{finding.path!r}: files of this name commonly hold secrets"
+    return f"{finding.path!r}, line {finding.line}: {finding.rule}"
+
+
+def _allowing(finding: Finding) -> str:
+    """The line of an allow-list for this finding alone."""
+    return finding.fingerprint or ignore.pattern_for(finding.path)
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
+    return "\n".join(f"  {line}" for line in [*lines[:_SHOWN], *more])

@@ -1,0 +1,143 @@
+"""`docker kontext purge`: publishes an image's sources anew, without the layers that it had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from kontext_plugin import base, crane, options, published, reference
+from kontext_plugin.base import Base
+from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous, Wanted
+from kontext_plugin.cache import open_cache
+from kontext_plugin.commands.gate import Gate
+from kontext_plugin.commands.preparation import idle_threads
+from kontext_plugin.commands.purge_messages import Remains, remaining
+from kontext_plugin.commands.push_arguments import timeout
+from kontext_plugin.commands.race import tell_race
+from kontext_plugin.commands.table import PURGE, SECRETS
+from kontext_plugin.contents import fetch
+from kontext_plugin.crane import Crane
+from kontext_plugin.crane_errors import RegistryError
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image import Image
+from kontext_plugin.manifest import Lineage
+from kontext_plugin.options import Globals
+from kontext_plugin.plan import make_plan
+from kontext_plugin.reference import Reference
+from kontext_plugin.report import Report, Timings, number, size
+from kontext_plugin.upload import Job, upload
+from kontext_plugin.workers import Workers
+
+_MOST_TAGS = 200
+"""Each is a request, six at a time."""
+
+
+@dataclass(frozen=True)
+class Options:
+    tag: Reference
+    base: str = ""
+    secrets: str = SECRETS[0]
+    insecure: bool = False
+    timeout: float = crane.TIMEOUT
+
+
+def main(arguments: Sequence[str], flags: Globals) -> int:
+    parsed, positional = options.parse(PURGE, arguments)
+    wanted = Options(
+        tag=reference.parse(positional[0]),
+        base=parsed.base or "",
+        secrets=parsed.secrets or SECRETS[0],
+        insecure=parsed.insecure,
+        timeout=timeout(parsed),
+    )
+    print(purge(wanted, Report(quiet=parsed.quiet, debug=flags.debug)))
+    return 0
+
+
+def purge(wanted: Options, report: Report) -> str:
+    """Gives the tag an image of the same sources, of one generation; returns `REPO@sha256:…`.
+
+    Raises KontextError. The tag then shows what it showed before, or the new image.
+    """
+    tag = wanted.tag
+    registry = crane.find(wanted.insecure, report.trace, wanted.timeout)
+    cache = open_cache()
+    with idle_threads() as threads, Workers() as workers, registry, cache.scratch() as folder:
+        old = published.read(registry, threads, tag)
+        lineage = _lineage(old, tag)
+        below = _base(registry, wanted, lineage)
+        plan = make_plan(Fresh("purge"), _wanted(below, lineage), old.manifest.tree)
+        report.say(
+            f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
+            f"of generation {lineage.generation} from {tag}"
+        )
+        fetch(registry, tag.at(old.image.digest), plan.tree, folder)
+        job = Job(registry, cache, workers, Timings(), tag, folder, below)
+        Gate(wanted.secrets, report).check(job, plan)
+        if registry.digest(str(tag)) != old.image.digest:
+            raise KontextError(
+                f"another push has replaced {tag} meanwhile; nothing was changed",
+                hint="Purge it again when nobody pushes.",
+            )
+        new, sent = upload(job, plan)
+        report.say(f"Published {tag} anew: {plan.describe()}; uploaded {size(sent)}")
+        report.tell(remaining(tag, _remains(registry, threads, tag, old, new)))
+        tell_race(registry, tag, new.digest, old.image.digest, report)
+    return tag.at(new.digest)
+
+
+def _lineage(old: Previous, tag: Reference) -> Lineage:
+    if old.manifest.lineage is None:
+        raise KontextError(
+            f"{tag} was made by Kontext's prototype, and does not say of what",
+            hint="Push the directory again with --fresh.",
+        )
+    return old.manifest.lineage
+
+
+def _base(registry: Crane, wanted: Options, lineage: Lineage) -> Base:
+    """What the image was put upon. Raises KontextError where it cannot be told."""
+    if wanted.base:
+        return published.custom_base(registry, wanted.base, lineage.platform, MAX_LAYERS)
+    for kind in (base.shipped, base.single_layer):
+        if kind(lineage.platform).image.digest == lineage.base:
+            return kind(lineage.platform)
+    raise KontextError(
+        f"{wanted.tag} was built on {lineage.base}, which this Kontext does not have",
+        hint="Name its base with --base, as push was given it; or push the directory again "
+        "with --fresh.",
+    )
+
+
+def _wanted(below: Base, lineage: Lineage) -> Wanted:
+    return Wanted(
+        base=below.image.digest,
+        below=below.layers,
+        extractor=below.extractor,
+        platform=lineage.platform,
+        labels=lineage.labels,
+        settings=below.settings_with,
+        single_layer=bool(below.extractor_inside),
+    )
+
+
+def _remains(
+    registry: Crane, threads: Executor, tag: Reference, old: Previous, new: Image
+) -> Remains:
+    """What the registry still has of the old image."""
+    kept = {layer.digest for layer in new.layers}
+    layers = tuple(layer for layer in old.image.layers if layer.digest not in kept)
+    former = (ancestor.image for ancestor in _lineage(old, tag).ancestors)
+    images = tuple(dict.fromkeys([old.image.digest, *former]))
+    if not layers:
+        return Remains(images, layers, ())
+    try:
+        tags = sorted({*registry.tags(tag.repository)} - {tag.tag})
+    except RegistryError:
+        return Remains(images, layers, None)
+    asked = [f"{tag.repository}:{other}" for other in tags[:_MOST_TAGS]]
+    found = threads.map(lambda name: published.layers_of(registry, name), asked)
+    gone = {layer.digest for layer in layers}
+    showing = tuple(name for name, theirs in zip(asked, found, strict=True) if gone & theirs)
+    return Remains(images, layers, showing, len(tags) - len(asked))

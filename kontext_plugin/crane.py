@@ -283,8 +283,10 @@ class Crane:
         flags = ["--insecure"] if self.insecure else []
         self.trace(" ".join(["crane", *arguments]))
         try:
-            # plumbum copied the environment when it was imported, so it is given; and it decodes
-            # what a command prints with errors ignored, so the pipes are read raw.
+            # plumbum adds the environment of when it was imported, so that is taken away; and it
+            # decodes what a command prints with errors ignored, so the pipes are read raw.
+            for name in local.env.keys() - {"PATH"}:
+                del local.env[name]
             command = local[self.program][[*arguments, *flags]]
             process: subprocess.Popen[bytes] = command.popen(  # type: ignore[assignment]
                 stdin=subprocess.DEVNULL,

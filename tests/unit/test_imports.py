@@ -126,3 +126,14 @@ def test_the_start_loads_nothing_heavy() -> None:
         cwd=PACKAGE.parent,
     )
     assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module or "kontext_plugin")
+def test_no_shell_is_ever_used(module: str) -> None:
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(node, ast.keyword) and node.arg == "shell":
+            pytest.fail(f"{module}:{node.value.lineno}: shell=")
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("os.system", "os.popen", "subprocess.getoutput"), called
+            assert called not in ("subprocess.getstatusoutput", "eval", "exec"), called

@@ -1,0 +1,254 @@
+"""What must not leave the machine, and what the registry keeps of what did."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PASSWORD, Docker, Registry
+from images import exported, layers, writes
+from tokens import LIVE, pem, some
+from trees import Directory, File, Link, Tree
+
+Crane = Callable[..., bytes]
+
+TOKEN = LIVE["GitHub token"]
+TREE: Tree = {
+    "README": File(b"hello\n"),
+    "run.sh": File(b"#!/bin/sh\n", executable=True),
+    "src": Directory(),
+    "src/main.c": File(b"int main(void) { return 0; }\n"),
+    "src/link.c": Link("main.c"),
+    "nothing": File(b""),
+}
+
+
+def leak(source: Path) -> None:
+    (source / "settings.py").write_text(f"\n\nTOKEN = '{TOKEN}'\n")
+
+
+def test_a_token_blocks_the_push(docker: Docker, registry: Registry, source: Path) -> None:
+    tag = registry.repository() + ":v1"
+    leak(source)
+    registry.requests()
+    pushed = docker.push(tag, source)
+    assert (pushed.code, pushed.stdout) == (1, "")
+    assert "'settings.py', line 3: GitHub token" in pushed.stderr
+    assert TOKEN[:12] not in pushed.stderr
+    assert writes(registry.requests()) == []
+
+    (line,) = [row.strip() for row in pushed.stderr.splitlines() if row.startswith("  sha256:")]
+    (source / ".kontextallow").write_text(f"# revoked\n{line}\n")
+    assert docker.push(tag, source).image
+
+
+def test_a_later_push_leaves_the_tag_as_it_was(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source)
+    leak(source)
+    assert docker.push(tag, source).code == 1
+    assert first.image.endswith(crane("digest", tag).decode().strip())
+    assert docker.push(tag, source, "--secrets", "off").image
+
+
+def test_what_may_be_harmless_is_told_of(docker: Docker, registry: Registry, source: Path) -> None:
+    tag = registry.repository() + ":v1"
+    (source / "test.pem").write_text(pem())
+    (source / ".env").write_text("A=b\n")
+    blocked = docker.push(tag, source, "--secrets", "block")
+    assert blocked.code == 1
+    pushed = docker.push(tag, source, "-q")
+    assert pushed.image
+    assert "'test.pem', line 1: private key" in pushed.stderr
+    assert "'.env'" in pushed.stderr
+    (source / "README").write_text("edited\n")
+    assert "secret" not in docker.push(tag, source).stderr, "unchanged files are left alone"
+    lines = blocked.stderr.splitlines()
+    allowed = lines[
+        lines.index("To publish them all the same, add to the directory's .kontextallow:") :
+    ]
+    (source / ".kontextallow").write_text("\n".join(line.strip() for line in allowed[1:]))
+    assert docker.push(tag, source, "--secrets", "block", "--fresh").image
+
+
+def test_a_dry_run_tells(docker: Docker, registry: Registry, source: Path) -> None:
+    leak(source)
+    run = docker.push(registry.repository(), source, "--dry-run")
+    assert run.code == 0
+    assert "would be refused" in run.stderr
+    assert "'settings.py', line 3: GitHub token" in run.stderr
+
+
+def test_many_are_counted_and_names_are_escaped(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
+    for number in range(13):
+        (source / f"a\x1b[31m\n{number}").write_text("gh" + "p_" + some(36, seed=number))
+    pushed = docker.push(registry.repository(), source)
+    assert "13 secrets" in pushed.stderr
+    assert pushed.stderr.count(": GitHub token") == 10
+    assert "and 3 more" in pushed.stderr
+    assert "\x1b" not in pushed.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[\n", ".kontextallow:1: malformed"), (None, "cannot be used")]
+)
+def test_a_broken_allow_list(
+    docker: Docker, registry: Registry, source: Path, content: str | None, message: str
+) -> None:
+    leak(source)
+    if content is None:
+        (source / ".kontextallow").mkdir()
+    else:
+        (source / ".kontextallow").write_text(content)
+    pushed = docker.push(registry.repository(), source)
+    assert pushed.code == 1
+    assert message in pushed.stderr
+
+
+def blobs(crane: Crane, image: str) -> bytes:
+    """All that the image's layers hold."""
+    repository = image.partition("@")[0].rpartition(":")[0]
+    held = b""
+    for digest in layers(crane, image):
+        with tarfile.open(fileobj=io.BytesIO(crane("blob", f"{repository}@{digest}"))) as layer:
+            for member in layer:
+                file = layer.extractfile(member)
+                held += file.read() if file else b""
+    return held
+
+
+def test_purge(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
+    tag = registry.repository() + ":v1"
+    leak(source)
+    assert docker.push(tag, source, "--secrets", "off", "--label", "a=b").image
+    crane("tag", tag, "other")
+    (source / "settings.py").unlink()
+    old = docker.push(tag, source, "--label", "a=b").image
+    assert TOKEN.encode() in blobs(crane, tag)
+    lost = layers(crane, tag)[1:]
+
+    purged = docker("kontext", "purge", tag)
+    assert purged.image.endswith(crane("digest", tag).decode().strip())
+    assert TOKEN.encode() not in blobs(crane, tag)
+    assert exported(crane, tag) == TREE
+    assert "Nothing changed" in docker.push(tag, source, "--label", "a=b").stderr
+
+    for digest in lost:
+        assert digest in purged.stderr
+    assert f"crane delete {old}" in purged.stderr
+    assert f"{tag.rpartition(':')[0]}:other\n" in purged.stderr
+
+
+def test_purge_a_single_layer_upon_nothing(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    assert docker.push(tag, source, "--single-layer").image
+    image = docker("kontext", "purge", tag)
+    assert image.image.endswith(crane("digest", tag).decode().strip())
+    assert "nothing in its layers that it does not show" in image.stderr
+    assert exported(crane, tag) == TREE
+
+
+def test_purge_finds_a_secret_that_is_still_there(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    leak(source)
+    old = docker.push(tag, source, "--secrets", "off").image
+    purged = docker("kontext", "purge", tag)
+    assert (purged.code, purged.stdout) == (1, "")
+    assert "'settings.py', line 3: GitHub token" in purged.stderr
+    assert old.endswith(crane("digest", tag).decode().strip())
+
+
+def test_purge_of_nothing(docker: Docker, registry: Registry) -> None:
+    purged = docker("kontext", "purge", registry.repository() + ":none")
+    assert purged.code == 1
+    assert "was not found" in purged.stderr
+
+
+@pytest.fixture
+def watched(docker: Docker, crane_path: str, tmp_path: Path) -> Path:
+    """Where each crane writes its arguments, its environment, and who may read the cache."""
+    log, wrapper = tmp_path / "log", tmp_path / "crane-that-tells"
+    cache = tmp_path / "cache"
+    docker.environment["KONTEXT_CACHE_DIR"] = str(cache)
+    wrapper.write_text(
+        "#!/bin/sh\n"
+        f"{{ printf '%s\\n' \"$@\"; env; }} >>'{log}'\n"
+        f"find '{cache}' -printf 'mode %m %y\\n' >>'{log}'\n"
+        f"exec '{crane_path}' \"$@\"\n"
+    )
+    wrapper.chmod(0o755)
+    docker.environment["KONTEXT_CRANE"] = str(wrapper)
+    return log
+
+
+def test_nothing_of_a_secret_is_passed_on_or_kept(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path, watched: Path
+) -> None:
+    docker.environment["DATABASE_PASSWORD"] = "of-another-program"
+    tag = registry.repository() + ":v1"
+    said = ""
+    for edit in ("one", "two"):
+        (source / "README").write_text(edit)
+        pushed = docker("-D", "kontext", "push", "-t", tag, "--timings", str(source))
+        assert pushed.image
+        said += pushed.stderr
+    config = (docker.config / "config.json").read_text()
+    encoded = config.rpartition('"auth": "')[2].partition('"')[0]
+    log = watched.read_text()
+    assert "DOCKER_CONFIG=" in log
+    cached = b"".join(
+        file.read_bytes() for file in (tmp_path / "cache").rglob("*") if file.is_file()
+    )
+    assert cached
+    for secret in (PASSWORD, encoded, "of-another-program"):
+        for place in (log, said, cached.decode("latin-1"), blobs(crane, tag).decode("latin-1")):
+            assert secret not in place
+
+
+def test_only_the_user_may_read_the_cache(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path, watched: Path
+) -> None:
+    """During a push, as each crane sees it, and afterwards."""
+    assert docker.push(registry.repository(), source).image
+    modes = {line for line in watched.read_text().splitlines() if line.startswith("mode ")}
+    assert modes == {"mode 700 d", "mode 600 f"}
+    for folder, _, files in os.walk(tmp_path / "cache"):
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+        for name in files:
+            assert stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) == 0o600
+
+
+def test_a_helper_gets_what_the_user_names(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    seen, folder = tmp_path / "seen", tmp_path / "bin"
+    folder.mkdir()
+    helper = folder / "docker-credential-test"
+    answer = f'{{"ServerURL": "", "Username": "alice", "Secret": "{PASSWORD}"}}'
+    helper.write_text(f"#!/bin/sh\nenv >'{seen}'\necho '{answer}'\n")
+    helper.chmod(0o755)
+    docker.configure({"credHelpers": {registry.host: "test"}})
+    docker.environment |= {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "AWS_PROFILE": "p",
+        "VAULT_ADDR": "v",
+        "OTHER": "o",
+        "KONTEXT_ENV": "VAULT_*",
+    }
+    assert docker.push(registry.repository(), source).image
+    names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
+    assert {"PATH", "HOME", "AWS_PROFILE", "VAULT_ADDR"} <= names
+    assert not {"OTHER", "KONTEXT_ENV"} & names

@@ -87,7 +87,7 @@ def test_debug_shows_the_traceback(docker: Docker, tmp_path: Path) -> None:
 
 
 def test_completion(docker: Docker) -> None:
-    said = docker("__complete", "kontext", "pu").stdout
+    said = docker("__complete", "kontext", "pus").stdout
     assert said.splitlines()[0].startswith("push\t")
     assert said.splitlines()[-1] == ":4"
     flags = docker("__complete", "kontext", "push", "--d").stdout

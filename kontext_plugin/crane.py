@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from kontext_plugin import progress
+from kontext_plugin import proc, stall
 from kontext_plugin.crane_errors import RegistryError, explain, no_answer
 from kontext_plugin.ending import GRACE, bind, end, tether
 from kontext_plugin.environment import of_helpers
@@ -267,9 +267,9 @@ class Crane:
         self, process: subprocess.Popen[bytes], arguments: Sequence[str]
     ) -> Iterator[None]:
         """Ends a crane that waits in vain, and says so in place of its own last words."""
-        shown = progress.is_visible(process.pid) or arguments[0] in _QUESTIONS
+        shown = proc.is_visible(process.pid) or arguments[0] in _QUESTIONS
         limit = self.timeout if shown else 0
-        with progress.limited(process, limit, lambda: end(process)) as silent:
+        with stall.limited(process, limit, lambda: end(process)) as silent:
             try:
                 yield
             except RegistryError as error:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from kontext_plugin import crane as cranes
-from kontext_plugin import progress
+from kontext_plugin import proc
 from kontext_plugin.crane import IDENTITY_TOKEN, Crane, Credentials, Published, find
 from kontext_plugin.crane_errors import NotFound, Refused, RegistryError
 from kontext_plugin.errors import KontextError
@@ -503,7 +503,7 @@ def test_crane_may_wait_for_a_credential_helper(fake: Maker) -> None:
 def test_where_progress_cannot_be_seen_questions_alone_are_limited(
     verb: str, fake: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_PROC", "/nowhere")
+    monkeypatch.setattr(proc, "ROOT", "/nowhere")
     with fake(f"sleep 1; echo r/r@{DIGEST}", timeout=0.2) as crane:
         if verb == "manifest":
             with pytest.raises(RegistryError, match="has not answered"):

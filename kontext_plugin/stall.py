@@ -8,14 +8,14 @@ Its processor time is no sign: a slow upload takes less than one tick of it a mi
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-_PROC = "/proc"
+from kontext_plugin import proc
+
 _LOOKS = 8
 """How often it is looked at within the limit; no look at all where it ends before the first."""
 
@@ -28,7 +28,7 @@ class Look:
     """What there is to see of a process at one moment."""
 
     transferred: int = 0  # bytes, since it began
-    queues: frozenset[str] = frozenset()  # its sockets, each with the bytes that wait in it
+    queues: frozenset[tuple[str, str]] = frozenset()  # as proc.queues has them
     waits_for_us: bool = False  # or for a person, whom a credential helper asks
 
     def is_beyond(self, before: Look, seconds: float) -> bool:
@@ -36,11 +36,6 @@ class Look:
         noise = _NOISE * (1 + seconds / 60)
         moved = self.transferred - before.transferred > noise or self.queues != before.queues
         return moved or self.waits_for_us
-
-
-def is_visible(pid: int) -> bool:
-    """Whether this system shows the progress of a process of ours. macOS does not."""
-    return os.access(f"{_PROC}/{pid}/io", os.R_OK)
 
 
 @contextlib.contextmanager
@@ -80,34 +75,15 @@ def limited(
 
 def look(process: subprocess.Popen[bytes]) -> Look:
     """One that has just ended shows nothing."""
+    pid = process.pid
     try:
         return Look(
-            _transferred(process.pid),
-            _queues(process.pid),
-            _is_unread(process) or _has_child(process.pid),
+            sum(proc.passed(pid)),
+            frozenset(proc.queues(pid).items()),
+            _is_unread(process) or proc.has_child(pid),  # a helper: docker sets it no limit either
         )
     except OSError:
         return Look()
-
-
-def _transferred(pid: int) -> int:
-    with open(f"{_PROC}/{pid}/io", encoding="ascii") as file:
-        counts = dict(line.split(": ") for line in file)
-    return int(counts["rchar"]) + int(counts["wchar"])
-
-
-def _queues(pid: int) -> frozenset[str]:
-    descriptors, sockets, found = f"{_PROC}/{pid}/fd", set(), set()
-    for name in os.listdir(descriptors):
-        with contextlib.suppress(OSError):  # closed meanwhile
-            sockets.add(os.readlink(os.path.join(descriptors, name)))
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"{_PROC}/{pid}/net/{table}", "rb") as file:
-            for line in file:
-                _, _, _, _, queues, _, _, _, _, inode, *_ = line.decode("ascii").split()
-                if f"socket:[{inode}]" in sockets:
-                    found.add(f"{inode} {queues}")
-    return frozenset(found)
 
 
 def _is_unread(process: subprocess.Popen[bytes]) -> bool:
@@ -118,13 +94,3 @@ def _is_unread(process: subprocess.Popen[bytes]) -> bool:
         return any(events & select.POLLIN for _, events in waiting.poll(0))
     except ValueError:  # closed already: all was taken
         return False
-
-
-def _has_child(pid: int) -> bool:
-    """Whether a credential helper runs. docker sets it no limit either."""
-    tasks = f"{_PROC}/{pid}/task"
-    for task in os.listdir(tasks):
-        with contextlib.suppress(OSError), open(f"{tasks}/{task}/children", "rb") as file:
-            if file.read():
-                return True
-    return False

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kontext_plugin import progress
-from kontext_plugin.progress import Look, is_visible, limited, look
+from kontext_plugin import stall
+from kontext_plugin.proc import is_visible
+from kontext_plugin.stall import Look, limited, look
 
-STILL = Look(1000, frozenset({"1 0:0"}))
+STILL = Look(1000, frozenset({("1", "0:0")}))
 WAITS = Look(1000, STILL.queues, waits_for_us=True)
 CHANGES = {
     "nothing": (STILL, 60, False),
@@ -23,8 +24,8 @@ CHANGES = {
     "a runtime's reading for long": (Look(1440, STILL.queues), 1200, False),
     "some bytes a second": (Look(1180, STILL.queues), 60, True),
     "some bytes a second for long": (Look(4600, STILL.queues), 1200, True),
-    "the kernel sends on": (Look(1000, frozenset({"1 5:0"})), 1, True),
-    "another connection": (Look(1000, frozenset({"2 0:0"})), 1, True),
+    "the kernel sends on": (Look(1000, frozenset({("1", "5:0")})), 1, True),
+    "another connection": (Look(1000, frozenset({("2", "0:0")})), 1, True),
     "waits for us": (WAITS, 60, True),
 }
 
@@ -64,7 +65,7 @@ def test_the_end_comes_eight_looks_after_the_last_progress(
             over.set()
         return taken[-1]
 
-    monkeypatch.setattr(progress, "look", seen)
+    monkeypatch.setattr(stall, "look", seen)
     process = subprocess.Popen(["true"], stdout=subprocess.PIPE)
     with process, limited(process, 0.008, over.set) as silent:
         assert over.wait(20)
@@ -73,7 +74,7 @@ def test_the_end_comes_eight_looks_after_the_last_progress(
 
 
 def test_a_short_run_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "look", lambda _: pytest.fail("it was"))
+    monkeypatch.setattr(stall, "look", lambda _: pytest.fail("it was"))
     for limit in (60, 0):
         started = time.monotonic()
         process = subprocess.Popen(["true"], stdout=subprocess.PIPE)

@@ -30,6 +30,7 @@ def main() -> NoReturn:
 def run(argv: Sequence[str]) -> int:
     """One place turns errors into messages and exit codes."""
     flags = Globals()
+    report.speak(as_json=False)
     try:
         flags, arguments = _global_flags(argv)
         interrupts.watch()
@@ -40,22 +41,25 @@ def run(argv: Sequence[str]) -> int:
         output.write(())
         return code
     except KeyboardInterrupt as interrupt:
-        report.show("; ".join(["Interrupted", *map(str, interrupt.args)]))
+        text = "; ".join(["Interrupted", *map(str, interrupt.args)])
+        report.show(text, "interrupted", exit_code=INTERRUPTED)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our stdout is gone, and knows why
         return FAILED
     except KontextError as error:
         if flags.debug:
             _show_traceback()
-        report.show(f"ERROR: {error.message}")
-        if error.hint:
-            report.show(error.hint)
+        report.show(error.message, "error", hint=error.hint, exit_code=error.exit_code)
         return error.exit_code
     except Exception as error:
         if flags.debug:
             _show_traceback()
-        report.show(f"ERROR: {type(error).__name__}: {error}")
-        report.show("This is a fault of Kontext's. 'docker -D kontext …' shows where it lies.")
+        report.show(
+            f"{type(error).__name__}: {error}",
+            "error",
+            hint="This is a fault of Kontext's. 'docker -D kontext …' shows where it lies.",
+            exit_code=FAILED,
+        )
         return FAILED
 
 
@@ -170,4 +174,4 @@ def _is_true(value: str | None) -> bool:
 def _show_traceback() -> None:
     import traceback
 
-    report.show(traceback.format_exc())
+    report.show(traceback.format_exc(), "debug")

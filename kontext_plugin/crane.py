@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from kontext_plugin.ending import GRACE, bind, end, tether
 from kontext_plugin.environment import of_helpers
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, parse_digest
+from kontext_plugin.transfer import PUSHED, Transfer
 
 TIMEOUT = 60.0
 """Seconds without progress: what proxies commonly wait for a server."""
@@ -33,7 +33,6 @@ TIMEOUT = 60.0
 _QUESTIONS = frozenset({"manifest", "config", "digest", "tag", "version"})
 """Short however slow the line is: limited as a whole where progress cannot be seen."""
 
-_PUSHED = re.compile(r"pushed blob: (sha256:[0-9a-f]{64})")
 _MAX_DOCUMENT = 8 * 1024 * 1024
 """Bytes; registries must take 4 MiB (distribution specification, "Pushing manifests")."""
 
@@ -120,9 +119,9 @@ class Crane:
         with self._stream("export", name, whole=whole) as stream:
             yield stream
 
-    def push_layout(self, layout: str, name: str) -> Published:
+    def push_layout(self, layout: str, name: str, transfer: Transfer | None = None) -> Published:
         """Puts an OCI layout of one image under a digest, without any tag."""
-        return self._publish(name, "push", layout, name)
+        return self._publish(transfer, name, "push", layout, name)
 
     def append(
         self,
@@ -134,6 +133,7 @@ class Crane:
         annotations: Mapping[str, str],
         entrypoint: str,
         workdir: str,
+        transfer: Transfer | None = None,
     ) -> Published:
         """Appends gzip layers to the image `base` and publishes the result under `tag`.
 
@@ -144,7 +144,7 @@ class Crane:
             arguments += ["--append", _csv([layer])]
         arguments += _pairs("--label", labels) + _pairs("--annotation", annotations)
         arguments += ["--entrypoint", _csv([entrypoint]), "--workdir", workdir]
-        return self._publish(tag, *arguments)
+        return self._publish(transfer, tag, *arguments)
 
     def tag(self, image: str, tag: str) -> None:
         """Adds a tag, without its repository, to an image of the same repository."""
@@ -183,9 +183,9 @@ class Crane:
         for line in self._document("ls", repository).splitlines():
             yield line.decode("utf-8", "replace")
 
-    def _publish(self, name: str, *arguments: str) -> Published:
-        output, messages = self._run(*arguments)
-        uploaded = frozenset(Digest(digest) for digest in _PUSHED.findall(messages))
+    def _publish(self, transfer: Transfer | None, name: str, *arguments: str) -> Published:
+        output, messages = self._run(*arguments, transfer=transfer)
+        uploaded = frozenset(Digest(digest.decode()) for digest in PUSHED.findall(messages))
         return Published(self._printed_digest(output, name), uploaded)
 
     def _printed_digest(self, output: bytes, name: str) -> Digest:
@@ -194,17 +194,20 @@ class Crane:
         except ValueError as error:
             raise RegistryError(f"{name}: crane printed no digest") from error
 
-    def _run(self, *arguments: str) -> tuple[bytes, str]:
+    def _run(
+        self, *arguments: str, transfer: Transfer | None = None
+    ) -> tuple[bytes, bytearray]:
         """One crane, start to end: (stdout, stderr). Raises RegistryError where it fails."""
         with self._process(arguments) as process:
             assert process.stdout is not None
             drain, messages = _drained(process)
+            if transfer:
+                transfer.follow(process.pid, messages)
             output = process.stdout.read()
             drain.join()
-            text = messages.decode("utf-8", "replace")
-            if process.wait():
-                raise self._failed(arguments, process.returncode, text)
-        return output, text
+            if code := process.wait():
+                raise self._failed(arguments, code, messages.decode("utf-8", "replace"))
+        return output, messages
 
     def _document(self, *arguments: str) -> bytes:
         """What crane prints, a small document. Raises RegistryError."""

@@ -6,10 +6,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.sources import Sources, Status, status_of
+from kontext_plugin.steps import Amount, Steps
 from kontext_plugin.workers import Workers
 
 _MANY_FILES = 5000  # from here on, or from so many bytes, it pays to start workers
@@ -42,20 +44,29 @@ class Unreadable(Exception):
     """A file that cannot be read; the arguments are its path and why."""
 
 
-def hash_files(root: str, seen: list[Seen], workers: Workers) -> Iterator[tuple[str, Status, str]]:
+def hash_files(
+    root: str, seen: list[Seen], workers: Workers, steps: Steps
+) -> Iterator[tuple[str, Status, str]]:
     """Each of the files with its status and hex SHA-256, both of one moment.
 
     Raises Unreadable, and KontextError for a file that goes on changing.
     """
-    batches = [seen]
-    hashed: Iterator[list[tuple[Status, str]]] = map(hash_batch, [(root, seen)])
-    if are_many(seen):
-        batches = [*batched(seen)]
-        hashed = workers.map(hash_batch, [(root, batch) for batch in batches])
-    for batch, results in zip(batches, hashed, strict=True):
-        # The paths that we have: those from another process would be copies.
-        for file, result in zip(batch, results, strict=True):
-            yield file.path, *result
+    if not seen:
+        return
+    whole = Amount(total_files=len(seen), total_bytes=sum(file.size for file in seen))
+    batches = [*batched(seen)]
+    files, size = 0, 0
+    with steps.step("hash") as step:
+        step.amount = whole
+        hash_all = workers.map if are_many(seen) else map
+        hashed = hash_all(hash_batch, [(root, batch) for batch in batches])
+        for batch, results in zip(batches, hashed, strict=True):
+            # The paths that we have: those from another process would be copies.
+            for file, result in zip(batch, results, strict=True):
+                yield file.path, *result
+            files += len(batch)
+            size += sum(file.size for file in batch)
+            step.amount = replace(whole, files=files, bytes=size)
 
 
 def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[Status, str]]:

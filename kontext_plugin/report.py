@@ -1,44 +1,37 @@
-"""What a person sees: messages on stderr, numbers made readable, nothing raw from outside."""
+"""What a person, or a program with --progress json, sees on stderr; numbers made readable.
+
+Nothing raw from outside gets there, and no secret.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import sys
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from kontext_plugin.steps import Step, Steps
 
-@dataclass(frozen=True)
-class Timings:
-    """How long each step took, in seconds."""
+_PREFIXES = {"error": "ERROR: ", "warning": "WARNING: "}
 
-    _started: float = field(default_factory=time.perf_counter)
-    _steps: list[tuple[float, float, str]] = field(default_factory=list)  # begin, end, name
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._steps.append((begun, time.perf_counter(), name))
-
-    def __str__(self) -> str:
-        """A line a step, in the order of their beginnings; some run at the same time."""
-        now = time.perf_counter()
-        lines = [
-            f"  {begun - self._started:7.3f} s + {end - begun:7.3f} s  {name}"
-            for begun, end, name in sorted(self._steps)
-        ]
-        return "\n".join([*lines, f"  {now - self._started:7.3f} s in all"])
+_DOING = {
+    "scan": "Scanning",
+    "hash": "Hashing",
+    "wait for the registry": "Waiting for the registry",
+    "write layers": "Writing layers",
+    "crane push": "Uploading",
+    "crane mutate": "Uploading",
+}
+"""The steps that take their time."""
 
 
 @dataclass(frozen=True)
 class Report:
     quiet: bool = False
     debug: bool = False
+    steps: Steps = field(default_factory=Steps)
 
     def say(self, text: str) -> None:
         """How the work goes; not with --quiet."""
@@ -50,22 +43,117 @@ class Report:
         show(text)
 
     def warn(self, text: str) -> None:
-        self.say(f"WARNING: {text}")
+        if not self.quiet:
+            self.alert(text)
 
     def alert(self, text: str) -> None:
         """What must be known even with --quiet."""
-        show(f"WARNING: {text}")
+        show(text, "warning")
 
     def trace(self, text: str) -> None:
         """For `docker -D`."""
         if self.debug:
-            show(text)
+            show(text, "debug")
 
 
-def show(text: str) -> None:
+def write(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+@dataclass
+class _Voice:
+    """How this process talks: it has one stderr, so there is one voice."""
+
+    as_json: bool = False
+    write: Callable[[str], None] = write
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_voice = _Voice()
+
+
+def speak(*, as_json: bool) -> None:
+    """From now on a message is a JSON object on a line, or the text itself."""
+    _voice.as_json = as_json
+
+
+@contextlib.contextmanager
+def diverted(write: Callable[[str], None]) -> Iterator[None]:
+    """Has another one write messages in the block: whoever keeps lines of the terminal."""
+    before, _voice.write = _voice.write, write
+    try:
+        yield
+    finally:
+        _voice.write = before
+
+
+def show(text: str, kind: str = "message", *, hint: str = "", exit_code: int = 0) -> None:
     """A message that cannot be shown stops nothing."""
-    with contextlib.suppress(OSError):
-        print(printable(redact(text)), file=sys.stderr, flush=True)
+    if _voice.as_json:
+        facts: dict[str, str | int] = {"text": text, "hint": hint, "exitCode": exit_code}
+        emit(kind, {key: value for key, value in facts.items() if value})
+    else:
+        _send(_PREFIXES.get(kind, "") + _safe(text) + (f"\n{_safe(hint)}" if hint else ""))
+
+
+def emit(kind: str, facts: Mapping[str, str | int | float]) -> None:
+    """What a program alone wants to know, if one listens."""
+    if _voice.as_json:
+        import json
+
+        safe = {key: _safe(it) if isinstance(it, str) else it for key, it in facts.items()}
+        _send(json.dumps({"type": kind, **safe}))
+
+
+def _send(text: str) -> None:
+    with contextlib.suppress(OSError), _voice.lock:
+        _voice.write(text)
+
+
+def emit_step(step: Step) -> None:
+    amount = step.look()
+    state = "running" if step.ended is None else "failed" if step.failed else "done"
+    counts = {
+        "files": amount.files,
+        "totalFiles": amount.total_files,
+        "bytes": amount.bytes,
+        "totalBytes": amount.total_bytes,
+    }
+    known = {key: count for key, count in counts.items() if count}
+    emit("step", {"step": step.name, "state": state, "seconds": round(step.seconds, 3), **known})
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a step looks like on its way."""
+
+    what: str
+    percent: int | None  # 0 to 100; 100 is reached at the end only
+    counts: str
+
+
+def doing(step: Step) -> Doing | None:
+    """None for a step that takes no time worth telling of."""
+    if step.name not in _DOING:
+        return None
+    amount, seconds = step.look(), step.seconds
+    done, total = (amount.files, amount.total_files)
+    if amount.total_bytes:
+        done, total = amount.bytes, amount.total_bytes
+    parts = []
+    if amount.total_files:
+        parts.append(f"{amount.files:,} of {number(amount.total_files, 'file')}")
+    elif amount.files:
+        parts.append(number(amount.files, "file"))
+    if amount.total_bytes:
+        parts.append(f"{size(amount.bytes)} of {size(amount.total_bytes)}")
+    elif amount.bytes:
+        parts.append(size(amount.bytes))
+    if amount.bytes and seconds >= 1:
+        parts.append(f"{size(round(amount.bytes / seconds))}/s")
+    parts.append(duration(seconds))
+    return Doing(_DOING[step.name], done * 100 // total if total else None, ", ".join(parts))
 
 
 # What may be a secret: userinfo and queries of URLs and names, authorization headers, docker's
@@ -107,6 +195,10 @@ def _redacted_word(word: str) -> str:
     return "/".join(pieces)
 
 
+def _safe(text: str) -> str:
+    return printable(redact(text))
+
+
 def printable(text: str) -> str:
     """`text` with all control and unprintable characters but line ends escaped: names from a tree
     or a registry must not command the terminal."""
@@ -126,6 +218,15 @@ def size(count: int) -> str:
             return f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g}TB"
+
+
+def duration(seconds: float) -> str:
+    """Whole seconds as docker prints them: `5s`, `1m05s`, `1h02m05s`."""
+    minutes, rest = divmod(int(seconds), 60)
+    if not minutes:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m{rest:02}s" if hours else f"{minutes}m{rest:02}s"
 
 
 def number(count: int, noun: str) -> str:

@@ -18,6 +18,7 @@ from kontext_plugin.git import NotIgnored
 from kontext_plugin.ignore import ROOT, IgnoreRules
 from kontext_plugin.manifest import SOURCES
 from kontext_plugin.sources import Sources, signature_of
+from kontext_plugin.steps import Amount, Step, Steps
 from kontext_plugin.tree import DIRECTORY, WHITEOUT, Tree, is_utf8
 from kontext_plugin.workers import Workers
 
@@ -76,6 +77,7 @@ def scan(
     rules: IgnoreRules,
     known: Stats,
     workers: Workers,
+    steps: Steps,
     *,
     keep_git: bool = False,
     without: str = "",
@@ -90,15 +92,15 @@ def scan(
     """
     horizon = time.time_ns() - _RACY
     try:
-        with Sources(root) as sources:
-            found = _walk(sources, rules, known, keep_git, without, not_ignored)
+        with Sources(root) as sources, steps.step("scan") as step:
+            found = _walk(sources, rules, known, step, keep_git, without, not_ignored)
     except OSError as error:
         raise _refusal([LeftOut(root, f"cannot be read: {error.strerror}")]) from error
     if found.refused:
         raise _refusal(found.refused)
     fresh: dict[str, Memories] = {}
     try:
-        for path, file, digest in hash_files(root, found.unknown, workers):
+        for path, file, digest in hash_files(root, found.unknown, workers, steps):
             found.files[path] = digest
             found.sizes[path] = file.size
             (found.executable.add if file.executable else found.executable.discard)(path)
@@ -118,6 +120,7 @@ def _walk(
     sources: Sources,
     rules: IgnoreRules,
     known: Stats,
+    step: Step,
     keep_git: bool,
     without: str,
     not_ignored: NotIgnored | None,
@@ -166,6 +169,7 @@ def _walk(
             found.refused.append(LeftOut(folder or ".", f"cannot be read: {error.strerror}"))
         if kept:
             found.stats[folder] = known[folder] if kept == remembered else record(kept)
+        step.amount = Amount(files=len(found.sizes) + len(found.links))
     return found
 
 

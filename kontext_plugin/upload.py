@@ -18,7 +18,8 @@ from kontext_plugin.layout import Ready
 from kontext_plugin.manifest import MANIFEST, Manifest
 from kontext_plugin.plan import Plan
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Timings
+from kontext_plugin.steps import Amount, Steps
+from kontext_plugin.transfer import Transfer
 from kontext_plugin.tree import Tree, parents
 from kontext_plugin.workers import Workers
 
@@ -40,7 +41,7 @@ class Job:
     registry: Crane
     cache: Cache
     workers: Workers
-    timings: Timings
+    steps: Steps
     tag: Reference  # the one that is built upon
     root: str  # the source directory
     below: Base  # what a fresh start is put upon
@@ -63,10 +64,10 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
     registry, tag, below = job.registry, job.tag, job.below
     uploaded: set[Digest] = set()
     with job.cache.scratch() as folder:
-        with job.timings.step("write layers"):
+        with job.steps.step("write layers", lambda: _lying_in(folder)):
             new = write_layers(job, plan, lambda name: os.path.join(folder, name))
         lower, top = new.lower, new.top
-        paths = [top.path]
+        paths, appended = [top.path], [top.layer]
         if isinstance(plan.choice, Reuse):
             source = tag.at(plan.choice.image)
         elif below.layout:
@@ -75,12 +76,16 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
                 place = os.path.join(folder, "layout")
                 image = _extended(below.layout, place, lower)
             source = tag.at(image)
-            with job.timings.step("crane push"):
-                uploaded |= registry.push_layout(place, source).uploaded
+            blobs = (*below.image.layers, *(ready.layer for ready in lower))
+            transfer = Transfer({layer.digest: layer.size for layer in blobs})
+            with job.steps.step("crane push", transfer.amount):
+                uploaded |= registry.push_layout(place, source, transfer).uploaded
         else:
             source = below.source
             paths = [*below.extractor_paths, *(ready.path for ready in lower), top.path]
-        with job.timings.step("crane mutate"):
+            appended = [*below.layers, *(ready.layer for ready in lower), top.layer]
+        transfer = Transfer({layer.digest: layer.size for layer in appended})
+        with job.steps.step("crane mutate", transfer.amount):
             made = registry.append(
                 source,
                 paths,
@@ -89,11 +94,12 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
                 annotations={MANIFEST_ANNOTATION: digest_of(new.content)},
                 entrypoint=base.ENTRYPOINT,
                 workdir=base.WORKDIR,
+                transfer=transfer,
             )
     uploaded |= made.uploaded
     layers = (*plan.beneath, *(ready.layer for ready in (*lower, top)))
     published = Image(made.digest, layers, digest_of(new.content))
-    with job.timings.step("remember"):
+    with job.steps.step("remember"):
         job.cache.save_published(str(tag), published, new.manifest, _known(plan))
     return published, sum(layer.size for layer in layers if layer.digest in uploaded)
 
@@ -153,6 +159,12 @@ def _extended(base_layout: str, folder: str, layers: Sequence[Ready]) -> Digest:
         return layout.extend(base_layout, folder, layers)
     except OSError as error:
         raise _unwritten(folder, error) from error
+
+
+def _lying_in(folder: str) -> Amount:
+    """What has been written so far, compressed."""
+    with os.scandir(folder) as entries:
+        return Amount(bytes=sum(entry.stat().st_size for entry in entries))
 
 
 def _unwritten(path: str, error: OSError) -> KontextError:

@@ -69,7 +69,7 @@ class Gate:
         """Those that block, and those that are only told of."""
         if self.policy == "off":
             return [], []
-        with job.timings.step("look for secrets"):
+        with job.steps.step("look for secrets"):
             paths = chain(*plan.lower, plan.written)
             files = [plan.tree.entry(path) for path in paths if path in plan.tree.sizes]
             found = find_secrets(job.root, files, job.workers)

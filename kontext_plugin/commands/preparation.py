@@ -18,9 +18,10 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
 from kontext_plugin.listing import exceeds
 from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
-from kontext_plugin.report import Report, Timings, number, size
+from kontext_plugin.report import Report, number, size
 from kontext_plugin.scan import Scan, scan
 from kontext_plugin.sources import read_file
+from kontext_plugin.steps import Steps
 from kontext_plugin.upload import Job
 from kontext_plugin.workers import Workers
 
@@ -45,38 +46,37 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
 
     Raises KontextError.
     """
-    timings = Timings()
+    steps = report.steps
     root = source_directory(options.directory)
     rules = ignore_rules(root, options.ignore_file)
     cache = open_cache(read_only=options.dry_run)
     tag = options.tags[0]
     registry = crane.find(options.insecure, report.trace, options.timeout)
     with idle_threads() as threads, Workers() as workers, registry:
-        asked = threads.submit(_ask, registry, threads, cache, options, timings)
-        labelled = threads.submit(_git_labels, root, options, report, timings)
+        asked = threads.submit(_ask, registry, threads, cache, options, steps)
+        labelled = threads.submit(_git_labels, root, options, report, steps)
         not_ignored = None
         if options.gitignore:
-            with timings.step("git ls-files"):
+            with steps.step("git ls-files"):
                 not_ignored = git.not_ignored(root, report.trace)
-        with timings.step("read the stat cache"):
+        with steps.step("read the stat cache"):
             known = {} if options.fresh else cache.stats(root)
-        with timings.step("scan"):
-            without = _below(cache.root, root)
-            found = scan(
-                root,
-                rules,
-                known,
-                workers,
-                keep_git=options.keep_git,
-                without=without,
-                not_ignored=not_ignored,
-            )
+        found = scan(
+            root,
+            rules,
+            known,
+            workers,
+            steps,
+            keep_git=options.keep_git,
+            without=_below(cache.root, root),
+            not_ignored=not_ignored,
+        )
         for item in found.special:
             report.warn(f"{item.path!r} is {item.what} and was left out")
         report.say(scanned(found))
-        with timings.step("wait for the registry"):
+        with steps.step("wait for the registry"):
             below, previous = asked.result()
-        with timings.step("wait for git"):
+        with steps.step("wait for git"):
             git_labels = labelled.result()
         wanted = Wanted(
             base=below.image.digest,
@@ -90,8 +90,8 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
             always_reuse=options.reuse == "always",
             git_labels=git_labels,
         )
-        job = Job(registry, cache, workers, timings, tag, root, below)
-        with timings.step("plan"):
+        job = Job(registry, cache, workers, steps, tag, root, below)
+        with steps.step("plan"):
             plan = _confirmed(job, make_plan(previous, wanted, found.tree), threads, report)
         if found.stats != known:
             threads.submit(cache.save_stats, root, found.stats)
@@ -103,7 +103,7 @@ def _ask(
     threads: ThreadPoolExecutor,
     cache: Cache,
     options: Options,
-    timings: Timings,
+    steps: Steps,
 ) -> tuple[Base, Previous | Fresh]:
     """What the push can build on, from the registry."""
     tag, platform = options.tags[0], options.platform
@@ -115,14 +115,14 @@ def _ask(
         return below, Fresh("--fresh was given")
     if options.reuse == "never":
         return below, Fresh("--reuse never was given")
-    with timings.step("ask the registry"):
+    with steps.step("ask the registry"):
         return below, published.previous(registry, threads, cache, tag)
 
 
-def _git_labels(root: str, options: Options, report: Report, timings: Timings) -> Mapping[str, str]:
+def _git_labels(root: str, options: Options, report: Report, steps: Steps) -> Mapping[str, str]:
     if not options.git_labels:
         return {}
-    with timings.step("git status"):
+    with steps.step("git status"):
         return git.labels(root, report.trace)
 
 

@@ -25,7 +25,7 @@ from kontext_plugin.manifest import Lineage
 from kontext_plugin.options import Globals
 from kontext_plugin.plan import make_plan
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, Timings, number, size
+from kontext_plugin.report import Report, number, size
 from kontext_plugin.upload import Job, upload
 from kontext_plugin.workers import Workers
 
@@ -73,7 +73,7 @@ def purge(wanted: Options, report: Report) -> str:
             f"of generation {lineage.generation} from {tag}"
         )
         fetch(registry, tag.at(old.image.digest), plan.tree, folder)
-        job = Job(registry, cache, workers, Timings(), tag, folder, below)
+        job = Job(registry, cache, workers, report.steps, tag, folder, below)
         Gate(wanted.secrets, report).check(job, plan)
         if registry.digest(str(tag)) != old.image.digest:
             raise KontextError(

@@ -18,20 +18,22 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest
 from kontext_plugin.options import Globals
 from kontext_plugin.plan import Plan, plan_afresh
+from kontext_plugin.progress import told
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, size
 from kontext_plugin.upload import Job, layer_sizes, upload
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    options, quiet = parse(arguments)
+    options, mode = parse(arguments)
     make_way(options)
-    try:
-        pushed = push(options, Report(quiet=quiet, debug=flags.debug))
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            "the tag shows what it showed before, or the whole new image"
-        ) from interrupt
+    with told(mode, flags.debug) as report:
+        try:
+            pushed = push(options, report)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(
+                "the tag shows what it showed before, or the whole new image"
+            ) from interrupt
     if pushed:
         print(pushed)
         write_results(options, pushed)
@@ -63,11 +65,11 @@ def push(options: Options, report: Report) -> Pushed | None:
         if not plan.up_to_date:
             choice = plan.choice
             before = choice.previous.image.digest if isinstance(choice, Reuse) else None
-            with job.timings.step("look at the tag again"):
+            with job.steps.step("look at the tag again"):
                 tell_race(job.registry, tag, pushed.image, before, report)
         job.cache.save_pushed(job.root, map(str, options.tags))
     if options.timings:
-        report.tell(f"It took\n{job.timings}")
+        report.tell(f"It took\n{job.steps}")
     return pushed
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kontext_plugin import crane, options, reference
+from kontext_plugin import crane, options, progress, reference
 from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
 from kontext_plugin.commands.table import PUSH, REUSE, SECRETS
 from kontext_plugin.errors import UsageError
@@ -54,8 +54,8 @@ _EXCLUSIVE = (
 """Of which one would silently overrule the other, or leave it nothing to do."""
 
 
-def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
-    """What to push, and whether to be quiet about it. Raises UsageError."""
+def parse(arguments: Sequence[str]) -> tuple[Options, str]:
+    """What to push, and how to tell of it, for `progress.told`. Raises UsageError."""
     parsed, positional = options.parse(PUSH, arguments)
     if parsed.directory is not None and positional:
         raise UsageError("give either DIR or --directory, not both")
@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         iidfile=parsed.iidfile or "",
         metadata_file=parsed.metadata_file or "",
     )
-    return pushed, parsed.quiet
+    return pushed, progress.chosen(parsed.progress, parsed.quiet)
 
 
 def shared(parsed: Namespace, tags: Sequence[str], directory: str) -> Options:

@@ -8,6 +8,7 @@ from kontext_plugin.options import Argument, Command, Option
 REUSE = ("auto", "always", "never")
 SECRETS = ("auto", "warn", "block", "off")
 FORMATS = ("table", "json")
+PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 
 _INSECURE = Option("insecure", "Allow plain http and unknown certificates")
 _TIMEOUT = Option(
@@ -43,6 +44,13 @@ _SECRETS = Option(
     "warn, block or off (default auto)",
     kind="string",
     values=SECRETS,
+)
+
+_PROGRESS = Option(
+    "progress",
+    "How to show what goes on: auto, tty, plain, json or quiet (default auto)",
+    kind="string",
+    values=PROGRESS,
 )
 
 _DIRECTORY = Argument("DIR", "directory", optional=True)
@@ -85,6 +93,7 @@ PUSH = Command(
         ),
         _NO_GIT_LABELS,
         _PLATFORM,
+        _PROGRESS,
         Option(
             "reuse",
             "Whether to build on the image under the tag: auto, always or never (default auto)",

@@ -16,6 +16,7 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.ignore import IgnoreRules, parse
 from kontext_plugin.provenance import REVISION, SOURCE
 from kontext_plugin.scan import scan
+from kontext_plugin.steps import Steps
 from kontext_plugin.workers import Workers
 
 IDENTITY = ["-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "init.defaultBranch=main"]
@@ -57,6 +58,7 @@ def scanned(root: Path, rules: IgnoreRules | None = None, *, keep_git: bool = Fa
             rules or IgnoreRules(),
             {},
             workers,
+            Steps(),
             keep_git=keep_git,
             not_ignored=git.not_ignored(str(root), quiet),
         )

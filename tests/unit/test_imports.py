@@ -51,7 +51,7 @@ LAYERS = [
     {"diff", "provenance"},
     {"manifest"},
     {"listing"},
-    {"image", "reference", "tree"},
+    {"image", "reference", "tree", "steps"},
     {"environment", "errors", "secret_rules", "", "commands"},
 ]
 LEVEL = {module: level for level, modules in enumerate(reversed(LAYERS)) for module in modules}
@@ -64,10 +64,11 @@ DOORS = {
     "argparse": {"options"},
     "fcntl": {"scratch", "ending"},
     "hyperscan": {"secret_scan"},
+    "rich": {"display"},
 }
 
 HEAVY = [
-    *("plumbum", "docker", "jsonschema", "zlib_ng", "hyperscan"),
+    *("plumbum", "docker", "jsonschema", "zlib_ng", "hyperscan", "rich"),
     *("argparse", "tarfile", "concurrent.futures"),
 ]
 

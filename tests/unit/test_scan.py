@@ -26,6 +26,7 @@ from kontext_plugin.cache import recall, record
 from kontext_plugin.errors import KontextError
 from kontext_plugin.scan import MAX_PATH, LeftOut, Scan
 from kontext_plugin.sources import SIGNATURE_BYTES
+from kontext_plugin.steps import Steps
 from kontext_plugin.workers import Workers
 
 MIB = 1024 * 1024
@@ -49,7 +50,7 @@ def scan(tmp_path: Path, workers: Workers) -> Scanner:
 
     def scan(*rules: str, known: Mapping[str, Any] | None = None, keep_git: bool = False) -> Scan:
         root, parsed = str(tmp_path / "root"), ignore.parse("\n".join(rules), "rules")
-        return scans.scan(root, parsed, known or {}, workers, keep_git=keep_git)
+        return scans.scan(root, parsed, known or {}, workers, Steps(), keep_git=keep_git)
 
     return scan
 
@@ -63,7 +64,7 @@ def root(tmp_path: Path, scan: Scanner) -> Path:
 def test_the_scan_is_the_tree(tree: Tree, workers: Workers) -> None:
     with tempfile.TemporaryDirectory() as root:
         plant(Path(root), tree)
-        found = scans.scan(root, ignore.IgnoreRules(), {}, workers)
+        found = scans.scan(root, ignore.IgnoreRules(), {}, workers, Steps())
     assert found.tree == described(tree)
     assert (found.special, found.git) == ((), ())
     assert found.hashed == len(found.tree.sizes)
@@ -313,7 +314,7 @@ def test_git_is_kept_on_request(scan: Scanner, root: Path) -> None:
 
 SCAN = """
 try:
-    scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, workers.Workers())
+    scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, workers.Workers(), steps.Steps())
 except KontextError as error:
     print(error.message)
 """
@@ -550,7 +551,7 @@ def by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_find_the_same(by_workers: None, tree: Tree, workers: Workers) -> None:
     with tempfile.TemporaryDirectory() as root:
         plant(Path(root), tree)
-        found = scans.scan(root, ignore.IgnoreRules(), {}, workers)
+        found = scans.scan(root, ignore.IgnoreRules(), {}, workers, Steps())
     assert found.tree == described(tree)
 
 

@@ -1,0 +1,99 @@
+"""A terminal that a program runs on: what it shows, and all that it was ever sent."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyte
+
+LINES = 24
+
+
+@dataclass
+class Terminal:
+    process: subprocess.Popen[bytes]
+    descriptor: int
+    screen: pyte.Screen
+    stream: pyte.ByteStream
+    sent: bytearray = field(default_factory=bytearray)
+
+    def lines(self) -> list[str]:
+        """What it shows, less what is empty."""
+        return [line.rstrip() for line in self.screen.display if line.strip()]
+
+    def read(self, seconds: float) -> bool:
+        """Takes what comes within this time; False when nobody is left to send anything."""
+        if not select.select([self.descriptor], [], [], seconds)[0]:
+            return True
+        try:
+            chunk = os.read(self.descriptor, 65536)
+        except OSError:  # Linux: the other side is closed
+            return False
+        self.sent += chunk
+        self.stream.feed(chunk)
+        return bool(chunk)
+
+    def shows(self, wanted: Callable[[], bool], seconds: float = 60) -> bool:
+        """Whether that comes to hold within the time, while the program still runs."""
+        limit = time.monotonic() + seconds
+        while not wanted() and time.monotonic() < limit:
+            if not self.read(0.1):
+                return wanted()
+        return wanted()
+
+    def ends(self, seconds: float = 60) -> int:
+        """The exit code, once all is shown."""
+        limit = time.monotonic() + seconds
+        while self.read(0.1) and time.monotonic() < limit:
+            pass
+        return self.process.wait(max(0.1, limit - time.monotonic()))
+
+    def press_ctrl_c(self) -> None:
+        os.write(self.descriptor, b"\x03")
+
+    def resize(self, columns: int) -> None:
+        """The program's side is told; so is the screen."""
+        _set_size(self.descriptor, columns)
+        self.screen.resize(LINES, columns)
+
+
+@contextlib.contextmanager
+def terminal(
+    arguments: Sequence[str | os.PathLike[str]],
+    environment: Mapping[str, str],
+    columns: int = 100,
+) -> Iterator[Terminal]:
+    """The program has it for its three streams and as what controls it, as below a shell."""
+    ours, theirs = pty.openpty()
+    _set_size(ours, columns)
+    screen = pyte.Screen(columns, LINES)
+    process = subprocess.Popen(
+        arguments,
+        env=environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(process, ours, screen, pyte.ByteStream(screen))
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def _set_size(descriptor: int, columns: int) -> None:
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))

@@ -25,6 +25,7 @@ from kontext_plugin.ending import GRACE, bind, end, tether
 from kontext_plugin.environment import of_helpers
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, parse_digest
+from kontext_plugin.pipes import drained
 from kontext_plugin.transfer import PUSHED, Transfer
 
 TIMEOUT = 60.0
@@ -200,11 +201,12 @@ class Crane:
         """One crane, start to end: (stdout, stderr). Raises RegistryError where it fails."""
         with self._process(arguments) as process:
             assert process.stdout is not None
-            drain, messages = _drained(process)
+            assert process.stderr is not None
+            aside, messages = drained(process.stderr, _MAX_MESSAGES)
             if transfer:
                 transfer.follow(process.pid, messages)
             output = process.stdout.read()
-            drain.join()
+            aside.join()
             if code := process.wait():
                 raise self._failed(arguments, code, messages.decode("utf-8", "replace"))
         return output, messages
@@ -225,10 +227,11 @@ class Crane:
         to be read as a `whole`."""
         with self._process(arguments) as process:
             assert process.stdout is not None
-            drain, messages = _drained(process)
+            assert process.stderr is not None
+            aside, messages = drained(process.stderr, _MAX_MESSAGES)
 
             def failed() -> RegistryError:
-                drain.join()
+                aside.join()
                 text = messages.decode("utf-8", "replace")
                 return self._failed(arguments, process.returncode, text)
 
@@ -330,21 +333,6 @@ def find(
     if program is None:
         raise KontextError("crane was not found", hint=_GET_CRANE)
     return Crane(program, insecure=insecure, trace=trace, timeout=timeout)
-
-
-def _drained(process: subprocess.Popen[bytes]) -> tuple[threading.Thread, bytearray]:
-    """Reads crane's stderr to the side: it must never wait for a full pipe."""
-    pipe, messages = process.stderr, bytearray()
-    assert pipe is not None
-
-    def read() -> None:
-        with contextlib.suppress(ValueError):  # closed by _process
-            for chunk in iter(lambda: pipe.read(65536), b""):
-                messages.extend(chunk[: _MAX_MESSAGES - len(messages)])
-
-    drain = threading.Thread(target=read, daemon=True)
-    drain.start()
-    return drain, messages
 
 
 def _csv(values: Sequence[str]) -> str:

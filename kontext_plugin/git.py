@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from kontext_plugin.errors import KontextError
@@ -46,6 +46,8 @@ _FILES_PATIENCE = 600.0
 """Seconds. Only what holds git for ever, as a FIFO named .gitignore does, takes so long."""
 
 _LABELS_PATIENCE = 60.0
+
+_ADVICE_PATIENCE = 2.0
 
 _WORDS = 1000  # characters of git's that are shown
 
@@ -117,6 +119,26 @@ def labels(root: str, trace: Callable[[str], None]) -> dict[str, str]:
     return labels_of(status, url, root[len(top) :].strip("/"))
 
 
+def ignored(root: str, paths: Collection[str], trace: Callable[[str], None]) -> frozenset[str]:
+    """Those of the paths below `root` that git ignores: none where git cannot say."""
+    if not paths or _top(root) is None:
+        return frozenset()
+    given = {f"./{path}": path for path in paths}  # so that none begins as a pathspec's magic
+    try:
+        answer = _run(
+            root,
+            *("check-ignore", "--no-index", "-z", "--stdin"),
+            patience=_ADVICE_PATIENCE,
+            trace=trace,
+            fine=(0, 1),  # 1: it ignores none
+            typed="\0".join(given),
+        )
+    except _Failed as error:
+        trace(f"git does not say what it ignores: {error}")
+        return frozenset()
+    return frozenset(given[path] for path in answer.split("\0") if path in given)
+
+
 def _top(root: str) -> str | None:
     """The nearest directory upwards that has a `.git`: looking costs less than starting git."""
     folder = root
@@ -184,8 +206,9 @@ def _run(
     settings: Iterable[str] = (),
     ceiling: str = "",
     fine: tuple[int, ...] = (0,),
+    typed: str = "",
 ) -> str:
-    """What git prints. Raises _Failed."""
+    """What git prints when it reads `typed`. Raises _Failed."""
     import subprocess  # 10 ms that neither docker's metadata request nor --help needs
 
     program = shutil.which("git")
@@ -203,7 +226,7 @@ def _run(
         done = subprocess.run(
             command,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            input=os.fsencode(typed),
             capture_output=True,
             timeout=patience,
         )

@@ -9,7 +9,7 @@ import contextlib
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from kontext_plugin.steps import Step, Steps
@@ -92,12 +92,12 @@ def show(text: str, kind: str = "message", *, hint: str = "", exit_code: int = 0
     """A message that cannot be shown stops nothing."""
     if _voice.as_json:
         facts: dict[str, str | int] = {"text": text, "hint": hint, "exitCode": exit_code}
-        emit(kind, {key: value for key, value in facts.items() if value})
+        emit(kind, **{key: value for key, value in facts.items() if value})
     else:
         _send(_PREFIXES.get(kind, "") + _safe(text) + (f"\n{_safe(hint)}" if hint else ""))
 
 
-def emit(kind: str, facts: Mapping[str, str | int | float]) -> None:
+def emit(kind: str, /, **facts: str | int | float) -> None:
     """What a program alone wants to know, if one listens."""
     if _voice.as_json:
         import json
@@ -121,7 +121,7 @@ def emit_step(step: Step) -> None:
         "totalBytes": amount.total_bytes,
     }
     known = {key: count for key, count in counts.items() if count}
-    emit("step", {"step": step.name, "state": state, "seconds": round(step.seconds, 3), **known})
+    emit("step", step=step.name, state=state, seconds=round(step.seconds, 3), **known)
 
 
 @dataclass(frozen=True)

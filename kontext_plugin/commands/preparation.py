@@ -173,6 +173,12 @@ def _below(folder: str | None, root: str) -> str:
     return folder.removeprefix(top) if folder and folder.startswith(top) else ""
 
 
+def ignore_file(root: str, chosen: str) -> str:
+    """Where to add a rule: the chosen ignore file, or the one that a directory has or should."""
+    own = (name for name in IGNORE_FILES if os.path.exists(os.path.join(root, name)))
+    return chosen or next(own, IGNORE_FILES[0])
+
+
 def ignore_rules(root: str, chosen: str) -> ignore.IgnoreRules:
     """The rules of the chosen ignore file, or of the directory's own. Raises KontextError."""
     candidates = [chosen] if chosen else [os.path.join(root, name) for name in IGNORE_FILES]

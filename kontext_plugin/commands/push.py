@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, mismatch
 from kontext_plugin.cache import Cache
 from kontext_plugin.commands.gate import Gate
-from kontext_plugin.commands.preparation import prepared
+from kontext_plugin.commands.preparation import ignore_file, prepared
+from kontext_plugin.commands.push_advice import advise
 from kontext_plugin.commands.push_arguments import Options, parse
 from kontext_plugin.commands.push_messages import built_on, weighed, would_upload
 from kontext_plugin.commands.push_results import Pushed, make_way, write_results
@@ -20,7 +21,7 @@ from kontext_plugin.options import Globals
 from kontext_plugin.plan import Plan, plan_afresh
 from kontext_plugin.progress import told
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, size
+from kontext_plugin.report import Report, emit, size
 from kontext_plugin.upload import Job, layer_sizes, upload
 
 
@@ -59,6 +60,8 @@ def push(options: Options, report: Report) -> Pushed | None:
             report.say(f"Nothing changed: {tag} is up to date, nothing uploaded")
         else:
             pushed = _publish(job, plan, options.tags, gate, report)
+            if pushed.uploaded:
+                advise(job.root, ignore_file(job.root, options.ignore_file), pushed.plan, report)
         for other in options.tags[1:]:
             _add_tag(job.registry, tag, pushed.image, other)
             report.say(f"Tagged {other}")
@@ -70,6 +73,13 @@ def push(options: Options, report: Report) -> Pushed | None:
         job.cache.save_pushed(job.root, map(str, options.tags))
     if options.timings:
         report.tell(f"It took\n{job.steps}")
+    emit(
+        "result",
+        image=str(pushed),
+        tag=str(tag),
+        upToDate=plan.up_to_date,
+        uploadedBytes=pushed.uploaded,
+    )
     return pushed
 
 
@@ -112,9 +122,12 @@ def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -
 def _tell_dry_run(job: Job, plan: Plan, previous: Previous | Fresh, report: Report) -> None:
     if plan.up_to_date:
         report.say(would_upload(job.tag, plan, ()))
+        emit("result", tag=str(job.tag), upToDate=True, wouldUploadBytes=0)
         return
     single = plan.wanted.single_layer
     if isinstance(previous, Previous) and not (single or mismatch(previous, plan.wanted)):
         report.say(weighed(previous, plan))
     report.say(built_on(job.tag, plan))
-    report.say(would_upload(job.tag, plan, layer_sizes(job, plan)))
+    sizes = layer_sizes(job, plan)
+    report.say(would_upload(job.tag, plan, sizes))
+    emit("result", tag=str(job.tag), upToDate=False, wouldUploadBytes=sum(sizes))

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from kontext_plugin import report
 from kontext_plugin.commands.table import PROGRESS
 from kontext_plugin.errors import UsageError
-from kontext_plugin.options import invalid
 from kontext_plugin.report import Doing, Report, doing
 from kontext_plugin.steps import Steps
 
@@ -39,12 +38,12 @@ def chosen(wanted: str | None, quiet: bool) -> str:
         if wanted not in (None, "auto", "quiet"):
             raise UsageError(f"--progress {wanted} and --quiet cannot be given together")
         return "quiet"
-    mode = wanted or os.environ.get(VARIABLE) or "auto"
+    mode, source = (wanted, "--progress") if wanted else (os.environ.get(VARIABLE), VARIABLE)
+    mode, terminal = mode or "auto", _is_terminal()
     if mode not in PROGRESS:
-        raise UsageError(f"{VARIABLE} is {mode!r}, and must be one of {', '.join(PROGRESS)}")
-    terminal = _is_terminal()
+        raise UsageError(f"{source} is {mode!r}, and must be one of {', '.join(PROGRESS)}")
     if mode == "tty" and not terminal:
-        raise invalid("progress", mode, "standard error is no terminal that lines can be drawn on")
+        raise UsageError(f"{source} is 'tty', and standard error is no terminal to draw on")
     return ("tty" if terminal else "plain") if mode == "auto" else mode
 
 

@@ -162,9 +162,12 @@ def _extended(base_layout: str, folder: str, layers: Sequence[Ready]) -> Digest:
 
 
 def _lying_in(folder: str) -> Amount:
-    """What has been written so far, compressed."""
-    with os.scandir(folder) as entries:
-        return Amount(bytes=sum(entry.stat().st_size for entry in entries))
+    """What has been written so far, compressed; nothing where it is gone already."""
+    try:
+        with os.scandir(folder) as entries:
+            return Amount(bytes=sum(entry.stat().st_size for entry in entries))
+    except OSError:
+        return Amount()
 
 
 def _unwritten(path: str, error: OSError) -> KontextError:

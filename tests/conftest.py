@@ -23,7 +23,7 @@ def _private_home(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("KONTEXT_CACHE_DIR", str(home / "cache"))
     monkeypatch.setenv("DOCKER_CONFIG", str(home / "docker"))
-    for name in ("XDG_CACHE_HOME", "KONTEXT_CRANE", "KONTEXT_PYTHON"):
+    for name in ("XDG_CACHE_HOME", "KONTEXT_CRANE", "KONTEXT_PROGRESS", "KONTEXT_PYTHON"):
         monkeypatch.delenv(name, raising=False)
 
 

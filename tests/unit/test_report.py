@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext_plugin.report import Report, number, printable, redact, show, size
+from kontext_plugin.report import (
+    Doing,
+    Report,
+    diverted,
+    doing,
+    duration,
+    emit,
+    emit_step,
+    number,
+    printable,
+    redact,
+    show,
+    size,
+    speak,
+)
+from kontext_plugin.steps import Amount, Step
 
 PRINTABLE = {
     "plain": ("a b\nc", "a b\nc"),
@@ -73,6 +90,111 @@ def test_who_sees_what(report: Report, shown: str, capsys: pytest.CaptureFixture
     report.warn("warned")
     report.trace("traced")
     assert capsys.readouterr().err == shown
+
+
+@pytest.fixture
+def as_json() -> Iterator[None]:
+    speak(as_json=True)
+    yield
+    speak(as_json=False)
+
+
+@pytest.mark.usefixtures("as_json")
+def test_a_program_gets_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(debug=True)
+    report.say("said\nin two lines \x1b[2J \udcff")
+    report.alert("warned")
+    report.trace("asked https://u:secret@host/?key=secret")
+    show("failed", "error", hint="with u:secret@host", exit_code=1)
+    emit("result", image="r@sha256:x", upToDate=False, uploadedBytes=0)
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"type": "message", "text": "said\nin two lines \\x1b[2J \\udcff"},
+        {"type": "warning", "text": "warned"},
+        {"type": "debug", "text": "asked https://…host/?key=secret".replace("key=secret", "…")},
+        {"type": "error", "text": "failed", "hint": "with …host", "exitCode": 1},
+        {"type": "result", "image": "r@sha256:x", "upToDate": False, "uploadedBytes": 0},
+    ]
+
+
+STEPS: dict[str, tuple[Step, dict[str, object]]] = {
+    "begins": (Step("a", 0.0), {"state": "running"}),
+    "has counts": (
+        Step("a", 0.0, Amount(files=1, bytes=2, total_files=3, total_bytes=4)),
+        {"state": "running", "files": 1, "bytes": 2, "totalFiles": 3, "totalBytes": 4},
+    ),
+    "is done": (Step("a", 1.0, ended=3.25), {"state": "done", "seconds": 2.25}),
+    "failed": (Step("a", 1.0, ended=3.25, failed=True), {"state": "failed", "seconds": 2.25}),
+}
+
+
+@pytest.mark.usefixtures("as_json")
+@pytest.mark.parametrize(("step", "expected"), STEPS.values(), ids=STEPS)
+def test_a_program_hears_of_steps(
+    step: Step, expected: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    emit_step(step)
+    told = json.loads(capsys.readouterr().err)
+    assert told.keys() == {"type", "step", "seconds"} | expected.keys()
+    assert told == told | {"type": "step", "step": "a"} | expected
+
+
+def test_a_person_is_told_of_errors_with_their_hints(capsys: pytest.CaptureFixture[str]) -> None:
+    show("failed", "error", hint="try \x1b", exit_code=1)
+    emit("result", image="x")
+    assert capsys.readouterr().err == "ERROR: failed\ntry \\x1b\n"
+
+
+def test_who_keeps_the_terminal_gets_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    got: list[str] = []
+    with diverted(got.append):
+        show("a\x1b")
+    show("b")
+    assert got == ["a\\x1b"]
+    assert capsys.readouterr().err == "b\n"
+
+
+def taking(seconds: float, name: str, **counts: int) -> Step:
+    return Step(name, 100.0, Amount(**counts), ended=100.0 + seconds)
+
+
+DOINGS: dict[str, tuple[Step, Doing | None]] = {
+    "short": (taking(9, "plan"), None),
+    "nothing known": (
+        taking(65, "wait for the registry"),
+        Doing("Waiting for the registry", None, "1m05s"),
+    ),
+    "files": (taking(0.5, "scan", files=1234), Doing("Scanning", None, "1,234 files, 0s")),
+    "bytes": (
+        taking(2, "write layers", bytes=3_000_000),
+        Doing("Writing layers", None, "3MB, 1.5MB/s, 2s"),
+    ),
+    "files and bytes": (
+        taking(2, "hash", files=1, bytes=999, total_files=2, total_bytes=1000),
+        Doing("Hashing", 99, "1 of 2 files, 999B of 1kB, 500B/s, 2s"),
+    ),
+    "files alone": (
+        taking(2, "hash", files=1, total_files=2),
+        Doing("Hashing", 50, "1 of 2 files, 2s"),
+    ),
+    "all": (
+        taking(2, "crane mutate", bytes=10, total_bytes=10),
+        Doing("Uploading", 100, "10B of 10B, 5B/s, 2s"),
+    ),
+    "nothing to send": (taking(2, "crane push"), Doing("Uploading", None, "2s")),
+}
+
+
+@pytest.mark.parametrize(("step", "expected"), DOINGS.values(), ids=DOINGS)
+def test_what_it_is_at(step: Step, expected: Doing | None) -> None:
+    assert doing(step) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.9, "0s"), (59.9, "59s"), (60, "1m00s"), (3725, "1h02m05s")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 SIZES = {

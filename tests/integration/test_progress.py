@@ -1,0 +1,255 @@
+"""What a person sees of a push that takes its time: on a real terminal, in a file, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PASSWORD, USER, Docker, Registry
+from machine import SHIM, Machine, ends_within
+from terminal import Terminal, terminal
+from trees import Directory, File, plant
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+from slow_line import Line, line  # type: ignore[import-not-found, unused-ignore]
+
+RATE = 4e6  # bytes per second
+LARGE = random.Random(0).randbytes(12_000_000)
+NAME = "[red]x:smile:\x1b[31my"  # rich's markup, its emoji, and a terminal's own red
+SHOWN = r"'[red]x:smile:\x1b[31my' is a FIFO and was left out"
+
+_PERCENT = re.compile(r"Uploading +(\d+) %.* of 12MB")
+
+
+@pytest.fixture
+def slow(registry: Registry) -> Iterator[Line]:
+    with line(registry.host, 0.01, RATE) as slow:
+        yield slow
+
+
+@pytest.fixture
+def pushing(slow: Line, registry: Registry, crane_path: str, tmp_path: Path) -> Machine:
+    """Will push 12 MB through the slow line, and has a file with a hostile name."""
+    repository = registry.repository().partition("/")[2]
+    made = Machine(tmp_path / "machine", slow.host, registry.host, crane_path, repository)
+    made.environment["TERM"] = "xterm-256color"
+    plant(made.source, {"node_modules/[red]/a": File(LARGE), "src": Directory()})
+    os.mkfifo(made.source / NAME)
+    return made
+
+
+def command(machine: Machine, *options: str) -> list[str | os.PathLike[str]]:
+    return [SHIM, *options, "kontext", "push", "-t", machine.tag, machine.source]
+
+
+def environment(machine: Machine, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    return kept | machine.environment | more
+
+
+def uploads(shown: Terminal) -> bool:
+    return any(_PERCENT.search(line) for line in shown.lines())
+
+
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "NO_COLOR"])
+def test_a_slow_push_is_drawn_and_leaves_its_messages_alone(
+    colour: bool, pushing: Machine, slow: Line
+) -> None:
+    """What is drawn goes up only, to 100 at most, and is what the line has carried."""
+    more = {} if colour else {"NO_COLOR": "1"}
+    seen: list[tuple[int, int]] = []
+    with terminal(command(pushing), environment(pushing, **more)) as shown:
+        before = 0
+        while shown.read(0.05):
+            for text in shown.lines():
+                if found := _PERCENT.search(text):
+                    before = before or slow.up.carried
+                    seen.append((int(found[1]), slow.up.carried - before))
+        assert shown.process.wait(20) == 0
+        lines = shown.lines()
+    percents = [percent for percent, _ in seen]
+    assert len(set(percents)) > 10
+    assert percents == sorted(percents)
+    assert percents[-1] <= 100
+    # Ahead by what has arrived in the line's own buffers: the kernel lets it have 6 MB.
+    ahead = [percent - carried * 100 / len(LARGE) for percent, carried in seen]
+    assert min(ahead) > -5
+    assert max(ahead) < 50
+    assert lines[0] == f"WARNING: {SHOWN}"
+    assert [line.split()[0] for line in lines[1:5]] == [
+        "Scanned", "Starting", "Pushed", "Uncompressed,",
+    ]  # fmt: skip
+    assert "node_modules/[red] 100 % (12MB)" in lines[4]
+    assert re.fullmatch(r"\S+@sha256:.*", lines[5])
+    assert b"\x1b[?25l" not in shown.sent, "a push that is killed leaves no cursor"
+    assert b"\x1b[31m" not in shown.sent
+
+
+def test_a_quick_push_looks_as_in_a_file(
+    docker: Docker, registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    arguments = [SHIM, "kontext", "push", "-t", registry.repository(), tmp_path / "source"]
+    found = os.environ | {"DOCKER_CONFIG": str(docker.config), "TERM": "xterm"}
+    with terminal(arguments, found) as shown:
+        assert shown.ends() == 0
+    # Slower than that on this machine, and it is drawn: then with what moves the cursor alone.
+    assert b"\x1b[" not in re.sub(rb"\x1b\[(2K|1A|K)", b"", shown.sent)
+    assert [text.split()[0] for text in shown.lines()[:3]] == ["Scanned", "Starting", "Pushed"]
+
+
+def test_twenty_columns_and_a_message_while_it_is_drawn(pushing: Machine) -> None:
+    """No line that is drawn breaks, and what is said meanwhile comes out whole above."""
+    with terminal(command(pushing, "-D"), environment(pushing), columns=20) as shown:
+        while shown.read(0.05):
+            drawn = [text for text in shown.lines() if re.match(r"[|/\\-] Uploading", text)]
+            assert len(drawn) <= 1, shown.lines()
+        assert shown.process.wait(20) == 0
+    plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown.sent).decode()
+    assert SHOWN in plain
+    # Said by crane's thread while something is drawn.
+    assert re.search(r"crane mutate \S+@sha256:[0-9a-f]{64} --tag \S+ --append", plain)
+    assert "Uploading" in plain
+
+
+def test_a_terminal_that_changes_its_width(pushing: Machine) -> None:
+    with terminal(command(pushing), environment(pushing), columns=120) as shown:
+        for columns in (30, 100, 20, 80):
+            assert shown.shows(lambda: uploads(shown) or shown.screen.columns < 80)
+            shown.resize(columns)
+            shown.read(0.3)
+        assert shown.ends() == 0
+        assert not any(re.match(r"[|/\\-] Uploading", text) for text in shown.lines())
+
+
+@pytest.mark.parametrize("more", [{"TERM": "dumb"}, {"KONTEXT_PROGRESS": "plain"}], ids=str)
+def test_nothing_is_drawn_where_it_is_not_wanted(more: dict[str, str], pushing: Machine) -> None:
+    plant(pushing.source, {"node_modules/[red]/a": File(LARGE[:4_000_000])})
+    with terminal(command(pushing), environment(pushing, **more)) as shown:
+        assert shown.ends() == 0
+    assert b"\x1b" not in shown.sent
+
+
+# Interrupted
+
+
+def closes_dockers_socket(shown: Terminal, docker: socket.socket) -> None:
+    docker.accept()[0].close()
+
+
+ENDS: dict[str, Callable[[Terminal, socket.socket], None]] = {
+    "Ctrl-C": lambda shown, _: shown.press_ctrl_c(),
+    "Ctrl-C twice": lambda shown, _: (shown.press_ctrl_c(), shown.press_ctrl_c())[0],
+    "docker's socket": closes_dockers_socket,
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_an_interrupted_upload_ends_at_once_and_clears_up(
+    end: Callable[[Terminal, socket.socket], None], pushing: Machine
+) -> None:
+    with socket.socket(socket.AF_UNIX) as docker:
+        docker.bind("")  # Linux: an abstract name that nobody has
+        docker.listen()
+        name = "@" + docker.getsockname()[1:].decode()
+        more = {"DOCKER_CLI_PLUGIN_SOCKET": name}
+        with terminal(command(pushing), environment(pushing, **more)) as shown:
+            assert shown.shows(lambda: uploads(shown))
+            assert pushing.cranes()
+            started = time.monotonic()
+            end(shown, docker)
+            assert shown.ends(20) == 130
+            assert time.monotonic() - started < 1
+            lines = shown.lines()
+    assert lines[-1].startswith("Interrupted; the tag shows what it showed before")
+    assert not any("Uploading" in text for text in lines)
+    assert b"\x1b[?25l" not in shown.sent
+    assert ends_within(1, lambda: not pushing.cranes())
+    assert pushing.published() is None
+    pushing.assert_clean()
+
+
+# For programs
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_tells_of_each_step_and_of_the_result(pushing: Machine) -> None:
+    pushed = pushing.push("--progress", "json")
+    told = events(pushed.stderr)
+    steps = [event for event in told if event["type"] == "step"]
+    assert {event["state"] for event in steps} == {"running", "done"}
+    for name in {event["step"] for event in steps}:
+        states = [event["state"] for event in steps if event["step"] == name]
+        assert states == ["running"] * (len(states) - 1) + ["done"], name
+    uploads = [event for event in steps if event["step"] == "crane mutate"]
+    carried = [event.get("bytes", 0) for event in uploads]
+    assert len(uploads) > 3, "one a second"
+    assert carried == sorted(carried)
+    assert carried[-1] == uploads[-1]["totalBytes"] > len(LARGE)
+    (scan,) = (event for event in steps if (event["step"], event["state"]) == ("scan", "done"))
+    assert scan["files"] == 1
+    assert {"type": "warning", "text": SHOWN} in told
+    assert told[-1] == {
+        "type": "result",
+        "image": pushed.image,
+        "tag": pushing.tag,
+        "upToDate": False,
+        "uploadedBytes": told[-1]["uploadedBytes"],
+    }
+    assert told[-1]["uploadedBytes"] > len(LARGE)
+
+
+def test_json_tells_of_an_error(pushing: Machine) -> None:
+    Docker(pushing.folder / "docker").log_in(pushing.host, password="wrong")
+    refused = pushing.push("--progress", "json")
+    assert (refused.code, refused.stdout) == (1, "")
+    *before, error = events(refused.stderr)
+    assert error["type"] == "error"
+    assert error["exitCode"] == 1
+    assert "it wants other credentials" in error["text"]
+    assert "docker login" in error["hint"]
+    assert any(event.get("state") == "failed" for event in before)
+
+
+def test_plain_says_every_few_seconds_what_it_is_at(pushing: Machine) -> None:
+    plant(pushing.source, {"more": File(LARGE[::-1])})
+    pushed = pushing.push()
+    lines = pushed.stderr.splitlines()
+    assert pushed.image
+    assert "\x1b" not in pushed.stderr
+    (said, *_) = (text for text in lines if text.startswith("Uploading: "))
+    assert re.fullmatch(r"Uploading: \d+ %, \S+B of 24MB, \S+B/s, \d+s", said)
+
+
+def test_quiet_is_quiet_for_long(pushing: Machine) -> None:
+    plant(pushing.source, {"more": File(LARGE[::-1])})
+    assert pushing.push("--progress", "quiet").stderr == ""
+
+
+@pytest.mark.parametrize("mode", ["tty", "json"])
+def test_debug_tells_the_whole_story_without_secrets(mode: str, pushing: Machine) -> None:
+    """The tag is refused when all is uploaded: an error after much was drawn."""
+    secret = f"{USER}:{PASSWORD}"
+    more = {"HTTP_PROXY": f"http://{secret}@127.0.0.1:9", "KONTEXT_PROGRESS": mode}
+    # crane goes by the proxy only where it is not for this machine, so it is only to be seen.
+    with terminal(command(pushing, "-D"), environment(pushing, **more), columns=250) as shown:
+        assert shown.shows(lambda: b"crane mutate" in shown.sent)
+        time.sleep(0.2)
+        (crane,) = pushing.cranes()
+        os.kill(crane, 9)
+        assert shown.ends() == 1
+    for told in (b"crane mutate", b"crane ended with -9", b"Traceback", b"RegistryError"):
+        assert told in shown.sent, told
+    assert PASSWORD.encode() not in shown.sent

@@ -126,7 +126,7 @@ def test_where_there_is_no_work_tree_git_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was"))
-    assert git.ignored(str(tmp_path), ["a"]) == frozenset(, print)
+    assert git.ignored(str(tmp_path), ["a"], print) == frozenset()
 
 
 FAKES = {
@@ -146,13 +146,13 @@ def test_a_git_that_does_not_answer_costs_no_more_than_a_moment(
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     started = time.monotonic()
-    assert git.ignored(str(work_tree), ["src"]) == frozenset(, print)
+    assert git.ignored(str(work_tree), ["src"], print) == frozenset()
     assert time.monotonic() - started < 10
 
 
 def test_without_git_nothing_is_said(work_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert git.ignored(str(work_tree), ["target"]) == frozenset(, print)
+    assert git.ignored(str(work_tree), ["target"], print) == frozenset()
 
 
 def test_a_work_trees_own_programs_are_not_run(work_tree: Path, tmp_path: Path) -> None:

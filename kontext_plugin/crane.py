@@ -195,9 +195,7 @@ class Crane:
         except ValueError as error:
             raise RegistryError(f"{name}: crane printed no digest") from error
 
-    def _run(
-        self, *arguments: str, transfer: Transfer | None = None
-    ) -> tuple[bytes, bytearray]:
+    def _run(self, *arguments: str, transfer: Transfer | None = None) -> tuple[bytes, bytearray]:
         """One crane, start to end: (stdout, stderr). Raises RegistryError where it fails."""
         with self._process(arguments) as process:
             assert process.stdout is not None

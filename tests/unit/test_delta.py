@@ -180,9 +180,10 @@ def test_golden_digests(tree: Tree, archive: str, layer: str, tmp_path: Path) ->
 
 PROGRAM = """
 import io, os, sys
-from kontext_plugin import delta, diff, ignore, scan, tree, workers
+from kontext_plugin import delta, diff, ignore, scan, steps, tree, workers
 os.umask(int(sys.argv[2], 8))
-scanned = scan.scan(sys.argv[1], ignore.IgnoreRules(), {}, workers.Workers()).tree
+given = ignore.IgnoreRules(), {}, workers.Workers(), steps.Steps()
+scanned = scan.scan(sys.argv[1], *given).tree
 changes = diff.diff(tree.Tree(), scanned)
 content = delta.Content({"var/lib/kontext/manifest.json": b"{}"}, changes.written)
 print(delta.write_layer(io.BytesIO(), sys.argv[1], scanned, content).layer.digest)

@@ -68,7 +68,7 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
             workers,
             steps,
             keep_git=options.keep_git,
-            without=_below(cache.root, root),
+            without=path_within(root, cache.root),
             not_ignored=not_ignored,
         )
         for item in found.special:
@@ -167,7 +167,7 @@ def source_directory(directory: str) -> str:
     return os.path.realpath(directory)
 
 
-def _below(folder: str | None, root: str) -> str:
+def path_within(root: str, folder: str | None) -> str:
     """The path of `folder` within `root`, or "" if it lies elsewhere."""
     top = root.rstrip("/") + "/"
     return folder.removeprefix(top) if folder and folder.startswith(top) else ""

@@ -279,5 +279,19 @@ VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's versi
 
 COMMANDS = {
     command.name: command
-    for command in (CACHE, DIFF, DOCTOR, INSPECT, INSTALL, LOAD, LS, PURGE, PUSH, RUN, VERSION)
+    for command in (
+        CACHE,
+        DIFF,
+        DOCTOR,
+        INSPECT,
+        INSTALL,
+        LOAD,
+        LS,
+        PULL,
+        PURGE,
+        PUSH,
+        RUN,
+        VERIFY,
+        VERSION,
+    )
 }

@@ -70,6 +70,19 @@ class Run:
 
 
 @dataclass
+class Pull:
+    """`docker kontext pull`, into a directory that lives as long."""
+
+    docker: Docker
+    directory: Path
+
+    def __call__(self, image: str) -> Tree:
+        pulled = self.docker("kontext", "pull", "--mirror", image, str(self.directory))
+        assert pulled.code == 0, pulled.stderr
+        return on_disk(self.directory)
+
+
+@dataclass
 class Export:
     """`docker export` of a container that never ran: what the daemon's storage driver stacks."""
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import Docker, Registry, missing
-from consumers import Buildah, Consumer, Containerd, Crane, Export, Run, Umoci
+from consumers import Buildah, Consumer, Containerd, Crane, Export, Pull, Run, Umoci
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -84,7 +84,11 @@ class Stage:
         self.docker.environment["KONTEXT_CACHE_DIR"] = str(self.folder / machine)
         image = self.docker.push(self.tag, self.source).image
         used = Run(self.docker, ["--mirror", "--verify"], self.workspace)
-        consumers: dict[str, Consumer] = {**self.consumers, "docker run --mirror": used}
+        consumers: dict[str, Consumer] = {
+            **self.consumers,
+            "docker run --mirror": used,
+            "docker kontext pull --mirror": Pull(self.docker, self.folder / "pulled"),
+        }
         want = on_disk(self.source)
         with ThreadPoolExecutor() as threads:
             verdicts = {

@@ -9,7 +9,7 @@ import sys
 _PRELUDE = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
-from kontext_plugin import cache, ignore, manifest, scan, steps, workers
+from kontext_plugin import cache, ignore, manifest, scan, steps, target, workers
 from kontext_plugin.errors import KontextError
 if os.geteuid() == 0:
     os.setgroups([])

@@ -1,0 +1,166 @@
+"""`docker kontext verify`: proves that an image, its manifest and a directory are one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kontext_plugin import crane, exported, options, output, published, reference
+from kontext_plugin.base_choice import Previous
+from kontext_plugin.cache import open_cache
+from kontext_plugin.commands.preparation import (
+    idle_threads,
+    ignore_rules,
+    path_within,
+    source_directory,
+)
+from kontext_plugin.commands.push_arguments import timeout
+from kontext_plugin.commands.push_messages import scanned
+from kontext_plugin.commands.table import VERIFY
+from kontext_plugin.comparison import Difference, What, between, difference
+from kontext_plugin.crane import Crane
+from kontext_plugin.errors import DIFFERENT, INTERRUPTED, KontextError
+from kontext_plugin.exported import Export, Exported
+from kontext_plugin.options import Globals
+from kontext_plugin.reference import Reference
+from kontext_plugin.report import Report, number
+from kontext_plugin.scan import scan
+from kontext_plugin.tree import Entry, Kind, Tree
+from kontext_plugin.workers import Workers
+
+_MOST = 10_000
+"""Differences that are shown: an image may have any number, and all the others are counted."""
+
+_KINDS: dict[str, Kind] = {"a file": "file", "a directory": "directory", "a link": "link"}
+
+_SPECIAL_BITS = 0o7000
+"""Set-user-ID, set-group-ID, sticky: no push writes them."""
+
+
+@dataclass
+class Found:
+    """The differences, as they turn up."""
+
+    shown: list[Difference] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, differences: Iterable[Difference]) -> None:
+        for one in differences:
+            self.count += 1
+            if self.count <= _MOST:
+                self.shown.append(one)
+
+
+def main(arguments: Sequence[str], flags: Globals) -> int:
+    parsed, positional = options.parse(VERIFY, arguments)
+    name = reference.parse_image(positional[0])
+    directory = positional[1] if len(positional) > 1 else ""
+    report = Report(debug=flags.debug)
+    registry = crane.find(parsed.insecure, report.trace, timeout(parsed))
+    found = Found()
+    try:
+        there = None
+        if directory:
+            there = _there(directory, parsed.ignore_file or "", parsed.git, report)
+        with idle_threads() as threads, registry:
+            image = published.read(registry, threads, name)
+            found.add(_differences(registry, name, image, there))
+    except KeyboardInterrupt:
+        report.tell("Interrupted: nothing is proven")
+        return INTERRUPTED
+    if parsed.format == "json":
+        output.write([output.document(_document(name, directory, image, found))])
+    else:
+        output.write(_lines(directory, image, found))
+    return DIFFERENT if found.count else 0
+
+
+def _there(directory: str, ignore_file: str, keep_git: bool, report: Report) -> Tree:
+    """The directory as a push would see it, each file read anew. Raises KontextError."""
+    root = source_directory(directory)
+    rules = ignore_rules(root, ignore_file)
+    without = path_within(root, open_cache(read_only=True).root)
+    with Workers() as workers:
+        found = scan(root, rules, {}, workers, report.steps, keep_git=keep_git, without=without)
+    for item in found.special:
+        report.warn(f"{item.path!r} is {item.what} and was left out")
+    report.say(scanned(found))
+    return found.tree
+
+
+def _differences(
+    registry: Crane, name: Reference, found: Previous, there: Tree | None
+) -> Iterator[Difference]:
+    """What is not as the image's manifest says. Raises KontextError.
+
+    Version 1 of the manifest does not say what is executable.
+    """
+    tree, modes = found.manifest.tree, found.manifest.lineage is not None
+    limit = exported.most_bytes(tree) + exported.most_unpacked(found.image.layers)
+    try:
+        with registry.export(name.at(found.image.digest), whole=True) as stream:
+            yield from in_image(Export(stream, limit), tree, modes=modes)
+    except ValueError as error:
+        raise KontextError(f"{name} cannot be read: {error}") from error
+    if there is not None:
+        yield from between(tree, there, "DIR", modes=modes)
+
+
+def in_image(export: Export, want: Tree, *, modes: bool) -> Iterator[Difference]:
+    """How a whole export differs from a manifest's tree; no more is kept of it than that."""
+    missing = want.paths()
+    for entry in export.entries():
+        path = entry.path
+        if path not in want:
+            yield Difference(path, "the image", "only")
+        elif path not in missing:
+            yield Difference(path, "the image", "twice")
+        else:
+            missing.remove(path)
+            if what := _difference(want.entry(path), entry, export, modes=modes):
+                yield Difference(path, "the image", what)
+    export.finish()
+    for path in sorted(missing):
+        yield Difference(path, "the image", "missing")
+
+
+def _difference(want: Entry, entry: Exported, export: Export, *, modes: bool) -> What | None:
+    kind = _KINDS.get(entry.what)
+    if kind is None:
+        return "other kind"
+    digest = hashlib.sha256()
+    for piece in export.content():
+        digest.update(piece)
+    have = Entry(
+        path=entry.path,
+        kind=kind,
+        digest=digest.hexdigest() if kind == "file" else "",
+        executable=kind == "file" and bool(entry.mode & 0o100),
+        target=entry.target if kind == "link" else "",
+    )
+    special = kind != "link" and entry.mode & _SPECIAL_BITS
+    return difference(want, have, modes=modes) or ("other mode" if special else None)
+
+
+def _lines(directory: str, image: Previous, found: Found) -> Iterator[str]:
+    if not found.count:
+        what = "The image, its manifest and DIR" if directory else "The image and its manifest"
+        yield f"{what} are one: {number(image.manifest.tree.file_count, 'file')}"
+    for one in found.shown:
+        yield f"{one.what} in {one.place}: {output.name(one.path)}"
+    if more := found.count - len(found.shown):
+        yield f"and {more:,} more"
+
+
+def _document(name: Reference, directory: str, image: Previous, found: Found) -> dict[str, Any]:
+    return {
+        "reference": str(name),
+        "digest": image.image.digest,
+        "directory": directory or None,
+        "differences": [
+            {"path": one.path, "place": one.place, "what": one.what} for one in found.shown
+        ],
+        "count": found.count,
+    }

@@ -1,0 +1,248 @@
+"""`pull` and `verify` as a user types them: a directory becomes the image's, and is proven so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Docker, Registry, install_plugin, missing
+from hypothesis import HealthCheck, given, settings
+from models import STRANGE_NAMES, described, trees
+from trees import Directory, File, Link, Tree, on_disk, plant
+
+Crane = Callable[..., bytes]
+
+TREE: Tree = {
+    "file": File(b"content\n"),
+    "run.sh": File(b"#!/bin/sh\n", executable=True),
+    "dir": Directory(),
+    "dir/below": File(b"below\n"),
+    "dir/link": Link("../file"),
+    "empty": Directory(),
+}
+
+
+@pytest.fixture
+def tag(docker: Docker, registry: Registry, source: Path) -> str:
+    tag = registry.repository() + ":v1"
+    assert docker.push(tag, source).image
+    return tag
+
+
+def test_into_a_new_and_a_used_directory(
+    docker: Docker, registry: Registry, tag: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "out"
+    pulled = docker("kontext", "pull", tag, str(out))
+    assert (pulled.code, pulled.stdout) == (0, "")
+    assert pulled.stderr == f'4 files: 4 written, 0 already right in "{out}"\n'
+    assert on_disk(out) == TREE
+    os.utime(out / "file", (1, 1))
+    (out / "run.sh").write_text("other")
+    (out / "mine").write_text("mine")
+    pulled = docker("kontext", "pull", tag, cwd=out)
+    assert pulled.stderr == f'4 files: 1 written, 3 already right in "{out}"\n'
+    assert on_disk(out) == TREE | {"mine": File(b"mine")}
+    assert (out / "file").stat().st_mtime == 1
+    pulled = docker("kontext", "pull", "--mirror", tag, str(out))
+    assert pulled.stderr == f'4 files: 0 written, 4 already right, 1 removed in "{out}"\n'
+    assert on_disk(out) == TREE
+    assert docker("kontext", "pull", "-q", tag, str(out)).stderr == ""
+
+
+def test_nothing_that_is_there_is_fetched(
+    docker: Docker, registry: Registry, tag: str, source: Path
+) -> None:
+    docker("kontext", "pull", tag, str(source))
+    registry.requests()
+    pulled = docker("-D", "kontext", "pull", tag, str(source))
+    assert pulled.code == 0
+    assert "crane export" not in pulled.stderr
+
+
+def test_the_base_is_not_read(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    """The stream is left as soon as the last of the sources was seen."""
+    base = registry.repository() + ":base"
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    (noise / "noise").write_bytes(os.urandom(20_000_000))
+    subprocess.run(["tar", "-cf", tmp_path / "noise.tar", "-C", noise, "."], check=True)
+    crane("append", "--oci-empty-base", "-f", str(tmp_path / "noise.tar"), "-t", base)
+    crane("mutate", base, "--set-platform", "linux/amd64", "-t", base)
+    lowest = json.loads(crane("manifest", base))["layers"][0]["digest"]
+    image = docker.push(registry.repository(), source, "--base", base).image
+    registry.requests()
+    assert docker("kontext", "pull", image, str(tmp_path / "out")).code == 0
+    assert on_disk(tmp_path / "out") == TREE
+    fetched = {request.path for request in registry.requests() if request.method == "GET"}
+    assert not any(lowest in path for path in fetched)
+    verified = docker("kontext", "verify", image, str(tmp_path / "out"))
+    assert verified.stdout == "The image, its manifest and DIR are one: 4 files\n"
+
+
+def test_the_prototypes_images(
+    docker: Docker, registry: Registry, crane: Crane, tmp_path: Path
+) -> None:
+    """Version 1 of the manifest: no sizes, all files are executable."""
+    tree = {"d": Directory(), "d/f": File(b"x" * 1000, executable=True), "e": File(b"", True)}
+    files = described(tree).files
+    root = tmp_path / "root"
+    for folder in ("var/lib/kontext", "var/run/kontext"):
+        (root / folder).mkdir(parents=True)
+    (root / "var/lib/kontext/manifest.json").write_text(json.dumps({"files": {".": "", **files}}))
+    plant(root / "var/run/kontext", tree)
+    layer = tmp_path / "layer.tar"
+    names = ["var/lib/kontext/manifest.json", "var/run/kontext"]
+    subprocess.run(["tar", "-cf", layer, "-C", root, *names], check=True)
+    tag = registry.repository() + ":v1"
+    crane("append", "--oci-empty-base", "-f", str(layer), "-t", tag)
+    out = tmp_path / "out"
+    for said in ("2 files: 2 written", "2 files: 0 written"):
+        assert said in docker("kontext", "pull", tag, str(out)).stderr
+    assert on_disk(out) == tree
+    assert docker("kontext", "verify", tag, str(out)).code == 0
+
+
+def test_a_full_disk(docker: Docker, registry: Registry, source: Path, tmp_path: Path) -> None:
+    """What was written is whole, and no temporary file is left."""
+    (source / "large").write_bytes(os.urandom(3_000_000))
+    image = docker.push(registry.repository(), source).image
+    if os.geteuid():
+        missing("root, to mount a small disk")
+    script = (
+        'mount -t tmpfs -o size=1m none "$1" && cd "$1" && echo before > file && '
+        'docker kontext pull "$2"; code=$?; ls -A; cat file; exit $code'
+    )
+    (tmp_path / "full").mkdir()
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", tmp_path / "full", image],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"'{tmp_path}/full/large' cannot be written: No space left on device" in done.stderr
+    assert "Free some space" in done.stderr
+    assert ".kontext-" not in done.stdout
+    assert "large" not in done.stdout
+
+
+def test_an_interrupted_pull(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    (source / "large").write_bytes(os.urandom(1 << 20) * 200)
+    image = docker.push(registry.repository(), source).image
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "large").write_bytes(b"before")
+    pull = subprocess.Popen(
+        [docker.config / "cli-plugins/docker-kontext", "kontext", "pull", image, out],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        stderr=subprocess.PIPE,
+    )
+    while pull.poll() is None and not list(out.glob(".kontext-*")):
+        time.sleep(0.001)
+    pull.send_signal(signal.SIGINT)
+    said = pull.communicate()[1].decode()
+    assert pull.returncode == 130, said
+    assert "Interrupted; each file is as it was before" in said
+    assert not list(out.glob(".kontext-*"))
+    assert (out / "large").read_bytes() == b"before"
+
+
+WRONG = {
+    "a file": ("file", "is not a directory"),
+    "below a file": ("file/x", "is not a directory"),
+    "nowhere": ("/proc/nowhere", "cannot be written to"),
+}
+
+
+@pytest.mark.parametrize(("name", "why"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_pulled_into(
+    docker: Docker, tag: str, source: Path, name: str, why: str
+) -> None:
+    pulled = docker("kontext", "pull", tag, name, cwd=source)
+    assert pulled.code == 1
+    assert why in pulled.stderr
+    assert name in pulled.stderr
+
+
+def test_what_is_not_there(docker: Docker, registry: Registry, tmp_path: Path) -> None:
+    for verb in ("pull", "verify"):
+        done = docker("kontext", verb, registry.repository() + ":gone", cwd=tmp_path)
+        assert done.code == 1
+        assert "was not found" in done.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_verify_lists_what_differs(docker: Docker, tag: str, source: Path) -> None:
+    verified = docker("kontext", "verify", tag)
+    assert (verified.code, verified.stdout) == (0, "The image and its manifest are one: 4 files\n")
+    (source / "file").write_text("changed")
+    (source / "run.sh").chmod(0o644)
+    (source / "dir/below").unlink()
+    (source / "new\n").touch()
+    (source / "left-out").touch()
+    (source / ".kontextignore").write_text("left-out\n.kontextignore\n")
+    verified = docker("kontext", "verify", tag, str(source))
+    assert verified.code == 1
+    assert verified.stdout.splitlines() == [
+        "missing in DIR: dir/below",
+        "other content in DIR: file",
+        r"only in DIR: new\n",
+        "other mode in DIR: run.sh",
+    ]
+    verified = docker("kontext", "verify", "--format", "json", tag, str(source))
+    assert verified.code == 1
+    document = json.loads(verified.stdout)
+    assert document["count"] == 4
+    assert document["differences"][0] == {"path": "dir/below", "place": "DIR", "what": "missing"}
+
+
+def test_verify_reads_every_byte(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    (source / "own").write_bytes(os.urandom(500_000))
+    image = docker.push(registry.repository(), source).image
+    top = json.loads(crane("manifest", image))["layers"][-1]["digest"]
+    blob = registry.blob(top)
+    content = bytearray(blob.read_bytes())
+    content[-50_000] ^= 1
+    blob.write_bytes(content)
+    assert docker("kontext", "verify", image).code == 1
+    assert docker("kontext", "pull", image, str(source / "new")).code == 1
+
+
+@pytest.fixture(scope="module")
+def everywhere(registry: Registry, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Docker:
+    command = Docker(tmp_path_factory.mktemp("docker-config"))
+    install_plugin(command.config, root / "kontext_plugin" / "docker-kontext")
+    command.log_in(registry.host)
+    return command
+
+
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@given(tree=trees(STRANGE_NAMES), garbage=trees())
+def test_what_was_pushed_is_pulled_onto_anything(
+    everywhere: Docker, registry: Registry, tree: Tree, garbage: Tree
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "source"), Path(folder, "target")
+        for directory, content in ((source, tree), (target, garbage)):
+            directory.mkdir()
+            plant(directory, content)
+        image = everywhere.push(registry.repository(), source).image
+        assert everywhere("kontext", "pull", image, str(target)).code == 0
+        assert on_disk(target).items() >= tree.items()
+        assert everywhere("kontext", "pull", "--mirror", image, str(target)).code == 0
+        assert on_disk(target) == tree
+        assert everywhere("kontext", "verify", image, str(target)).code == 0

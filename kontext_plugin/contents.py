@@ -2,78 +2,63 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from typing import IO, TYPE_CHECKING
+from collections.abc import Mapping
 
+from kontext_plugin import exported
+from kontext_plugin.base_choice import Previous
 from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
-from kontext_plugin.manifest import SOURCES
-from kontext_plugin.tree import Tree, parents
-
-if TYPE_CHECKING:
-    import tarfile
-
-_COPY = 1024 * 1024
+from kontext_plugin.reference import Reference
+from kontext_plugin.target import File, Target
 
 
-def fetch(registry: Crane, name: str, tree: Tree, folder: str) -> None:
-    """Writes the regular files of `tree` below an empty private folder.
+def files_of(found: Previous) -> list[File]:
+    """The regular files of an image. Version 1 of the manifest lists no sizes."""
+    tree = found.manifest.tree
+    return [
+        File(
+            path,
+            tree.files[path],
+            tree.sizes[path] if found.manifest.lineage else None,
+            path in tree.executable,
+        )
+        for path in sorted(tree.sizes)
+    ]
 
-    What is written, and where, the tree says; the image `name` has to have it, byte for byte.
-    Links are not made, so that nothing can lead out of the folder. Raises KontextError.
+
+def fetch(
+    registry: Crane,
+    name: Reference,
+    found: Previous,
+    target: Target,
+    wanted: Mapping[str, File],
+) -> None:
+    """Writes the wanted files of the image that `name` was found to be; reads no further than that.
+
+    Raises KontextError where the image has not what its manifest says.
     """
+    limit = exported.most_bytes(found.manifest.tree)
+    if found.manifest.lineage is None:
+        limit += exported.most_unpacked(found.image.layers)
+    missing = dict(wanted)
     try:
-        for directory in parents(tree.sizes):
-            os.mkdir(os.path.join(folder, directory))
-        with registry.export(name) as stream:
-            missing = _unpack(stream, tree, folder)
+        with registry.export(name.at(found.image.digest)) as stream:
+            export = exported.Export(stream, limit)
+            for entry in export.entries():
+                file = missing.pop(entry.path, None)
+                if file is None:
+                    continue
+                if entry.what != "a file":
+                    raise ValueError(f"{entry.path!r} is {entry.what}, not a file")
+                if file.size not in (None, entry.size):
+                    raise ValueError(f"{entry.path!r} has another size")
+                target.write(file, export.content())
+                if not missing:
+                    return
+            raise ValueError(f"{min(missing)!r} is missing")
     except ValueError as error:
         raise KontextError(
-            f"{name} does not hold what its manifest says: {error}",
-            hint="Push the directory again with --fresh.",
+            f"{name} is not what its manifest says: {error}",
+            hint="What was written is as the manifest says. Push the image again with --fresh; "
+            "'docker kontext verify' shows all that is wrong with it.",
         ) from error
-    except OSError as error:
-        raise KontextError(
-            f"the image's files cannot be written to {folder}: {error.strerror}",
-            hint="Free some space there, or name another folder with KONTEXT_CACHE_DIR.",
-        ) from error
-    if missing:
-        raise KontextError(
-            f"{name} does not hold what its manifest says: {min(missing)!r} is not there",
-            hint="Push the directory again with --fresh.",
-        )
-
-
-def _unpack(stream: IO[bytes], tree: Tree, folder: str) -> set[str]:
-    """The paths that the archive lacks. Raises ValueError for what is damaged, and OSError."""
-    import tarfile  # 10 ms
-
-    missing = {*tree.sizes}
-    try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in archive:
-                path = member.name.lstrip("/").removeprefix(f"{SOURCES}/")
-                if path == member.name.lstrip("/") or not member.isfile():
-                    continue
-                if path in missing:
-                    missing.remove(path)
-                    _copy(archive, member, tree, path, folder)
-    except tarfile.TarError as error:
-        raise ValueError(str(error)) from error
-    return missing
-
-
-def _copy(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, path: str, folder: str
-) -> None:
-    content = archive.extractfile(member)
-    digest = hashlib.sha256()
-    if content is None or member.size != tree.sizes[path]:
-        raise ValueError(f"{path!r} has another size")
-    with open(os.path.join(folder, path), "xb") as file:
-        while piece := content.read(_COPY):
-            digest.update(piece)
-            file.write(piece)
-    if digest.hexdigest() != tree.files[path]:
-        raise ValueError(f"{path!r} has other content")

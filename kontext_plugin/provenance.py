@@ -96,8 +96,9 @@ def worth_publishing(
         return True
     if REVISION in given:
         return False
-    return _is_commit(found) and not _is_commit(former)
+    return names_commit(found) and not names_commit(former)
 
 
-def _is_commit(labels: Mapping[str, str]) -> bool:
+def names_commit(labels: Mapping[str, str]) -> bool:
+    """Whether they are those of a clean work tree."""
     return bool(_COMMIT.fullmatch(labels.get(REVISION, "")))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache as cache_result
 
 from kontext_plugin import base, crane, git, ignore, manifest, published
 from kontext_plugin.base import Base
-from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted
+from kontext_plugin.base_choice import Fresh, Previous, Reuse, Wanted, lineage_of
 from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.commands.push_arguments import Options
 from kontext_plugin.commands.push_messages import scanned
@@ -18,6 +19,7 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
 from kontext_plugin.listing import exceeds
 from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
+from kontext_plugin.provenance import names_commit
 from kontext_plugin.report import Report, number, size
 from kontext_plugin.scan import Scan, scan
 from kontext_plugin.sources import read_file
@@ -54,13 +56,19 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
     registry = crane.find(options.insecure, report.trace, options.timeout)
     with idle_threads() as threads, Workers() as workers, registry:
         asked = threads.submit(_ask, registry, threads, cache, options, steps)
-        labelled = threads.submit(_git_labels, root, options, report, steps)
         not_ignored = None
         if options.gitignore:
             with steps.step("git ls-files"):
                 not_ignored = git.not_ignored(root, report.trace)
         with steps.step("read the stat cache"):
             known = {} if options.fresh else cache.stats(root)
+
+        @cache_result
+        def labelled() -> Future[Mapping[str, str]]:
+            return threads.submit(_git_labels, root, options, report, steps)
+
+        if not known:  # else nothing may have changed, and then git is not needed
+            labelled()
         found = scan(
             root,
             rules,
@@ -71,13 +79,14 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
             without=path_within(root, cache.root),
             not_ignored=not_ignored,
         )
+        unchanged = found.stats == known
+        if not unchanged:
+            labelled()
         for item in found.special:
             report.warn(f"{item.path!r} is {item.what} and was left out")
         report.say(scanned(found))
         with steps.step("wait for the registry"):
             below, previous = asked.result()
-        with steps.step("wait for git"):
-            git_labels = labelled.result()
         wanted = Wanted(
             base=below.image.digest,
             below=below.layers,
@@ -88,12 +97,15 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
             max_layers=options.max_layers,
             single_layer=options.single_layer,
             always_reuse=options.reuse == "always",
-            git_labels=git_labels,
         )
         job = Job(registry, cache, workers, steps, tag, root, below)
         with steps.step("plan"):
-            plan = _confirmed(job, make_plan(previous, wanted, found.tree), threads, report)
-        if found.stats != known:
+            plan = make_plan(previous, wanted, found.tree) if unchanged else None
+            if plan is None or not _is_settled(plan):
+                wanted = replace(wanted, git_labels=labelled().result())
+                plan = make_plan(previous, wanted, found.tree)
+            plan = _confirmed(job, plan, threads, report)
+        if not unchanged:
             threads.submit(cache.save_stats, root, found.stats)
         yield Prepared(job, found, plan, previous)
 
@@ -124,6 +136,13 @@ def _git_labels(root: str, options: Options, report: Report, steps: Steps) -> Ma
         return {}
     with steps.step("git status"):
         return git.labels(root, report.trace)
+
+
+def _is_settled(plan: Plan) -> bool:
+    """Whether no labels of git's make another image of it."""
+    if not (isinstance(plan.choice, Reuse) and plan.up_to_date):
+        return False
+    return names_commit({**lineage_of(plan.choice.previous).labels, **plan.wanted.labels})
 
 
 def _confirmed(job: Job, plan: Plan, threads: ThreadPoolExecutor, report: Report) -> Plan:

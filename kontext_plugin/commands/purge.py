@@ -16,7 +16,7 @@ from kontext_plugin.commands.purge_messages import Remains, remaining
 from kontext_plugin.commands.push_arguments import timeout
 from kontext_plugin.commands.race import tell_race
 from kontext_plugin.commands.table import PURGE, SECRETS
-from kontext_plugin.contents import fetch
+from kontext_plugin.contents import fetch, files_of
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import RegistryError
 from kontext_plugin.errors import KontextError
@@ -26,6 +26,7 @@ from kontext_plugin.options import Globals
 from kontext_plugin.plan import make_plan
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, number, size
+from kontext_plugin.target import Target
 from kontext_plugin.upload import Job, upload
 from kontext_plugin.workers import Workers
 
@@ -72,7 +73,7 @@ def purge(wanted: Options, report: Report) -> str:
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
             f"of generation {lineage.generation} from {tag}"
         )
-        fetch(registry, tag.at(old.image.digest), plan.tree, folder)
+        _fetch_all(registry, tag, old, folder)
         job = Job(registry, cache, workers, report.steps, tag, folder, below)
         Gate(wanted.secrets, report).check(job, plan)
         if registry.digest(str(tag)) != old.image.digest:
@@ -85,6 +86,15 @@ def purge(wanted: Options, report: Report) -> str:
         report.tell(remaining(tag, _remains(registry, threads, tag, old, new)))
         tell_race(registry, tag, new.digest, old.image.digest, report)
     return tag.at(new.digest)
+
+
+def _fetch_all(registry: Crane, tag: Reference, old: Previous, folder: str) -> None:
+    """Writes the regular files into an empty private folder. No link is made there."""
+    with Target(folder) as target:
+        for directory in sorted(old.manifest.tree.directories()):
+            target.make_directory(directory)
+        if files := {file.path: file for file in files_of(old)}:
+            fetch(registry, tag, old, target, files)
 
 
 def _lineage(old: Previous, tag: Reference) -> Lineage:

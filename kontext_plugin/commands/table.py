@@ -185,7 +185,7 @@ VERIFY = Command(
         "Read all of an image's sources and compare their content with its manifest, and with DIR\n"
         "as a push would see it, where DIR is given. Exits with 1 if they differ."
     ),
-    options=(_FORMAT, _GIT, _IGNORE_FILE, _INSECURE, _TIMEOUT),
+    options=(_FORMAT, _GIT, _GITIGNORE, _IGNORE_FILE, _INSECURE, _TIMEOUT),
     arguments=(_REFERENCE, _DIRECTORY),
 )
 

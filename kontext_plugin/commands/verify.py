@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kontext_plugin import crane, exported, options, output, published, reference
+from kontext_plugin import crane, exported, git, options, output, published, reference
 from kontext_plugin.base_choice import Previous
 from kontext_plugin.cache import open_cache
 from kontext_plugin.commands.preparation import (
@@ -29,6 +29,9 @@ from kontext_plugin.report import Report, number
 from kontext_plugin.scan import scan
 from kontext_plugin.tree import Entry, Kind, Tree
 from kontext_plugin.workers import Workers
+
+if TYPE_CHECKING:
+    from kontext_plugin.options import Namespace
 
 _MOST = 10_000
 """Differences that are shown: an image may have any number, and all the others are counted."""
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     try:
         there = None
         if directory:
-            there = _there(directory, parsed.ignore_file or "", parsed.git, report)
+            there = _there(directory, parsed, report)
         with idle_threads() as threads, registry:
             image = published.read(registry, threads, name)
             found.add(_differences(registry, name, image, there))
@@ -77,13 +80,22 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     return DIFFERENT if found.count else 0
 
 
-def _there(directory: str, ignore_file: str, keep_git: bool, report: Report) -> Tree:
+def _there(directory: str, parsed: Namespace, report: Report) -> Tree:
     """The directory as a push would see it, each file read anew. Raises KontextError."""
     root = source_directory(directory)
-    rules = ignore_rules(root, ignore_file)
-    without = path_within(root, open_cache(read_only=True).root)
+    rules = ignore_rules(root, parsed.ignore_file or "")
+    not_ignored = git.not_ignored(root, report.trace) if parsed.gitignore else None
     with Workers() as workers:
-        found = scan(root, rules, {}, workers, report.steps, keep_git=keep_git, without=without)
+        found = scan(
+            root,
+            rules,
+            {},
+            workers,
+            report.steps,
+            keep_git=parsed.git,
+            without=path_within(root, open_cache(read_only=True).root),
+            not_ignored=not_ignored,
+        )
     for item in found.special:
         report.warn(f"{item.path!r} is {item.what} and was left out")
     report.say(scanned(found))

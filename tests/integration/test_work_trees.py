@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_the_users_labels_win(
     tag = registry.repository() + ":v1"
     docker.push(tag, work_tree, "--label", f"{REVISION}=mine", "--label", "k=v")
     assert labels(tag) == {REVISION: "mine", SOURCE: URL, "k": "v"}
+
+
+def test_git_is_asked_only_where_it_can_make_a_difference(
+    docker: Docker, registry: Registry, work_tree: Path
+) -> None:
+    """On a large tree it takes as long as the rest of a push that uploads nothing."""
+    tag = registry.repository() + ":v1"
+    time.sleep(2.1)  # until no file is so new that its status says nothing (scan._RACY)
+    asked = [
+        "git status" in docker.push(tag, work_tree, "--timings").stderr for _ in ("first", "again")
+    ]
+    (work_tree / "a").write_text("b")
+    asked.append("git status" in docker.push(tag, work_tree, "--timings").stderr)
+    asked.append("git status" in docker.push(f"{tag}-2", work_tree, "--timings").stderr)
+    assert asked == [True, False, True, True]
 
 
 def test_no_labels_when_told(

@@ -337,7 +337,7 @@ def program(path: Path) -> Path:
 
 
 def test_which_crane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cranes.sys, "executable", str(tmp_path / "venv/python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/python"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(KontextError, match="crane was not found") as raised:
         find()

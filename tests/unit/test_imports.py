@@ -48,6 +48,7 @@ LAYERS = [
     {"exported", "target"},
     {"scan", "delta", "crane", "base", "schema", "report", "options", "interrupts"},
     {"cache", "ignore", "git", "tar", "digests", "layout"},
+    {"crane_process"},
     {"crane_errors", "stall", "transfer", "ending"},
     {"plan", "remembered", "scratch", "workers", "proc", "largest", "pipes"},
     {"base_choice", "division", "ignore_syntax", "sources"},
@@ -60,7 +61,7 @@ LAYERS = [
 LEVEL = {module: level for level, modules in enumerate(reversed(LAYERS)) for module in modules}
 
 DOORS = {
-    "plumbum": {"crane"},
+    "plumbum": {"crane_process"},
     "jsonschema": {"schema"},
     "docker": {"daemon"},
     "zlib_ng": {"delta"},

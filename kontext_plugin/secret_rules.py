@@ -39,7 +39,7 @@ _URL64 = "[A-Za-z0-9_-]"
 _END = "(?![A-Za-z0-9])"
 
 # 40 characters of base64 that are no hexadecimal digest.
-_AWS_SECRET = r"(?<![A-Za-z0-9+/=])(?=[a-z0-9+/]{0,39}[A-Z])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=])"
+_AWS_SECRET = r"(?<![A-Za-z0-9+/])(?=[a-z0-9+/]{0,39}[A-Z])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=])"
 
 FORMATS = (
     _format("AWS access key", "AKIA ASIA", f"[A-Z2-7]{{16}}{_END}", beside=_AWS_SECRET),

@@ -112,7 +112,7 @@ class Machine:
         assert ends_within(5, lambda: not self.cranes()), "a crane still runs"
         assert [*self.temporary.iterdir()] == []
         left = [path.name for path in self.cache.glob("*")] if self.cache.is_dir() else []
-        assert set(left) <= {"stats", "published"}
+        assert set(left) <= {"stats", "published", "pushed"}
 
     def assert_failed(self, pushed: Result, message: str) -> None:
         """Exit 1, one error with its hint, nothing on stdout, no traceback and no secret."""

@@ -313,7 +313,7 @@ def test_a_bad_cache(spoil: Callable[[Path], object], settled: Machine) -> None:
     settled.forget()
     assert settled.push().image
     remembered = [path for path in settled.cache.rglob("*") if path.is_file()]
-    assert {path.parent.name for path in remembered} == {"stats", "published"}
+    assert {path.parent.name for path in remembered} == {"stats", "published", "pushed"}
     for path in remembered:
         spoil(path)
     changed = {"file": File(settled.cache.name.encode())}

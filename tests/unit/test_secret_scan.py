@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokens import DOUBTFUL, LIVE, pem, some
+from tokens import BASE32, BASE64, DOUBTFUL, LIVE, pem, some
 
 from kontext_plugin import secret_scan
 from kontext_plugin.secret_rules import FORMATS, LONGEST, MARKS, is_suspicious
@@ -89,6 +89,22 @@ def test_an_access_key_needs_its_secret_near_it() -> None:
     assert [hit.live for hit in found(key + b" " + digest)] == [False]
     assert [hit.live for hit in found(key + b"\n" * 1000 + some(40).encode())] == [False]
     assert [hit.live for hit in found(some(40).encode() + b"\n" + key)] == [True]
+
+
+ASSIGNED = {
+    "a dotenv file": "AWS_ACCESS_KEY_ID={key}\nAWS_SECRET_ACCESS_KEY={secret}\n",
+    "with quotes": "export AWS_ACCESS_KEY_ID='{key}'\nexport AWS_SECRET_ACCESS_KEY='{secret}'\n",
+    "awscli's file": "[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n",
+    "that without spaces": "[default]\naws_access_key_id={key}\naws_secret_access_key={secret}\n",
+    "YAML": "accessKeyId: {key}\nsecretAccessKey: {secret}\n",
+    "JSON": '{{"AccessKeyId":"{key}","SecretAccessKey":"{secret}"}}',
+}
+
+
+@pytest.mark.parametrize("text", ASSIGNED.values(), ids=ASSIGNED)
+def test_an_access_key_is_found_however_its_secret_is_assigned(text: str) -> None:
+    key, secret = "AK" + "IA" + some(16, BASE32), some(40, BASE64)
+    assert [hit.live for hit in found(text.format(key=key, secret=secret).encode())] == [True]
 
 
 def test_a_finding_says_where() -> None:

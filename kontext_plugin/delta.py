@@ -24,8 +24,8 @@ from kontext_plugin.tree import WHITEOUT, Entry, Tree, parents
 # zlib-ng gives the same bytes on x86-64, with and without SSE4.2, and on arm64; ISA-L does not.
 # At level 2 they do not depend on how the input is handed over either.
 _LEVEL = 2
-_BLOCK = 1024 * 1024  # bytes of tar that are compressed at a time
-_COPY = 1024 * 1024
+_BLOCK = 256 * 1024  # bytes of tar that are compressed at a time
+_COPY = 256 * 1024
 # RFC 1952: deflate, no flags, no time, no hint, of an unknown system.
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _GZIP = 16 + zlib.MAX_WBITS  # what zlib calls it

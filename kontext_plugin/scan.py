@@ -10,6 +10,7 @@ import re
 import stat
 import time
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from kontext_plugin.cache import Memories, Memory, Stats, recall, record
 from kontext_plugin.digests import Seen, Unreadable, hash_files
@@ -98,22 +99,25 @@ def scan(
         raise _refusal([LeftOut(root, f"cannot be read: {error.strerror}")]) from error
     if found.refused:
         raise _refusal(found.refused)
-    fresh: dict[str, Memories] = {}
+    hashed = len(found.unknown)
     try:
-        for path, file, digest in hash_files(root, found.unknown, workers, steps):
-            found.files[path] = digest
-            found.sizes[path] = file.size
-            (found.executable.add if file.executable else found.executable.discard)(path)
-            if file.settled < horizon:
-                folder, _, name = path.rpartition("/")
-                fresh.setdefault(folder, {})[name] = (file.signature, bytes.fromhex(digest))
+        # They come directory by directory, but for the largest: so packed they take little memory.
+        contents = hash_files(root, found.unknown, workers, steps)
+        for folder, group in groupby(contents, lambda content: content[0].rpartition("/")[0]):
+            fresh: Memories = {}
+            for path, file, digest in group:
+                found.files[path] = digest
+                found.sizes[path] = file.size
+                (found.executable.add if file.executable else found.executable.discard)(path)
+                if file.settled < horizon:
+                    fresh[path.rpartition("/")[2]] = file.signature, bytes.fromhex(digest)
+            if fresh:
+                found.stats[folder] = record(recall(found.stats.get(folder)) | fresh)
     except Unreadable as error:
         path, why = error.args
         raise _refusal([LeftOut(path, f"cannot be read: {why}")]) from error
-    for folder, memories in fresh.items():
-        found.stats[folder] = record(recall(found.stats.get(folder)) | memories)
     tree = Tree(found.files, found.sizes, frozenset(found.executable), found.links)
-    return Scan(tree, tuple(found.special), tuple(found.git), found.stats, len(found.unknown))
+    return Scan(tree, tuple(found.special), tuple(found.git), found.stats, hashed)
 
 
 def _walk(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kontext_plugin import tar
+from kontext_plugin.base_choice import Wanted
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document, settings_of
 from kontext_plugin.layout import blob
@@ -40,6 +41,18 @@ class Base:
         if both := {**settings.get("Labels", {}), **labels}:
             settings["Labels"] = both
         return settings
+
+    def wanted(self, platform: str, labels: Mapping[str, str]) -> Wanted:
+        """An image upon this base, with the user's labels and else as a push has it by default."""
+        return Wanted(
+            base=self.image.digest,
+            below=self.layers,
+            extractor=self.extractor,
+            platform=platform,
+            labels=labels,
+            settings=self.settings_with,
+            single_layer=bool(self.extractor_inside),
+        )
 
     def entries(self) -> bytes:
         """What the first layer with sources has to hold besides: entries of a tar archive."""

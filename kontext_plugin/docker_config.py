@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kontext_plugin import schema
-from kontext_plugin.errors import KontextError
+from kontext_plugin.errors import KontextError, reason_of
 from kontext_plugin.reference import DOCKER_HUB
 from kontext_plugin.sources import read_file
 
@@ -83,9 +83,8 @@ def read(file: str, shape: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, schema.InvalidDocument) as error:
-        why = error.strerror if isinstance(error, OSError) else error
         raise KontextError(
-            f"docker's configuration {file} cannot be read: {why}",
+            f"docker's configuration {file} cannot be read: {reason_of(error)}",
             hint="It must be valid JSON: mend it, or move it away.",
         ) from error
 

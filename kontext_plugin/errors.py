@@ -27,6 +27,11 @@ class UsageError(KontextError):
         super().__init__(message, hint=hint, exit_code=USAGE)
 
 
+def reason_of(error: Exception) -> str:
+    """Why something failed: in the system's words where the system refused it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def brief(value: object, limit: int = 120) -> str:
     """The beginning of a text, on one line, for messages that repeat what came from outside."""
     text = str(value).replace("\n", "\\n")

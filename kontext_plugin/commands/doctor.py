@@ -10,7 +10,7 @@ from kontext_plugin import crane, output, reference
 from kontext_plugin.cache import open_cache
 from kontext_plugin.commands import doctor_checks as checks
 from kontext_plugin.commands.doctor_checks import BROKEN, NOTE, OK, Check
-from kontext_plugin.commands.push_arguments import timeout
+from kontext_plugin.commands.registry import timeout_of
 from kontext_plugin.commands.table import DOCTOR
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.options import Globals, parse
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     signs = _SIGNS if is_utf8(os.environ) else _ASCII_SIGNS
 
     made = []
-    for check in _checks(flags, registry, name, parsed.insecure, report, timeout(parsed)):
+    for check in _checks(flags, registry, name, parsed.insecure, report, timeout_of(parsed)):
         made.append(check)
         if parsed.format != "json":
             output.write(_lines(check, signs))

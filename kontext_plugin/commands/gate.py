@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from kontext_plugin import ignore
-from kontext_plugin.errors import KontextError
+from kontext_plugin.errors import KontextError, reason_of
 from kontext_plugin.plan import Plan
 from kontext_plugin.report import Report, number
 from kontext_plugin.secret_scan import Finding, find_secrets
@@ -91,8 +91,7 @@ def read_allowed(root: str) -> Allowed:
     except FileNotFoundError:
         return Allowed()
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise KontextError(f"the allow-list {path!r} cannot be used: {why}") from error
+        raise KontextError(f"the allow-list {path!r} cannot be used: {reason_of(error)}") from error
     lines = text.split("\n")
     fingerprints = {line.strip() for line in lines if _FINGERPRINT.fullmatch(line.strip())}
     # Empty lines in their place: an error names the line.

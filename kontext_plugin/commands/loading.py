@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kontext_plugin import crane
 from kontext_plugin.base_choice import Previous
-from kontext_plugin.commands.push_arguments import timeout
+from kontext_plugin.commands.registry import connected, timeout_of
 from kontext_plugin.daemon import Daemon
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, number, size
@@ -29,7 +28,8 @@ def load(
             f"Pulling {name}: {number(len(layers), 'layer')}, "
             f"{size(sum(layer.size for layer in layers))}"
         )
-        with crane.find(parsed.insecure, report.trace, timeout(parsed)) as registry:
+        link = connected(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+        with link as (registry, _):
             credentials = registry.credentials(name.registry)
         docker.pull(image, credentials)
     if not name.digest:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from kontext_plugin import base, crane, options, published, reference
 from kontext_plugin.base import Base
-from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous, Wanted
+from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous
 from kontext_plugin.cache import open_cache
 from kontext_plugin.commands.gate import Gate
-from kontext_plugin.commands.preparation import idle_threads
 from kontext_plugin.commands.purge_messages import Remains, remaining
-from kontext_plugin.commands.push_arguments import timeout
 from kontext_plugin.commands.race import tell_race
+from kontext_plugin.commands.registry import connected, timeout_of
 from kontext_plugin.commands.table import PURGE, SECRETS
 from kontext_plugin.contents import fetch, files_of
 from kontext_plugin.crane import Crane
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         base=parsed.base or "",
         secrets=parsed.secrets or SECRETS[0],
         insecure=parsed.insecure,
-        timeout=timeout(parsed),
+        timeout=timeout_of(parsed),
     )
     print(purge(wanted, Report(quiet=parsed.quiet, debug=flags.debug)))
     return 0
@@ -62,13 +61,15 @@ def purge(wanted: Options, report: Report) -> str:
     Raises KontextError. The tag then shows what it showed before, or the new image.
     """
     tag = wanted.tag
-    registry = crane.find(wanted.insecure, report.trace, wanted.timeout)
     cache = open_cache()
-    with idle_threads() as threads, Workers() as workers, registry, cache.scratch() as folder:
+    link = connected(report, insecure=wanted.insecure, timeout=wanted.timeout)
+    with link as (registry, threads), Workers() as workers, cache.scratch() as folder:
         old = published.read(registry, threads, tag)
         lineage = _lineage(old, tag)
         below = _base(registry, wanted, lineage)
-        plan = make_plan(Fresh("purge"), _wanted(below, lineage), old.manifest.tree)
+        plan = make_plan(
+            Fresh("purge"), below.wanted(lineage.platform, lineage.labels), old.manifest.tree
+        )
         report.say(
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
             f"of generation {lineage.generation} from {tag}"
@@ -117,18 +118,6 @@ def _base(registry: Crane, wanted: Options, lineage: Lineage) -> Base:
         f"{wanted.tag} was built on {lineage.base}, which this Kontext does not have",
         hint="Name its base with --base, as push was given it; or push the directory again "
         "with --fresh.",
-    )
-
-
-def _wanted(below: Base, lineage: Lineage) -> Wanted:
-    return Wanted(
-        base=below.image.digest,
-        below=below.layers,
-        extractor=below.extractor,
-        platform=lineage.platform,
-        labels=lineage.labels,
-        settings=below.settings_with,
-        single_layer=bool(below.extractor_inside),
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from kontext_plugin.base_choice import Fresh, Previous, Reuse, mismatch
 from kontext_plugin.cache import Cache
+from kontext_plugin.commands.directory import rule_file
 from kontext_plugin.commands.gate import Gate
-from kontext_plugin.commands.preparation import ignore_file, prepared
+from kontext_plugin.commands.preparation import prepared
 from kontext_plugin.commands.push_advice import advise
 from kontext_plugin.commands.push_arguments import Options, parse
 from kontext_plugin.commands.push_messages import built_on, weighed, would_upload
@@ -61,7 +62,7 @@ def push(options: Options, report: Report) -> Pushed | None:
         else:
             pushed = _publish(job, plan, options.tags, gate, report)
             if pushed.uploaded:
-                advise(job.root, ignore_file(job.root, options.ignore_file), pushed.plan, report)
+                advise(job.root, rule_file(job.root, options.ignore_file), pushed.plan, report)
         for other in options.tags[1:]:
             _add_tag(job.registry, tag, pushed.image, other)
             report.say(f"Tagged {other}")

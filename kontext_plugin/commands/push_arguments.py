@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kontext_plugin import crane, options, progress, reference
 from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
+from kontext_plugin.commands.registry import timeout_of
 from kontext_plugin.commands.table import PUSH, REUSE, SECRETS
 from kontext_plugin.errors import UsageError
 from kontext_plugin.image import PLATFORMS
@@ -96,13 +97,8 @@ def shared(parsed: Namespace, tags: Sequence[str], directory: str) -> Options:
         max_layers=_layers(parsed.max_layers) if parsed.max_layers else MAX_LAYERS,
         single_layer=parsed.single_layer,
         insecure=parsed.insecure,
-        timeout=timeout(parsed),
+        timeout=timeout_of(parsed),
     )
-
-
-def timeout(parsed: Namespace) -> float:
-    """Seconds that a command waits for progress. Raises UsageError."""
-    return options.seconds("timeout", parsed.timeout) if parsed.timeout else crane.TIMEOUT
 
 
 def _layers(text: str) -> int:

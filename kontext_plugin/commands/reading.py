@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kontext_plugin import crane, published, reference
+from kontext_plugin import published, reference
 from kontext_plugin.base_choice import Previous
-from kontext_plugin.commands.preparation import idle_threads
-from kontext_plugin.commands.push_arguments import timeout
+from kontext_plugin.commands.registry import connected, timeout_of
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report
@@ -22,6 +21,7 @@ def read_image(parsed: Namespace, flags: Globals, text: str) -> tuple[Reference,
     Raises KontextError.
     """
     name = reference.parse_image(text)
-    registry = crane.find(parsed.insecure, Report(debug=flags.debug).trace, timeout(parsed))
-    with idle_threads() as threads, registry:
+    report = Report(debug=flags.debug)
+    link = connected(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    with link as (registry, threads):
         return name, published.read(registry, threads, name)

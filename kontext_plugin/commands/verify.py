@@ -7,17 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kontext_plugin import crane, exported, git, options, output, published, reference
+from kontext_plugin import exported, options, output, published, reference
 from kontext_plugin.base_choice import Previous
 from kontext_plugin.cache import open_cache
-from kontext_plugin.commands.preparation import (
-    idle_threads,
-    ignore_rules,
-    path_within,
-    source_directory,
-)
-from kontext_plugin.commands.push_arguments import timeout
-from kontext_plugin.commands.push_messages import scanned
+from kontext_plugin.commands.directory import source
+from kontext_plugin.commands.registry import connected, timeout_of
 from kontext_plugin.commands.table import VERIFY
 from kontext_plugin.comparison import Difference, What, between, difference
 from kontext_plugin.crane import Crane
@@ -26,7 +20,6 @@ from kontext_plugin.exported import Export, Exported
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, number
-from kontext_plugin.scan import scan
 from kontext_plugin.tree import Entry, Kind, Tree
 from kontext_plugin.workers import Workers
 
@@ -61,13 +54,11 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     name = reference.parse_image(positional[0])
     directory = positional[1] if len(positional) > 1 else ""
     report = Report(debug=flags.debug)
-    registry = crane.find(parsed.insecure, report.trace, timeout(parsed))
+    link = connected(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
     found = Found()
     try:
-        there = None
-        if directory:
-            there = _there(directory, parsed, report)
-        with idle_threads() as threads, registry:
+        with link as (registry, threads):
+            there = _there(directory, parsed, report) if directory else None
             image = published.read(registry, threads, name)
             found.add(_differences(registry, name, image, there))
     except KeyboardInterrupt:
@@ -82,24 +73,11 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 
 def _there(directory: str, parsed: Namespace, report: Report) -> Tree:
     """The directory as a push would see it, each file read anew. Raises KontextError."""
-    root = source_directory(directory)
-    rules = ignore_rules(root, parsed.ignore_file or "")
-    not_ignored = git.not_ignored(root, report.trace) if parsed.gitignore else None
+    found = source(
+        directory, parsed.ignore_file or "", keep_git=parsed.git, gitignore=parsed.gitignore
+    )
     with Workers() as workers:
-        found = scan(
-            root,
-            rules,
-            {},
-            workers,
-            report.steps,
-            keep_git=parsed.git,
-            without=path_within(root, open_cache(read_only=True).root),
-            not_ignored=not_ignored,
-        )
-    for item in found.special:
-        report.warn(f"{item.path!r} is {item.what} and was left out")
-    report.say(scanned(found))
-    return found.tree
+        return found.scan({}, workers, report, open_cache(read_only=True)).tree
 
 
 def _differences(

@@ -13,7 +13,7 @@ from trees import File, Tree, plant
 
 from kontext_plugin import git
 from kontext_plugin.base_choice import Fresh, Wanted
-from kontext_plugin.commands.preparation import ignore_file
+from kontext_plugin.commands.directory import rule_file
 from kontext_plugin.commands.push_advice import advise, most, to_leave_out
 from kontext_plugin.image import Digest, Layer
 from kontext_plugin.largest import Share
@@ -58,7 +58,7 @@ WANTED = Wanted(
 def said_of(tree: Tree, root: Path, capsys: pytest.CaptureFixture[str], quiet: bool = False) -> str:
     """After a first push of the tree."""
     plan = make_plan(Fresh("there is nothing"), WANTED, described(tree))
-    advise(str(root), ignore_file(str(root), ""), plan, Report(quiet))
+    advise(str(root), rule_file(str(root), ""), plan, Report(quiet))
     return capsys.readouterr().err
 
 

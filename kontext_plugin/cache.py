@@ -13,28 +13,19 @@ import json
 import os
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise, starmap
+from itertools import chain
 from typing import Any
 
-from kontext_plugin import remembered, scratch
+from kontext_plugin import memories, remembered, scratch
 from kontext_plugin.base_choice import Previous
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image
 from kontext_plugin.manifest import Manifest
-from kontext_plugin.sources import SIGNATURE_BYTES, read_file
-
-Memory = tuple[bytes, bytes]
-"""The signature of a file's status, and its content's SHA-256."""
-
-Memories = dict[str, Memory]
-"""Of the files of one directory, by their names."""
-
-Stats = Mapping[str, bytes]
-"""Each directory's path to the `record` of its files: so packed, 100,000 take little to load."""
+from kontext_plugin.memories import Stats
+from kontext_plugin.sources import read_file
 
 _LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
 
@@ -45,27 +36,8 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 
 _NOTHING: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
 
-_STATS_VERSION = "kontext stats 2"
 _PUSHED_VERSION = "kontext pushed 1"
 _MOST_PUSHED = 200  # what is remembered for completion alone
-_MEMORY = struct.Struct(f"{SIGNATURE_BYTES}s32s")
-
-
-def record(memories: Memories) -> bytes:
-    """Packs what is remembered of the files of one directory."""
-    names = "\0".join(memories).encode()
-    return b"".join([names, b"/", *starmap(_MEMORY.pack, memories.values())])
-
-
-def recall(packed: bytes | None) -> Memories:
-    """What `record` packed; nothing at all if it is damaged or there is none."""
-    if not packed:
-        return {}
-    names, _, memories = packed.partition(b"/")  # which no name contains
-    try:
-        return dict(zip(names.decode().split("\0"), _MEMORY.iter_unpack(memories), strict=True))
-    except (ValueError, struct.error):
-        return {}
 
 
 @dataclass(frozen=True)
@@ -87,23 +59,11 @@ class Cache:
 
     def stats(self, directory: str) -> Stats:
         """What was known of a directory's files when it was last pushed from this machine."""
-        index, content = self._read("stats", directory)
-        try:
-            if index["version"] != _STATS_VERSION:
-                return {}
-            ends = [0, *accumulate(index["lengths"])]
-            records = [bytes(content[start:end]) for start, end in pairwise(ends)]
-            return dict(zip(index["folders"], records, strict=True))
-        except (ValueError, LookupError, TypeError):
-            return {}
+        return memories.decode(*self._read("stats", directory))
 
     def save_stats(self, directory: str, stats: Stats) -> None:
-        index = {
-            "version": _STATS_VERSION,
-            "folders": [*stats],
-            "lengths": [*map(len, stats.values())],
-        }
-        self._write("stats", directory, index, stats.values())
+        index, records = memories.encode(stats)
+        self._write("stats", directory, index, records)
 
     def published(self, reference: str, digest: Digest) -> Previous | None:
         """What `reference` held when this machine last looked, if that was the image `digest`."""

@@ -11,10 +11,11 @@ import json
 import re
 import zlib
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from kontext_plugin.errors import brief
 from kontext_plugin.tree import DIRECTORY, Tree
 
 SMALL = 512
@@ -25,6 +26,10 @@ _MEAN = 256
 
 _LARGEST = 2**63 - 1
 _HEX = re.compile(r"[0-9a-f]*")
+
+# An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
+# whiteout's name, or what is no Unicode.
+_UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
 
 
 class InvalidManifest(ValueError):
@@ -62,7 +67,7 @@ def tree_of(listed: Mapping[str, Any]) -> Tree:
     """The tree that has these columns, which are of the schema's outer shape.
 
     Raises InvalidManifest where a value is not of the schema: jsonschema takes tens of
-    microseconds for each. The paths remain unchecked.
+    microseconds for each. The paths remain unchecked: `check_tree` does that.
     """
     files, links, sizes = listed["files"], listed["links"], listed["sizes"]
     executable = paths_of(listed["executable"])
@@ -112,6 +117,24 @@ def _check_targets(values: Collection[Any]) -> None:
         "".join(values).encode()
     except UnicodeEncodeError:
         raise InvalidManifest("it lists a link to what is no UTF-8") from None
+
+
+def check_tree(tree: Tree) -> None:
+    """Raises InvalidManifest unless every path is safe, has its parents, and is one thing only."""
+    paths = tree.paths()
+    check_paths(paths)
+    if len(paths) != len(tree.files) + len(tree.links):
+        raise InvalidManifest("it lists a path both as a file and as a link")
+    for parent in {path.rpartition("/")[0] for path in paths}:
+        if parent and not tree.is_directory(parent):
+            raise InvalidManifest(f"{brief(repr(parent))} has entries below it and is no directory")
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """Raises InvalidManifest unless they lie where they seem to."""
+    for path in paths:
+        if _UNSAFE.search(path):
+            raise InvalidManifest(f"it lists the path {brief(repr(path))}")
 
 
 def mark(path: str) -> int:

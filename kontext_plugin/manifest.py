@@ -7,18 +7,18 @@ those that changed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from kontext_plugin.errors import brief
 from kontext_plugin.image import Digest
 from kontext_plugin.listing import (
     InvalidManifest,
     canonical,
     check_counts,
+    check_paths,
+    check_tree,
     columns,
     former_of,
     joined,
@@ -42,10 +42,6 @@ MAX_READ = 2 * MAX_BYTES
 
 MAX_VALUES = 4 * 1024 * 1024
 """In all that is read: 400,000 files make some 1,200,000."""
-
-# An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
-# whiteout's name, or what is no Unicode.
-_UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -207,7 +203,7 @@ def decode(
         decoded = restore(document, undos, tree, begun)
     else:
         decoded = restore(document, undos)
-    _check(decoded.tree)
+    check_tree(decoded.tree)
     if decoded.lineage is not None:
         _check_lineage(decoded.lineage)
     return decoded
@@ -264,20 +260,9 @@ def _version_1(document: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _check(tree: Tree) -> None:
-    """Raises InvalidManifest unless every path is safe, has its parents, and is one thing only."""
-    paths = tree.paths()
-    _check_paths(paths)
-    if len(paths) != len(tree.files) + len(tree.links):
-        raise InvalidManifest("it lists a path both as a file and as a link")
-    for parent in {path.rpartition("/")[0] for path in paths}:
-        if parent and not tree.is_directory(parent):
-            raise InvalidManifest(f"{brief(repr(parent))} has entries below it and is no directory")
-
-
 def _check_lineage(lineage: Lineage) -> None:
     """Raises InvalidManifest for unsafe paths, and for ancestors that are none of this image."""
-    _check_paths(lineage.replaced_directories)
+    check_paths(lineage.replaced_directories)
     check_counts((lineage.generation, lineage.content))
     if not is_utf8("".join((*lineage.labels, *lineage.labels.values()))):
         raise InvalidManifest("it lists a label that is no UTF-8")
@@ -285,16 +270,10 @@ def _check_lineage(lineage: Lineage) -> None:
     for ancestor in lineage.ancestors:
         former, absent = ancestor.undo.former, ancestor.undo.absent
         paths = ancestor.undo.paths()
-        _check_paths(ancestor.replaced_directories | paths)
+        check_paths(ancestor.replaced_directories | paths)
         check_counts((ancestor.layers, ancestor.generation, ancestor.content))
         if len(paths) != len(former.files) + len(former.links) + len(absent):
             raise InvalidManifest("it says two things of what a path was")
         if not below < ancestor.layers <= len(lineage.layers):
             raise InvalidManifest("it lists ancestors that have not its layers")
         below = ancestor.layers
-
-
-def _check_paths(paths: Iterable[str]) -> None:
-    for path in paths:
-        if _UNSAFE.search(path):
-            raise InvalidManifest(f"it lists the path {brief(repr(path))}")

@@ -12,12 +12,12 @@ import time
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from kontext_plugin.cache import Memories, Memory, Stats, recall, record
 from kontext_plugin.digests import Seen, Unreadable, hash_files
 from kontext_plugin.errors import KontextError
 from kontext_plugin.git import NotIgnored
 from kontext_plugin.ignore import ROOT, IgnoreRules
 from kontext_plugin.manifest import SOURCES
+from kontext_plugin.memories import Memories, Memory, Stats, recall, record
 from kontext_plugin.sources import Sources, signature_of
 from kontext_plugin.steps import Amount, Step, Steps
 from kontext_plugin.tree import DIRECTORY, WHITEOUT, Tree, is_utf8

@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 
 from kontext_plugin import git, ignore
-from kontext_plugin.cache import Cache, Stats
+from kontext_plugin.cache import Cache
 from kontext_plugin.commands.push_messages import scanned
 from kontext_plugin.errors import KontextError, reason_of
+from kontext_plugin.memories import Stats
 from kontext_plugin.report import Report
 from kontext_plugin.scan import Scan, scan
 from kontext_plugin.sources import read_file

@@ -50,7 +50,7 @@ LAYERS = [
     {"cache", "ignore", "git", "tar", "digests", "layout"},
     {"crane_process"},
     {"crane_errors", "stall", "transfer", "ending"},
-    {"plan", "remembered", "scratch", "workers", "proc", "largest", "pipes"},
+    {"memories", "plan", "remembered", "scratch", "workers", "proc", "largest", "pipes"},
     {"base_choice", "division", "ignore_syntax", "sources"},
     {"comparison", "diff", "provenance"},
     {"manifest"},

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from models import PLAIN_NAMES, STRANGE_NAMES, described, trees
 from trees import Directory, File, Link, Tree, plant
 
-from kontext_plugin import digests, ignore, manifest
+from kontext_plugin import digests, ignore
 from kontext_plugin import scan as scans
-from kontext_plugin.cache import recall, record
 from kontext_plugin.errors import KontextError
+from kontext_plugin.listing import check_tree
+from kontext_plugin.memories import recall, record
 from kontext_plugin.scan import MAX_PATH, LeftOut, Scan
 from kontext_plugin.sources import SIGNATURE_BYTES
 from kontext_plugin.steps import Steps
@@ -80,7 +81,7 @@ def test_a_file_of_any_size_is_hashed_in_full(size: int, scan: Scanner, root: Pa
 def test_the_scan_of_a_tree_can_be_a_manifest(scan: Scanner, root: Path) -> None:
     plant(root, {"d": DIR, "d/\\": X, "é": DIR, "é/run": RUN, "link": Link("../../lib/x")})
     tree = scan().tree
-    manifest._check(tree)
+    check_tree(tree)
 
 
 # Ignore rules

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,8 +11,8 @@ from typing import Any
 from kontext_plugin import tar
 from kontext_plugin.base_choice import Wanted
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import Digest, Image, Layer, digest_of, from_document, settings_of
-from kontext_plugin.layout import blob
+from kontext_plugin.image import Digest, Image, Layer, from_document, settings_of
+from kontext_plugin.layout import blob, documents
 
 ENTRYPOINT = "/kontext-extractor"
 WORKDIR = "/workspace"
@@ -58,7 +57,8 @@ class Base:
         """What the first layer with sources has to hold besides: entries of a tar archive."""
         if not self.extractor_inside:
             return b""
-        return gzip.decompress(_read(self.extractor_inside)).removesuffix(tar.END)
+        with gzip.open(self.extractor_inside) as layer:
+            return layer.read().removesuffix(tar.END)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -81,16 +81,13 @@ def single_layer(platform: str) -> Base:
 def _load(kind: str, platform: str) -> Base:
     layout = os.path.join(_FOLDER, kind, platform.replace("/", "-"))
     try:
-        (descriptor,) = json.loads(_read(os.path.join(layout, "index.json")))["manifests"]
-        content = _read(blob(layout, descriptor["digest"]))
-        document = json.loads(content)
-        config = json.loads(_read(blob(layout, document["config"]["digest"])))
+        index, document, config = documents(layout)
     except OSError as error:
         raise KontextError(
             f"the base image for {platform} is not in this installation: {error}",
             hint="Build it with scripts/build-base, or install a released Kontext.",
         ) from error
-    image = from_document(digest_of(content), document)
+    image = from_document(Digest(index["manifests"][0]["digest"]), document)
     return Base(image, settings_of(config), image.digest, layout=layout)
 
 
@@ -106,8 +103,3 @@ def upon(image: Image, settings: Mapping[str, Any], source: str, platform: str) 
         extractor_layer=layer,
         extractor_paths=(blob(own.layout, layer.digest),),
     )
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -35,8 +35,13 @@ _MAX_DOCUMENT = 8 * 1024 * 1024
 _MAX_MESSAGES = 256 * 1024
 """Bytes: crane says a hundred a layer, and all that a registry answered where it refused."""
 
+MINIMUM = (0, 21, 9)
+"""crane's version: the export of v0.21.8 is broken."""
+
+NEEDED = f"v{'.'.join(map(str, MINIMUM))} or later"
+
 _GET_CRANE = (
-    "Kontext needs crane v0.21.9 or later on PATH, or its path in KONTEXT_CRANE. "
+    f"Kontext needs crane {NEEDED} on PATH, or its path in KONTEXT_CRANE. "
     "Get it with scripts/install-crane, or from github.com/google/go-containerregistry."
 )
 

@@ -29,6 +29,18 @@ _GRACE = 1
 _PIDS = 512
 """More than the extractor's threads, and too few for a fork bomb."""
 
+_NOT_THERE = (
+    "Start it, or name another one with 'docker --host' or 'docker --context'. "
+    "A push needs no daemon."
+)
+_NOT_ALLOWED = (
+    "Only root and, as a rule, the members of the group docker may use it. A push needs no daemon."
+)
+_CANNOT_PULL = (
+    "The daemon asks the registry by itself: it must reach it, and trust it (insecure-registries). "
+    "What you are logged in with has been passed on."
+)
+
 
 @dataclass(frozen=True)
 class Container:
@@ -228,19 +240,6 @@ def _client(endpoint: Endpoint) -> APIClient:
         tls=_tls_config(endpoint.tls) if endpoint.tls else False,
         use_ssh_client=True,
     )
-
-
-_NOT_THERE = (
-    "Start it, or name another one with 'docker --host' or 'docker --context'. "
-    "A push needs no daemon."
-)
-_NOT_ALLOWED = (
-    "Only root and, as a rule, the members of the group docker may use it. A push needs no daemon."
-)
-_CANNOT_PULL = (
-    "The daemon asks the registry by itself: it must reach it, and trust it (insecure-registries). "
-    "What you are logged in with has been passed on."
-)
 
 
 def _tls_config(tls: Tls) -> TLSConfig:

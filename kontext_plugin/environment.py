@@ -1,4 +1,4 @@
-"""What others get of the environment: crane, the credential helpers that it starts, and workers.
+"""What others get of the environment: crane, the helpers that it starts, git, and workers.
 
 A shell, and more so a CI job, is full of other programs' secrets: what is named here is passed on.
 """
@@ -40,11 +40,25 @@ _HELPERS = (
     *("WSL*", "REMOTE_CONTAINERS*", "VSCODE_*"),
 )
 
+_GIT = (
+    *("PATH", "HOME", "XDG_CONFIG_HOME"),
+    *("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"),
+    *("GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM"),
+    "SUDO_UID",  # git trusts the repositories of whoever called sudo
+)
+"""Not GIT_DIR and its like, which a hook's push would have: the directory's own repository is the
+one that counts."""
+
 
 def of_helpers(environment: Mapping[str, str]) -> dict[str, str]:
     """What crane and credential helpers get of this environment."""
     more = [name.strip() for name in environment.get(MORE, "").split(",")]
     return _only(environment, [*_HELPERS, *more])
+
+
+def of_git(environment: Mapping[str, str]) -> dict[str, str]:
+    """What git gets of this environment when it is asked about a work tree."""
+    return _only(environment, _GIT)
 
 
 def of_workers(environment: Mapping[str, str]) -> dict[str, str]:

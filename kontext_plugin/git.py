@@ -14,25 +14,12 @@ import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from kontext_plugin.environment import of_git
 from kontext_plugin.errors import KontextError
 from kontext_plugin.provenance import labels_of
 from kontext_plugin.tree import parents
 
 _SETTINGS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "protocol.allow=never")
-
-_PASSED = (
-    "PATH",
-    "HOME",
-    "XDG_CONFIG_HOME",
-    "GIT_CONFIG_GLOBAL",
-    "GIT_CONFIG_SYSTEM",
-    "GIT_CONFIG_NOSYSTEM",
-    "GIT_CEILING_DIRECTORIES",
-    "GIT_DISCOVERY_ACROSS_FILESYSTEM",
-    "SUDO_UID",  # git trusts the repositories of whoever called sudo
-)
-"""All that git gets of our environment. Not GIT_DIR and its like, which a hook's push would have:
-the directory's own repository is the one that counts."""
 
 _ENVIRONMENT = {
     "LC_ALL": "C",
@@ -214,7 +201,7 @@ def _run(
     program = shutil.which("git")
     if program is None:
         raise _Failed("there is no git on PATH")
-    environment = {name: os.environ[name] for name in _PASSED if name in os.environ} | _ENVIRONMENT
+    environment = of_git(os.environ) | _ENVIRONMENT
     if ceiling:
         environment["GIT_CEILING_DIRECTORIES"] = ceiling
     command = [program, "--no-pager", "-C", root]

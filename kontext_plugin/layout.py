@@ -34,10 +34,8 @@ def extend(layout: str, folder: str, layers: Sequence[Ready]) -> Digest:
 
     Returns the image's digest. The files of the layers are moved into the layout.
     """
-    index = json.loads(_read(os.path.join(layout, "index.json")))
+    index, image, config = documents(layout)
     (descriptor,) = index["manifests"]
-    image = json.loads(_read(blob(layout, descriptor["digest"])))
-    config = json.loads(_read(blob(layout, image["config"]["digest"])))
 
     os.makedirs(os.path.join(folder, "blobs", "sha256"))
     for lower in image["layers"]:
@@ -55,6 +53,14 @@ def extend(layout: str, folder: str, layers: Sequence[Ready]) -> Digest:
     _write(os.path.join(folder, "index.json"), _json(index))
     _write(os.path.join(folder, "oci-layout"), _json({"imageLayoutVersion": "1.0.0"}))
     return Digest(descriptor["digest"])
+
+
+def documents(layout: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A layout's index, and the manifest and the configuration of its one image. Raises OSError."""
+    index = json.loads(_read(os.path.join(layout, "index.json")))
+    (descriptor,) = index["manifests"]
+    image = json.loads(_read(blob(layout, descriptor["digest"])))
+    return index, image, json.loads(_read(blob(layout, image["config"]["digest"])))
 
 
 def blob(layout: str, digest: str) -> str:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, positional = parse(DOCTOR, arguments)
     registry, name = subject(positional[0]) if positional else ("", None)
     report = Report(debug=flags.debug)
-    signs = _SIGNS if is_utf8(os.environ) else _ASCII_SIGNS
+    signs = _SIGNS if shows_utf8(os.environ) else _ASCII_SIGNS
 
     made = []
     for check in _checks(flags, registry, name, parsed.insecure, report, timeout_of(parsed)):
@@ -79,7 +79,7 @@ def subject(text: str) -> tuple[str, Reference | None]:
     return registry, None
 
 
-def is_utf8(environment: Mapping[str, str]) -> bool:
+def shows_utf8(environment: Mapping[str, str]) -> bool:
     """Whether the terminal shows more than ASCII (POSIX, "Locale": the first that is set counts).
 
     Python itself always says UTF-8 here: the plugin runs it so.

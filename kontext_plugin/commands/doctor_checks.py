@@ -15,6 +15,7 @@ from kontext_plugin import __version__, daemon, docker_config, plugin_link
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_errors import NotFound, Refused
+from kontext_plugin.crane_process import MINIMUM, NEEDED
 from kontext_plugin.errors import KontextError
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
@@ -22,7 +23,6 @@ from kontext_plugin.report import size
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
 
-_MINIMUM = (0, 21, 9)
 _VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
 _PATIENCE = 20
 """Seconds for docker to answer."""
@@ -48,16 +48,14 @@ def crane_version(registry: Crane) -> Check:
     message = f"{version}, {registry.program}"
     found = _VERSION.fullmatch(version)
     if not found:
-        return Check(
-            "crane", NOTE, message, "Its version cannot be told: v0.21.9 or later is needed."
-        )
+        return Check("crane", NOTE, message, f"Its version cannot be told: {NEEDED} is needed.")
     numbers = tuple(map(int, found.group(1, 2, 3)))
-    if numbers < _MINIMUM or (numbers == _MINIMUM and found[4]):  # v0.21.9-rc.1 comes before
+    if numbers < MINIMUM or (numbers == MINIMUM and found[4]):  # v0.21.9-rc.1 comes before
         return Check(
             "crane",
             BROKEN,
             message,
-            "Kontext needs v0.21.9 or later: scripts/install-crane gets it.",
+            f"Kontext needs {NEEDED}: scripts/install-crane gets it.",
         )
     return Check("crane", OK, message)
 

@@ -58,14 +58,14 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     wanted = identity(parsed.user or "", docker.security())
     make(workspace)
     container = Container(
-        image,
-        base.ENTRYPOINT,
-        extractors,
-        workspace,
-        base.WORKDIR,
-        wanted.user,
-        wanted.groups,
-        wanted.capabilities,
+        image=image,
+        entrypoint=base.ENTRYPOINT,
+        arguments=extractors,
+        directory=workspace,
+        target=base.WORKDIR,
+        user=wanted.user,
+        groups=wanted.groups,
+        capabilities=wanted.capabilities,
     )
     with docker.container(container) as running:
         _pass_on(running.output())

@@ -9,7 +9,7 @@ import pytest
 
 from kontext_plugin.cache import Cache
 from kontext_plugin.commands import doctor_checks as checks
-from kontext_plugin.commands.doctor import is_utf8, subject
+from kontext_plugin.commands.doctor import shows_utf8, subject
 from kontext_plugin.commands.doctor_checks import BROKEN, NOTE, OK
 from kontext_plugin.crane import Crane
 from kontext_plugin.errors import UsageError
@@ -105,4 +105,4 @@ LOCALES = {
 
 @pytest.mark.parametrize(("environment", "utf8"), LOCALES.values(), ids=LOCALES)
 def test_signs(environment: dict[str, str], utf8: bool) -> None:
-    assert is_utf8(environment) == utf8
+    assert shows_utf8(environment) == utf8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kontext_plugin.environment import of_helpers, of_workers
+from kontext_plugin.environment import of_git, of_helpers, of_workers
 
 NEEDED = {
     "crane": "DOCKER_CONFIG REGISTRY_AUTH_FILE XDG_RUNTIME_DIR HOME PATH SSL_CERT_FILE "
@@ -32,7 +32,13 @@ def test_helpers_get_what_they_need(names: str) -> None:
 def test_nobody_gets_the_rest() -> None:
     environment = dict.fromkeys(OTHERS.split(), "secret")
     assert of_helpers(environment) == {}
+    assert of_git(environment) == {}
     assert of_workers(environment) == {}
+
+
+def test_git_is_led_nowhere_else() -> None:
+    leading = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_CONFIG_PARAMETERS GIT_SSH_COMMAND"
+    assert of_git(dict.fromkeys(leading.split(), "x")) == {}
 
 
 def test_the_user_adds_names() -> None:

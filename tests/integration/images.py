@@ -11,6 +11,24 @@ from trees import Tree, in_archive
 
 Crane = Callable[..., bytes]
 
+NO_FILES: dict[str, object] = {
+    "version": 2,
+    "files": {},
+    "sizes": [],
+    "executable": [],
+    "links": {},
+    "base": "sha256:" + "0" * 64,
+    "extractor": "sha256:" + "0" * 64,
+    "platform": "linux/amd64",
+    "generation": 0,
+    "content": 0,
+    "layers": [],
+    "ancestors": [],
+    "labels": {},
+    "replacedDirectories": [],
+}
+"""A manifest that lists nothing."""
+
 
 def exported(crane: Crane, image: str) -> Tree:
     return in_archive(io.BytesIO(crane("export", image, "-")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import signal
 import socket
 import ssl
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import PASSWORD, USER, Docker, Registry
 from machine import ends_within
+from terminal import terminal
 from test_credentials import certificate, helper, on_path
 from trees import Directory, File, Link, Tree, on_disk, plant
 
@@ -492,23 +492,13 @@ def test_docker_told_to_stop_ends_the_container(
 def test_ctrl_c_on_a_terminal_ends_the_container(
     docker: Docker, hostile: str, workspace: Path
 ) -> None:
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ["DOCKER_CONFIG"] = str(docker.config)
-        os.execvp("docker", ["docker", "kontext", "run", "-w", str(workspace), hostile])
-    assert ends_within(60, (workspace / "waiting").exists)
-    os.write(terminal, b"\x03")
-    shown = b""
-    try:
-        while part := os.read(terminal, 4096):
-            shown += part
-    except OSError:  # Linux's way to say that the other side is closed
-        pass
-    _, status = os.waitpid(child, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 130, shown
-    assert b"Traceback" not in shown
-    assert b"\x1b]0" not in shown
+    command = ["docker", "kontext", "run", "-w", str(workspace), hostile]
+    with terminal(command, os.environ | {"DOCKER_CONFIG": str(docker.config)}) as screen:
+        assert ends_within(60, (workspace / "waiting").exists)
+        screen.press_ctrl_c()
+        assert screen.ends() == 130, screen.sent
+    assert b"Traceback" not in screen.sent
+    assert b"\x1b]0" not in screen.sent
 
 
 def test_a_reader_that_is_gone_ends_nothing_but_us(

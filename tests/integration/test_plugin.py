@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import Docker, Registry
 from machine import ends_within
+from terminal import terminal
 
 import kontext_plugin
 
@@ -166,22 +166,12 @@ def test_ctrl_c_on_a_terminal(
     docker: Docker, tmp_path: Path, silent_registry: tuple[str, threading.Event]
 ) -> None:
     host, asked = silent_registry
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ["DOCKER_CONFIG"] = str(docker.config)
-        os.execvp("docker", ["docker", "kontext", "push", "-t", f"{host}/r/r", str(tmp_path)])
-    assert asked.wait(20)
-    os.write(terminal, b"\x03")
-    shown = b""
-    try:
-        while part := os.read(terminal, 4096):
-            shown += part
-    except OSError:  # Linux's way to say that the other side is closed
-        pass
-    _, status = os.waitpid(child, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 130, shown
-    assert b"Traceback" not in shown
+    command = ["docker", "kontext", "push", "-t", f"{host}/r/r", str(tmp_path)]
+    with terminal(command, os.environ | {"DOCKER_CONFIG": str(docker.config)}) as screen:
+        assert asked.wait(20)
+        screen.press_ctrl_c()
+        assert screen.ends() == 130, screen.sent
+    assert b"Traceback" not in screen.sent
     assert ends_within(1, lambda: not cranes(host))
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.report import printable
+from kontext_plugin.text import printable
 
 
 def write(lines: Iterable[str]) -> None:

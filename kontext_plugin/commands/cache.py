@@ -11,7 +11,8 @@ from kontext_plugin.cache import Cache, Entry, open_cache
 from kontext_plugin.commands.table import CACHE
 from kontext_plugin.errors import UsageError
 from kontext_plugin.options import Globals, parse
-from kontext_plugin.report import Report, number, size
+from kontext_plugin.report import Report
+from kontext_plugin.text import number, size
 
 _KINDS = {
     "stats": "directory",

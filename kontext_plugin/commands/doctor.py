@@ -15,7 +15,8 @@ from kontext_plugin.commands.table import DOCTOR
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.options import Globals, parse
 from kontext_plugin.reference import DOCKER_HUB, Reference
-from kontext_plugin.report import Report, redact
+from kontext_plugin.report import Report
+from kontext_plugin.text import redact
 
 _SIGNS = {OK: "✓", NOTE: "!", BROKEN: "✗"}
 _ASCII_SIGNS = {OK: "+", NOTE: "!", BROKEN: "x"}

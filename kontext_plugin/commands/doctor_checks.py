@@ -19,7 +19,7 @@ from kontext_plugin.crane_process import MINIMUM, NEEDED
 from kontext_plugin.errors import KontextError
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import size
+from kontext_plugin.text import size
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
 

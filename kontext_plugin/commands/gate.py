@@ -11,9 +11,10 @@ from itertools import chain
 from kontext_plugin import ignore
 from kontext_plugin.errors import KontextError, reason_of
 from kontext_plugin.plan import Plan
-from kontext_plugin.report import Report, number
+from kontext_plugin.report import Report
 from kontext_plugin.secret_scan import Finding, find_secrets
 from kontext_plugin.sources import read_file
+from kontext_plugin.text import number
 from kontext_plugin.upload import Job
 
 ALLOW_FILE = ".kontextallow"

@@ -15,7 +15,7 @@ from kontext_plugin.image import PLATFORMS, Digest
 from kontext_plugin.manifest import VERSION, Lineage
 from kontext_plugin.options import Globals, parse
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import number, size
+from kontext_plugin.text import number, size
 
 BASE, SOURCES, DELTA = "base", "sources", "delta"
 """What a layer is: of the base and extractor, of the first push, of a later one."""

@@ -8,7 +8,8 @@ from kontext_plugin.base_choice import Previous
 from kontext_plugin.commands.registry import connected, timeout_of
 from kontext_plugin.daemon import Daemon
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, number, size
+from kontext_plugin.report import Report
+from kontext_plugin.text import number, size
 
 if TYPE_CHECKING:
     from kontext_plugin.options import Namespace

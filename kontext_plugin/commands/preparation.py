@@ -20,8 +20,9 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.listing import exceeds
 from kontext_plugin.plan import Plan, make_plan, plan_afresh, plan_without
 from kontext_plugin.provenance import names_commit
-from kontext_plugin.report import Report, number, size
+from kontext_plugin.report import Report
 from kontext_plugin.scan import Scan
+from kontext_plugin.text import number, size
 from kontext_plugin.tree import Tree
 from kontext_plugin.upload import Job
 from kontext_plugin.workers import Workers

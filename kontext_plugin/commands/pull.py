@@ -14,8 +14,9 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.errors import INTERRUPTED
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, number
+from kontext_plugin.report import Report
 from kontext_plugin.target import Target, check_mirror
+from kontext_plugin.text import number
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:

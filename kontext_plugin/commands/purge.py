@@ -24,8 +24,9 @@ from kontext_plugin.manifest import Lineage
 from kontext_plugin.options import Globals
 from kontext_plugin.plan import make_plan
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, number, size
+from kontext_plugin.report import Report
 from kontext_plugin.target import Target
+from kontext_plugin.text import number, size
 from kontext_plugin.upload import Job, upload
 from kontext_plugin.workers import Workers
 

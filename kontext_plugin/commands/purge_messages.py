@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kontext_plugin.image import Digest, Layer
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import number, size
+from kontext_plugin.text import number, size
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from kontext_plugin.options import Globals
 from kontext_plugin.plan import Plan, plan_afresh
 from kontext_plugin.progress import told
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, emit, size
+from kontext_plugin.report import Report, emit
+from kontext_plugin.text import size
 from kontext_plugin.upload import Job, layer_sizes, upload
 
 

@@ -9,7 +9,8 @@ from itertools import chain
 from kontext_plugin import git
 from kontext_plugin.largest import Share, largest
 from kontext_plugin.plan import Plan
-from kontext_plugin.report import Report, size
+from kontext_plugin.report import Report
+from kontext_plugin.text import size
 from kontext_plugin.tree import parents
 
 _LARGE_BYTES = 10_000_000  # uncompressed: more than a second on a common line

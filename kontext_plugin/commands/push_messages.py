@@ -8,8 +8,8 @@ from kontext_plugin.base_choice import Fresh, Previous, Reuse, candidates_of, to
 from kontext_plugin.diff import tree_bytes
 from kontext_plugin.plan import Plan
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import number, size
 from kontext_plugin.scan import Scan
+from kontext_plugin.text import number, size
 
 
 def scanned(found: Scan) -> str:

@@ -20,7 +20,8 @@ from kontext_plugin.daemon import Container
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, printable
+from kontext_plugin.report import Report
+from kontext_plugin.text import printable
 
 _ROOT = ("DAC_OVERRIDE", "FOWNER")
 """What makes root of a user 0: it writes where others may not, and changes modes of what is not its

@@ -19,7 +19,8 @@ from kontext_plugin.errors import DIFFERENT, INTERRUPTED, KontextError
 from kontext_plugin.exported import Export, Exported
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report, number
+from kontext_plugin.report import Report
+from kontext_plugin.text import number
 from kontext_plugin.tree import Entry, Kind, Tree
 from kontext_plugin.workers import Workers
 

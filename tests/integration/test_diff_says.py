@@ -11,7 +11,7 @@ from images import layers, writes
 from test_reading import HOSTILE, TREE, as_json, edit, harmless
 from trees import on_disk
 
-from kontext_plugin.report import size
+from kontext_plugin.text import size
 
 Crane = Callable[..., bytes]
 

@@ -18,7 +18,7 @@ from kontext_plugin.crane_errors import (
     no_answer,
 )
 from kontext_plugin.errors import FAILED
-from kontext_plugin.report import redact
+from kontext_plugin.text import redact
 
 NAME = "host.io:5000/team/repo:t"
 ARGUMENTS = ("mutate", "host.io:5000/team/repo@sha256:0", "--tag", NAME, "--workdir", "/w")

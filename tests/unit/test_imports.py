@@ -56,7 +56,7 @@ LAYERS = [
     {"manifest"},
     {"listing"},
     {"image", "reference", "tree", "steps"},
-    {"environment", "errors", "secret_rules", "", "commands"},
+    {"environment", "errors", "secret_rules", "text", "", "commands"},
 ]
 LEVEL = {module: level for level, modules in enumerate(reversed(LAYERS)) for module in modules}
 

@@ -10,22 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext_plugin.report import (
-    Doing,
-    Report,
-    diverted,
-    doing,
-    duration,
-    emit,
-    emit_step,
-    number,
-    printable,
-    redact,
-    show,
-    size,
-    speak,
-)
+from kontext_plugin.report import Doing, Report, diverted, doing, emit, emit_step, show, speak
 from kontext_plugin.steps import Amount, Step
+from kontext_plugin.text import duration, number, printable, redact, size
 
 PRINTABLE = {
     "plain": ("a b\nc", "a b\nc"),

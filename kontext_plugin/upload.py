@@ -62,7 +62,7 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
     written by the last request.
     """
     registry, tag, below = job.registry, job.tag, job.below
-    uploaded: set[Digest] = set()
+    uploaded: frozenset[Digest] = frozenset()
     with job.cache.scratch() as folder:
         with job.steps.step("write layers", lambda: _lying_in(folder)):
             new = write_layers(job, plan, lambda name: os.path.join(folder, name))
@@ -71,15 +71,7 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
         if isinstance(plan.choice, Reuse):
             source = tag.at(plan.choice.image)
         elif below.layout:
-            place, image = below.layout, below.image.digest
-            if lower:
-                place = os.path.join(folder, "layout")
-                image = _extended(below.layout, place, lower)
-            source = tag.at(image)
-            blobs = (*below.image.layers, *(ready.layer for ready in lower))
-            transfer = Transfer({layer.digest: layer.size for layer in blobs})
-            with job.steps.step("crane push", transfer.amount):
-                uploaded |= registry.push_layout(place, source, transfer).uploaded
+            source, uploaded = _push_base(job, lower, os.path.join(folder, "layout"))
         else:
             source = below.source
             paths = [*below.extractor_paths, *(ready.path for ready in lower), top.path]
@@ -102,6 +94,21 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
     with job.steps.step("remember"):
         job.cache.save_published(str(tag), published, new.manifest, _known(plan))
     return published, sum(layer.size for layer in layers if layer.digest in uploaded)
+
+
+def _push_base(job: Job, lower: Sequence[Ready], folder: str) -> tuple[str, frozenset[Digest]]:
+    """Puts the shipped base, with the lower layers upon it, where no tag shows it.
+
+    Returns its name, and the blobs that the registry did not have.
+    """
+    below, place, image = job.below, job.below.layout, job.below.image.digest
+    if lower:
+        place, image = folder, _extended(below.layout, folder, lower)
+    blobs = (*below.image.layers, *(ready.layer for ready in lower))
+    transfer = Transfer({layer.digest: layer.size for layer in blobs})
+    with job.steps.step("crane push", transfer.amount):
+        pushed = job.registry.push_layout(place, job.tag.at(image), transfer)
+    return job.tag.at(image), pushed.uploaded
 
 
 def layer_sizes(job: Job, plan: Plan) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -44,11 +43,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def document(value: object) -> str:
     """A JSON document for people and programs, its keys in the order given."""
+    import json  # here and below: 1 ms that no --help needs
+
     return _ascii(json.dumps(value, indent=2))
 
 
 def array(items: Iterable[object]) -> Iterator[str]:
     """The lines of a JSON array, one an item, however many there are."""
+    import json
+
     yield "["
     pending = ""
     for item in items:

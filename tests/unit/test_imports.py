@@ -73,7 +73,7 @@ DOORS = {
 
 HEAVY = [
     *("plumbum", "docker", "jsonschema", "zlib_ng", "hyperscan", "rich"),
-    *("argparse", "tarfile", "concurrent.futures"),
+    *("argparse", "tarfile", "concurrent.futures", "subprocess", "hashlib", "json"),
 ]
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from kontext_plugin.errors import UsageError
+from kontext_plugin.image import parse_digest
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _PATH = re.compile(
@@ -18,7 +19,6 @@ _PATH = re.compile(
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 )
-_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 DOCKER_HUB = "index.docker.io"
 
 
@@ -95,12 +95,15 @@ def parse_image(text: str) -> Reference:
     Raises UsageError.
     """
     name, at, digest = text.partition("@")
-    if at and not _DIGEST.fullmatch(digest):
+    if not at:
+        return parse(text)
+    try:
+        return replace(parse(name), digest=parse_digest(digest))
+    except ValueError as error:
         raise UsageError(
             f"invalid image {text!r}: a digest is sha256: and 64 hexadecimal digits",
             hint="Name it REGISTRY/REPOSITORY@sha256:…, as a push has printed it.",
-        )
-    return replace(parse(name), digest=digest)
+        ) from error
 
 
 def _invalid(text: str, why: str) -> UsageError:

@@ -54,8 +54,8 @@ LAYERS = [
     {"base_choice", "division", "ignore_syntax", "sources"},
     {"comparison", "diff", "provenance"},
     {"manifest"},
-    {"listing"},
-    {"image", "reference", "tree", "steps"},
+    {"listing", "reference"},
+    {"image", "tree", "steps"},
     {"environment", "errors", "secret_rules", "text", "", "commands"},
 ]
 LEVEL = {module: level for level, modules in enumerate(reversed(LAYERS)) for module in modules}

@@ -101,18 +101,7 @@ def scan(
         raise _refusal(found.refused)
     hashed = len(found.unknown)
     try:
-        # They come directory by directory, but for the largest: so packed they take little memory.
-        contents = hash_files(root, found.unknown, workers, steps)
-        for folder, group in groupby(contents, lambda content: content[0].rpartition("/")[0]):
-            fresh: Memories = {}
-            for path, file, digest in group:
-                found.files[path] = digest
-                found.sizes[path] = file.size
-                (found.executable.add if file.executable else found.executable.discard)(path)
-                if file.settled < horizon:
-                    fresh[path.rpartition("/")[2]] = file.signature, bytes.fromhex(digest)
-            if fresh:
-                found.stats[folder] = record(recall(found.stats.get(folder)) | fresh)
+        _read_unknown(root, found, workers, steps, horizon)
     except Unreadable as error:
         path, why = error.args
         raise _refusal([LeftOut(path, f"cannot be read: {why}")]) from error
@@ -175,6 +164,25 @@ def _walk(
             found.stats[folder] = known[folder] if kept == remembered else record(kept)
         step.amount = Amount(files=len(found.sizes) + len(found.links))
     return found
+
+
+def _read_unknown(root: str, found: _Found, workers: Workers, steps: Steps, horizon: int) -> None:
+    """Hashes what is not known, and remembers what was settled before `horizon`.
+
+    Raises as `hash_files` does.
+    """
+    # They come directory by directory, but for the largest: so packed they take little memory.
+    contents = hash_files(root, found.unknown, workers, steps)
+    for folder, group in groupby(contents, lambda content: content[0].rpartition("/")[0]):
+        fresh: Memories = {}
+        for path, file, digest in group:
+            found.files[path] = digest
+            found.sizes[path] = file.size
+            (found.executable.add if file.executable else found.executable.discard)(path)
+            if file.settled < horizon:
+                fresh[path.rpartition("/")[2]] = file.signature, bytes.fromhex(digest)
+        if fresh:
+            found.stats[folder] = record(recall(found.stats.get(folder)) | fresh)
 
 
 def _keep_parents(folder: str, found: _Found) -> None:

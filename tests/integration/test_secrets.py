@@ -171,6 +171,64 @@ def test_purge_finds_a_secret_that_is_still_there(
     assert old.endswith(crane("digest", tag).decode().strip())
 
 
+@pytest.fixture
+def history(docker: Docker, registry: Registry, crane: Crane, source: Path) -> tuple[str, str, str]:
+    """A tag, the image that it shows, with a delta, and the one that it showed before."""
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source).image
+    (source / "README").write_text("another")
+    return tag, docker.push(tag, source).image, first
+
+
+def test_a_purge_leaves_a_tag_that_has_moved(
+    docker: Docker, history: tuple[str, str, str], crane: Crane, tmp_path: Path, crane_path: str
+) -> None:
+    """A crane that lets another push in when the files are read."""
+    tag, _, other = history
+    docker.environment["KONTEXT_CRANE"] = wrapper(
+        tmp_path,
+        f'[ "$1" != export ] || "{crane_path}" tag {other} v1 >&2\nexec "{crane_path}" "$@"\n',
+    )
+    purged = docker("kontext", "purge", tag)
+    assert (purged.code, purged.stdout) == (1, "")
+    assert f"another push has replaced {tag} meanwhile; nothing was changed" in purged.stderr
+    assert other.endswith(crane("digest", tag).decode().strip())
+
+
+@pytest.mark.parametrize("verb", ["export", "mutate"])
+def test_a_purge_that_is_killed(
+    docker: Docker,
+    history: tuple[str, str, str],
+    crane: Crane,
+    tmp_path: Path,
+    crane_path: str,
+    verb: str,
+) -> None:
+    """The tag shows its image, and the next purge clears up and succeeds."""
+    tag, old, _ = history
+    cache = tmp_path / "cache"
+    docker.environment["KONTEXT_CACHE_DIR"] = str(cache)
+    docker.environment["KONTEXT_CRANE"] = wrapper(
+        tmp_path, f'[ "$1" != {verb} ] || exec kill -9 $PPID\nexec "{crane_path}" "$@"\n'
+    )
+    assert docker("kontext", "purge", tag).code != 0
+    assert old.endswith(crane("digest", tag).decode().strip())
+    del docker.environment["KONTEXT_CRANE"]
+    assert docker("kontext", "purge", tag).image.endswith(crane("digest", tag).decode().strip())
+    assert exported(crane, tag) == TREE | {"README": File(b"another")}
+    assert not [
+        path for path in cache.iterdir() if path.name not in ("stats", "published", "pushed")
+    ]
+
+
+def wrapper(folder: Path, body: str) -> str:
+    """The path of a crane that does more."""
+    path = folder / "another-crane"
+    path.write_text(f"#!/bin/sh\n{body}")
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_purge_of_nothing(docker: Docker, registry: Registry) -> None:
     purged = docker("kontext", "purge", registry.repository() + ":none")
     assert purged.code == 1

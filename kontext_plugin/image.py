@@ -51,6 +51,11 @@ class Image:
     layers: tuple[Layer, ...]
     manifest: Digest | None  # what MANIFEST_ANNOTATION says; None: the image is not ours
 
+    @property
+    def size(self) -> int:
+        """Bytes of its layers, compressed."""
+        return sum(layer.size for layer in self.layers)
+
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration document says that a container sees, without what is left empty.

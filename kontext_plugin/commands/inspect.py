@@ -53,7 +53,7 @@ def describe(name: Reference, found: Previous, extractor: Digest | None) -> dict
         "bytes": tree.size if lineage else None,
         "content": lineage.content if lineage else None,
         "shadowed": max(0, lineage.content - tree_bytes(tree)) if lineage else None,
-        "size": sum(layer.size for layer in image.layers),
+        "size": image.size,
         "layers": [
             {"digest": layer.digest, "size": layer.size, "role": role}
             for layer, role in zip(image.layers, roles(layers, lineage, extractor), strict=True)

@@ -24,11 +24,8 @@ def load(
     """
     image = name.at(found.image.digest)  # whatever the tag shows meanwhile
     if not docker.has(image):
-        layers = found.image.layers
-        report.say(
-            f"Pulling {name}: {number(len(layers), 'layer')}, "
-            f"{size(sum(layer.size for layer in layers))}"
-        )
+        layers = number(len(found.image.layers), "layer")
+        report.say(f"Pulling {name}: {layers}, {size(found.image.size)}")
         link = connected(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
         with link as (registry, _):
             credentials = registry.credentials(name.registry)

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kontext_plugin.errors import KontextError
+from kontext_plugin.mirror import GIT
 from kontext_plugin.sources import Sources
 from kontext_plugin.tree import Tree
-
-GIT = ".git"
 
 _CHUNK = 1024 * 1024
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,24 +46,6 @@ class File:
     @property
     def mode(self) -> int:
         return 0o755 if self.executable else 0o644
-
-
-def check_mirror(directory: str, home: str) -> None:
-    """Raises KontextError where a mirror would remove what nobody means to lose.
-
-    That is the home directory and all above it, by whatever links they are named.
-    """
-    above = os.path.realpath(home)
-    while True:
-        with contextlib.suppress(OSError):
-            if os.path.samefile(directory, above):
-                raise KontextError(
-                    f"refusing --mirror: {directory!r} is the home directory, or contains it",
-                    hint="Name a directory of its own.",
-                )
-        if above == os.path.dirname(above):
-            return
-        above = os.path.dirname(above)
 
 
 class Target:

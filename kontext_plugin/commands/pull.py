@@ -12,10 +12,11 @@ from kontext_plugin.commands.table import PULL
 from kontext_plugin.contents import fetch, files_of
 from kontext_plugin.crane import Crane
 from kontext_plugin.errors import INTERRUPTED
+from kontext_plugin.mirror import check_mirror
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report
-from kontext_plugin.target import Target, check_mirror
+from kontext_plugin.target import Target
 from kontext_plugin.text import number
 
 

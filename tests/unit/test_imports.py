@@ -50,7 +50,7 @@ LAYERS = [
     {"cache", "ignore", "git", "tar", "digests", "layout"},
     {"crane_process"},
     {"crane_errors", "stall", "transfer", "ending"},
-    {"memories", "plan", "remembered", "scratch", "workers", "proc", "largest", "pipes"},
+    {"memories", "plan", "remembered", "scratch", "workers", "proc", "largest", "pipes", "mirror"},
     {"base_choice", "division", "ignore_syntax", "sources"},
     {"comparison", "diff", "provenance"},
     {"manifest"},

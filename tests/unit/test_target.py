@@ -16,7 +16,8 @@ from trees import Directory, File, Link, Tree, on_disk, plant
 
 from kontext_plugin import target
 from kontext_plugin.errors import KontextError
-from kontext_plugin.target import Target, check_mirror
+from kontext_plugin.mirror import check_mirror
+from kontext_plugin.target import Target
 
 CONTENT = b"content"
 OUTSIDE: Tree = {"file": File(b"outside"), "d": Directory(), "d/file": File(b"outside")}

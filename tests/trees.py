@@ -27,6 +27,16 @@ class Directory(NamedTuple):
 Node = File | Link | Directory
 Tree = dict[str, Node]
 
+EVERY_KIND: Tree = {
+    "file": File(b"content\n"),
+    "run.sh": File(b"#!/bin/sh\n", executable=True),
+    "dir": Directory(),
+    "dir/below": File(b"below\n"),
+    "dir/link": Link("../file"),
+    "empty": Directory(),
+}
+"""Of entries that a manifest knows."""
+
 
 def on_disk(root: Path) -> Tree:
     """What lies below a directory; anything that is no file, directory or link fails."""

@@ -8,18 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Docker, Registry, Result
-from trees import Directory, File, Link, Tree, on_disk, plant
+from trees import EVERY_KIND, File, on_disk, plant
 
 Run = Callable[..., Result]
 
-TREE: Tree = {
-    "file": File(b"content\n"),
-    "run.sh": File(b"#!/bin/sh\n", executable=True),
-    "dir": Directory(),
-    "dir/below": File(b"below\n"),
-    "dir/link": Link("../file"),
-    "empty": Directory(),
-}
+TREE = EVERY_KIND
 
 
 @pytest.fixture

@@ -15,18 +15,11 @@ import pytest
 from conftest import Docker, Registry, install_plugin, missing
 from hypothesis import HealthCheck, given, settings
 from models import STRANGE_NAMES, described, trees
-from trees import Directory, File, Link, Tree, on_disk, plant
+from trees import EVERY_KIND, Directory, File, Tree, on_disk, plant
 
 Crane = Callable[..., bytes]
 
-TREE: Tree = {
-    "file": File(b"content\n"),
-    "run.sh": File(b"#!/bin/sh\n", executable=True),
-    "dir": Directory(),
-    "dir/below": File(b"below\n"),
-    "dir/link": Link("../file"),
-    "empty": Directory(),
-}
+TREE = EVERY_KIND
 
 
 @pytest.fixture

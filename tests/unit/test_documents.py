@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from documents import anchors, blocks, commands, documents, links
 
+from kontext_plugin.base_choice import MAX_LAYERS
 from kontext_plugin.commands.table import COMMANDS
+from kontext_plugin.crane import TIMEOUT
 from kontext_plugin.options import parse
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = document.parent / path if path else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_help_names_the_defaults() -> None:
+    helps = {option.name: option.help for option in COMMANDS["push"].options}
+    assert f"(default {MAX_LAYERS})" in helps["max-layers"]
+    assert f"(default {TIMEOUT:.0f}s;" in helps["timeout"]
 
 
 def test_the_readme_has_every_command() -> None:

@@ -137,7 +137,7 @@ def _image(document: bytes) -> Image:
     return image.from_document(image.digest_of(document), parsed)
 
 
-def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> Manifest:
+def _manifest(crane: Crane, threads: Executor, name: Reference, found: Image) -> Manifest:
     """The image's manifest with its parts; where the image names its digest, it is that one.
 
     Raises ValueError.
@@ -146,7 +146,7 @@ def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> 
         raise ValueError("it has no layers")
     top = len(found.layers) - 1
     budget = delta.Budget(MAX_READ)
-    with crane.blob(tag.at(found.layers[top].digest)) as layer:
+    with crane.blob(name.at(found.layers[top].digest)) as layer:
         documents = delta.documents(layer, budget)
         content = delta.manifest_of(documents)
         if found.manifest not in (None, image.digest_of(content)):
@@ -161,7 +161,7 @@ def _manifest(crane: Crane, threads: Executor, tag: Reference, found: Image) -> 
         parts = _taken(documents, wanted.pop(top, set()))
 
     def read(number: int) -> dict[Digest, bytes]:
-        with crane.blob(tag.at(found.layers[number].digest)) as layer:
+        with crane.blob(name.at(found.layers[number].digest)) as layer:
             return _taken(delta.documents(layer, budget), wanted[number])
 
     for more in threads.map(read, sorted(wanted)):

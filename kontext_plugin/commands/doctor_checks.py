@@ -40,12 +40,12 @@ def python() -> Check:
     return Check("python", OK, f"{platform.python_version()}, {sys.executable}")
 
 
-def crane_version(registry: Crane) -> Check:
+def crane_version(crane: Crane) -> Check:
     try:
-        version = registry.version()
+        version = crane.version()
     except KontextError as error:
         return _broken("crane", error)
-    message = f"{version}, {registry.program}"
+    message = f"{version}, {crane.program}"
     found = _VERSION.fullmatch(version)
     if not found:
         return Check("crane", NOTE, message, f"Its version cannot be told: {NEEDED} is needed.")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_text import SECRETS
 
 from kontext_plugin.crane_errors import (
     Damaged,
@@ -274,55 +275,9 @@ def test_silence_is_explained() -> None:
     assert "--timeout" in error.hint
 
 
-SECRETS = {
-    "userinfo": ("Get https://user:S3CRET@host.io/v2/: boom", "host.io/v2/: boom"),
-    "user alone": ("Get https://S3CRET@host.io/v2/", "host.io/v2/"),
-    "query": ("GET https://s3/blob?X-Amz-Signature=S3CRET&token=S3CRET: 500", "https://s3/blob?"),
-    "encoded query": ("GET https://s3/b?sig=S3%43RET%2BS3CRET boom", "boom"),
-    "query in quotes": ('Get "https://s3/b?sig=S3CRET": boom', '": boom'),
-    "basic": ("Authorization: Basic dXNlcjpS3CRET== sent", "sent"),
-    "bearer": ("authorization: bearer eyJ.S3CRET.x-y_z sent", "sent"),
-    "upper case": ("BEARER S3CRET sent", "sent"),
-    "other scheme": ("Authorization: Token S3CRET sent", "sent"),
-    "header in Go": ("map[Accept:[a] Authorization:[Basic S3CRET==] Host:[b]]", "Host:[b]]"),
-    "header in JSON": ('{"Authorization": ["Negotiate S3CRET"], "Host": "b"}', '"Host": "b"}'),
-    "header in a string": (r'"{\"Authorization\":\"S3CRET\",\"a\":1}"', r"\"a\":1}"),
-    "docker's auth": ('{"auths":{"h":{"auth": "S3CRET=="}}}', '{"auths":{"h":{"auth": "'),
-    "identity token": ('{"identitytoken":"S3CRET","h":1}', '"h":1}'),
-    "token answer": ('{"token": "S3.S3", "access_token":"S3.S3", "x": 1}', '"x": 1}'),
-    "cut off": ('{"auth":"S3CR', '{"auth":"'),
-    "helper's answer": ('{"Username":"a","Secret":"S3CRET"}', '"Username":"a"'),
-    "name": ("pull S3:S3@host.io:5000/r:t@sha256:00", "host.io:5000/r:t@sha256:00"),
-    "query behind a path": ("/blob?a=1?b=S3&c=S3&AWSAccessKeyId=S3 gone", " gone"),
-    "two": ("https://a:S3CRET@x/ and https://b:S3CRET@y/", " and "),
-}
-
-
-@pytest.mark.parametrize(("text", "stays"), SECRETS.values(), ids=SECRETS)
-def test_no_secret_stays(text: str, stays: str) -> None:
-    assert "S3" not in redact(text)
-    assert stays in redact(text)
+@pytest.mark.parametrize("text", [text for text, _ in SECRETS.values()], ids=SECRETS)
+def test_no_secret_can_be_told_of(text: str) -> None:
     assert "S3" not in redact(explain(f"Error: {text}", ARGUMENTS, {}).message)
-
-
-PLAIN = [
-    "host.io:5000/r/r:t@sha256:00", "a@b.c", "'src/a b@c'", "10:20", "what?", "https://host.io/v2/x",
-    "https://[::1]:5000/v2/", "Basically fine", "no authorization for it", '"tokens": "many"',
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", PLAIN)
-def test_what_is_no_secret_stays(text: str) -> None:
-    assert redact(f"x {text} y") == f"x {text} y"
-
-
-@given(
-    st.text(st.sampled_from("aA:/@?&=\"'`\\{}[] \n.0…"), max_size=30),
-    st.sampled_from(sorted(SECRETS)),
-)
-def test_no_secret_stays_whatever_is_around(around: str, kind: str) -> None:
-    text = SECRETS[kind][0]
-    assert "S3" not in redact(f"{around} {text} {around}")
 
 
 HOSTILE = [

@@ -48,6 +48,14 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_every_step_is_documented() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "kontext_plugin").rglob("*.py"))
+    steps = set(re.findall(r"\.step\(\s*\"([^\"]+)\"", sources))
+    text = " ".join((ROOT / "docs/progress.md").read_text("utf-8").split())
+    assert {"scan", "look for secrets", "crane mutate"} <= steps
+    assert [step for step in sorted(steps) if f"`{step}`" not in text] == []
+
+
 def test_the_help_names_the_defaults() -> None:
     helps = {option.name: option.help for option in COMMANDS["push"].options}
     assert f"(default {MAX_LAYERS})" in helps["max-layers"]

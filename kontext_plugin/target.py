@@ -28,6 +28,7 @@ _HINTS = {
     errno.EROFS: "Name a directory on a file system that can be written to.",
     errno.EACCES: "Name a directory that you may write to, or ask its owner.",
     errno.EPERM: "Name a directory that you may write to, or ask its owner.",
+    errno.EISDIR: "There is a .git below the directory in its place: move that away first.",
 }
 
 State = Literal["right", "changed", "wrong"]
@@ -162,7 +163,10 @@ class Target:
 
     @contextlib.contextmanager
     def _replacing(self, path: str) -> Iterator[tuple[int, str]]:
-        """A temporary name, beside what it replaces when the block has ended well."""
+        """A temporary name, beside what it replaces when the block has ended well.
+
+        Raises IsADirectoryError for a directory with a `.git` below it, and leaves it alone.
+        """
         temporary = f".kontext-{secrets.token_hex(16)}"  # `path` may be as long as a name can be
         try:
             yield self._place(path)[0], temporary
@@ -170,6 +174,8 @@ class Target:
             try:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except IsADirectoryError:
+                if self._holds_git(path):
+                    raise
                 self._remove(path)
                 folder, name = self._place(path)
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -177,6 +183,19 @@ class Target:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=self._place(path)[0])
             raise
+
+    def _holds_git(self, path: str) -> bool:
+        """Whether there is one below a directory. Raises OSError."""
+        pending = [path]
+        while pending:
+            path = pending.pop()
+            with os.scandir(self._opened.folder(path)) as entries:
+                for entry in entries:
+                    if entry.name == GIT:
+                        return True
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{path}/{entry.name}")
+        return False
 
     def _remove(self, path: str, spared: str = "") -> bool:
         """Removes what is there, with all below it, and says whether there was anything.

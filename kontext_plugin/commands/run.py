@@ -18,14 +18,19 @@ from kontext_plugin.commands.reading import read_image
 from kontext_plugin.commands.table import RUN
 from kontext_plugin.daemon import Container
 from kontext_plugin.errors import KontextError, UsageError
+from kontext_plugin.mirror import GIT, check_mirror
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report
 from kontext_plugin.text import printable
+from kontext_plugin.tree import Tree
 
 _ROOT = ("DAC_OVERRIDE", "FOWNER")
 """What makes root of a user 0: it writes where others may not, and changes modes of what is not its
 own. Nobody else needs any capability."""
+
+_MIRROR = re.compile("--?mirror(?:=.*)?", re.DOTALL)
+"""The extractor's option, in the spellings that Go takes."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         report.warn(f"the workspace is {workspace!r} on the machine of {docker.endpoint.host}")
     name, found = read_image(parsed, flags, text)
     check_entrypoint(name, found)
+    check_removal(extractors, workspace, found.manifest.tree)
     image = load(docker, parsed, name, found, report)
     wanted = identity(parsed.user or "", docker.security())
     make(workspace)
@@ -118,6 +124,22 @@ def check_entrypoint(name: Reference, found: Previous) -> None:
         raise KontextError(
             f"{name} has sources, but does not run Kontext's extractor",
             hint="Push it again with this version, or use 'docker run' if you know what it does.",
+        )
+
+
+def check_removal(extractors: Sequence[str], workspace: str, tree: Tree) -> None:
+    """Raises KontextError where the extractor would remove what nobody means to lose.
+
+    It cannot tell: it sees no more than the workspace.
+    """
+    if not any(map(_MIRROR.fullmatch, extractors)):
+        return
+    check_mirror(workspace, os.path.expanduser("~"))
+    git = os.path.join(workspace, GIT)
+    if os.path.lexists(git) and GIT not in tree:
+        raise KontextError(
+            f"refusing --mirror: it would remove {git!r}",
+            hint="'docker kontext pull --mirror' keeps it.",
         )
 
 

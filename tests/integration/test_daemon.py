@@ -298,6 +298,15 @@ def test_run_makes_the_workspace(docker: Docker, tag: str, tmp_path: Path) -> No
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
 
 
+def test_run_removes_no_repository(docker: Docker, tag: str, workspace: Path) -> None:
+    plant(workspace, {".git": Directory(), ".git/HEAD": File(b"ref"), "new": File(b"x")})
+    before = on_disk(workspace)
+    ran = docker("kontext", "run", tag, "--", "--mirror", cwd=workspace)
+    assert (ran.code, ran.stdout) == (1, "")
+    assert "refusing --mirror" in ran.stderr
+    assert on_disk(workspace) == before
+
+
 def test_run_as_another_user(docker: Docker, tag: str, workspace: Path) -> None:
     os.chown(workspace, 4321, 8765)
     assert docker("kontext", "run", "-u", "4321:8765", tag, cwd=workspace).code == 0

@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 
 from kontext_plugin.base_choice import Previous
-from kontext_plugin.commands.run import Identity, check_entrypoint, identity, make, workspace_of
+from kontext_plugin.commands.run import (
+    Identity,
+    check_entrypoint,
+    check_removal,
+    identity,
+    make,
+    workspace_of,
+)
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import Digest, Image
 from kontext_plugin.manifest import Manifest
 from kontext_plugin.reference import parse
-from kontext_plugin.tree import Tree
+from kontext_plugin.tree import DIRECTORY, Tree
 
 
 @pytest.fixture
@@ -63,6 +70,30 @@ def test_a_current_directory_that_is_gone(folder: Path) -> None:
     (folder / "there").rmdir()
     with pytest.raises(KontextError, match="current directory"):
         workspace_of(".")
+
+
+@pytest.mark.parametrize("option", ["--mirror", "-mirror", "--mirror=true", "-mirror=1"])
+@pytest.mark.parametrize(
+    ("workspace", "message"),
+    {".": "the home directory", "..": "the home directory", "app": "remove '.*/app/.git'"}.items(),
+)
+def test_what_the_extractor_may_not_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: str, message: str, option: str
+) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / ".git").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = workspace_of(str(tmp_path / workspace))
+    with pytest.raises(KontextError, match=message):
+        check_removal(["--quiet", option], folder, Tree())
+
+
+def test_what_the_extractor_may_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "app" / ".git").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check_removal(["--mirror"], str(tmp_path / "new"), Tree())
+    check_removal(["--verify"], str(tmp_path), Tree())
+    check_removal(["--mirror"], str(tmp_path / "app"), Tree(files={".git": DIRECTORY}))
 
 
 def test_making_one(tmp_path: Path) -> None:

@@ -204,6 +204,25 @@ def test_a_mirror_keeps_git(root: Path) -> None:
         assert there.mirror(described({"sub": Directory()})) == 0
 
 
+def test_a_directory_with_git_is_not_replaced(root: Path) -> None:
+    """Nobody else may have what is committed there."""
+    before: Tree = {
+        "it": Directory(),
+        "it/f": File(b"x"),
+        "it/a": Directory(),
+        "it/a/.git": Directory(),
+        "it/a/.git/HEAD": File(b"ref"),
+    }
+    plant(root, before)
+    with Target(str(root)) as there:
+        with pytest.raises(KontextError, match="it' cannot be written: Is a directory") as told:
+            there.write(wanted("it"), [CONTENT])
+        with pytest.raises(KontextError):
+            there.place_link("it", "a")
+    assert "move that away" in told.value.hint
+    assert on_disk(root) == before
+
+
 def test_a_mirror_of_a_tree_with_git_is_exact(root: Path) -> None:
     tree: Tree = {".git": Directory(), ".git/HEAD": File(b"ref")}
     plant(root, tree | {".git/index": File(b"x")})

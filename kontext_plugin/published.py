@@ -119,6 +119,12 @@ def custom_base(crane: Crane, name: str, platform: str, max_layers: int) -> base
             f"{name} is for {settings['platform']}, not {platform}",
             hint="Name the base's own platform with --platform, or another base.",
         )
+    # An image that was built from one of Kontext's has lost the annotation.
+    if found.manifest or settings.get("Entrypoint") == [base.ENTRYPOINT]:
+        raise KontextError(
+            f"{name} cannot be a base: it has sources of its own, which would show beside yours",
+            hint="Name the image that it was built on.",
+        )
     if len(found.layers) + 2 > max_layers:
         raise KontextError(
             f"{name} has {len(found.layers)} layers; with the extractor and the sources that is "

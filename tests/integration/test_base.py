@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from conftest import Docker, Registry, Result
 from trees import File, Tree, in_archive, on_disk
 
@@ -77,6 +78,29 @@ def test_a_users_own_base(
     assert len(json.loads(crane("manifest", tag))["layers"]) == 4
     # Without it, the base is another one.
     assert "the base image is another" in docker.push(tag, source).stderr
+
+
+@pytest.mark.parametrize("built_upon", [False, True])
+def test_a_base_with_sources_of_its_own_is_refused(
+    docker: Docker,
+    registry: Registry,
+    crane: Callable[..., bytes],
+    source: Path,
+    tmp_path: Path,
+    built_upon: bool,
+) -> None:
+    """Its files would be among those of the directory, for whoever reads the image."""
+    base = docker.push(registry.repository(), source).image
+    if built_upon:
+        path, name = tmp_path / "image.tar", registry.repository() + ":upon"
+        crane("pull", "--format", "legacy", base, str(path))  # as docker's, it has no annotations
+        crane("push", str(path), name)
+        base = name
+    tag = registry.repository()
+    for command in (["push", "-t", tag, str(source)], ["diff", "-t", tag, str(source)]):
+        done = docker("kontext", *command, "--base", base)
+        assert done.code == 1
+        assert "sources of its own" in done.stderr
 
 
 def test_a_base_for_another_platform_is_refused(

@@ -163,7 +163,9 @@ def test_a_base_with_labels_of_its_own(
 ) -> None:
     """The base's revision is not that of the sources."""
     base = registry.repository() + ":base"
-    docker.push(base, work_tree, "--label", f"{REVISION}=of-the-base", "--no-git-labels")
+    crane("append", "--oci-empty-base", "-f", "/dev/null", "-t", base)
+    settings = ["--label", f"{REVISION}=of-the-base", "--set-platform", "linux/amd64"]
+    crane("mutate", base, *settings, "-t", base)
     tag = registry.repository() + ":v1"
     assert docker.push(tag, work_tree, "--base", base).code == 0
     assert labels(tag)[REVISION] == git(work_tree, "rev-parse", "HEAD")

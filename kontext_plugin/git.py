@@ -158,9 +158,13 @@ def _listed(
         elif line:  # a letter, mode, object and stage, and behind a tab the path
             status, _, path = line.partition("\t")
             (repositories if status.startswith(_SUBMODULE, 2) else files).append(path)
-    # A submodule that was not checked out has no files.
-    there = [path for path in repositories if os.path.lexists(os.path.join(folder, path, ".git"))]
-    return files, there
+    return files, [path for path in repositories if _is_repository(folder, path)]
+
+
+def _is_repository(folder: str, path: str) -> bool:
+    """Not a submodule that was not checked out, nor what links lead to: back here, for ever."""
+    inner = os.path.join(os.path.realpath(folder), path)
+    return os.path.lexists(os.path.join(inner, ".git")) and os.path.realpath(inner) == inner
 
 
 def _configured(root: str, trace: Callable[[str], None]) -> tuple[str, set[str]]:

@@ -160,6 +160,18 @@ def test_a_submodule_that_is_not_checked_out_is_nothing(tree: Path) -> None:
     assert "sub" not in scanned(tree)
 
 
+def test_submodules_that_are_links_lead_nowhere(tree: Path) -> None:
+    """Each of three that lead back would be asked for what the three have, forty links deep."""
+    nothing = "1" * 40
+    for name in ("l", "m", "n"):
+        (tree / name).symlink_to(".")
+        run(tree, "update-index", "--add", "--cacheinfo", f"160000,{nothing},{name}")
+        run(tree, "update-index", "--add", "--cacheinfo", f"160000,{nothing},{name}2/sub")
+        (tree / f"{name}2").symlink_to(".")
+    (tree / "sub").symlink_to(".")
+    assert git.not_ignored(str(tree), quiet).files >= {"a", "src/b"}
+
+
 def test_a_broken_submodule_is_an_error_and_not_the_outer_ones(tree: Path) -> None:
     commit(repository(tree / "sub", {"f": "f"}))
     commit(tree)

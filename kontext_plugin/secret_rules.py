@@ -19,6 +19,10 @@ class Format:
     beside: re.Pattern[bytes] | None = None  # to be found near it, for it to count
 
 
+_BEGIN = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
+"""No letter or digit before it, but what ends an escape: of JSON and most languages, of URLs."""
+
+
 def _format(
     name: str, marks: str, rest: str, *, live: bool = True, beside: str | None = None
 ) -> Format:
@@ -28,7 +32,7 @@ def _format(
     return Format(
         name,
         tuple(mark.encode() for mark in marks.split(" ")),
-        re.compile(f"(?<![A-Za-z0-9])(?:{either}){rest}".encode()),
+        re.compile(f"{_BEGIN}(?:{either}){rest}".encode()),
         live,
         re.compile(beside.encode()) if beside else None,
     )

@@ -52,6 +52,12 @@ def test_a_secret_is_found(rule: str, around: str) -> None:
     assert text not in repr(hit)
 
 
+@pytest.mark.parametrize("escape", [r"\n", r"\t", r"\u0022", "%20", "%3d"])
+def test_a_secret_is_found_behind_an_escape(escape: str) -> None:
+    (hit,) = found(f'{{"log": "token:{escape}{LIVE["GitHub token"]}"}}'.encode())
+    assert hit.rule == "GitHub token"
+
+
 @pytest.mark.parametrize("rule", [*LIVE, *DOUBTFUL])
 def test_it_is_found_wherever_a_piece_ends(rule: str) -> None:
     content = b"\n" * LONGEST + {**LIVE, **DOUBTFUL}[rule].encode() + b"\n" * LONGEST

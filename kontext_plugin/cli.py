@@ -33,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
     report.speak(as_json=False)
     try:
         flags, arguments = _global_flags(argv)
+        _check_current_directory()
         interrupts.watch()
         if flags.config:
             # crane and the credential helpers know of --config by this alone.
@@ -61,6 +62,16 @@ def run(argv: Sequence[str]) -> int:
             exit_code=FAILED,
         )
         return FAILED
+
+
+def _check_current_directory() -> None:
+    """Raises KontextError where it is gone: no path means anything there, nor can crane be run."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise KontextError(
+            "the current directory does not exist any more", hint="Change to one that does."
+        ) from error
 
 
 def _fill_standard_streams() -> None:

@@ -52,7 +52,6 @@ class Source:
 
 def source(directory: str, ignore_file: str, *, keep_git: bool, gitignore: bool) -> Source:
     """The source directory by its name; `ignore_file` as in `rule_file`. Raises KontextError."""
-    check_current()
     if not os.path.exists(directory):
         raise KontextError(f"{directory!r} does not exist", hint="Name the directory to upload.")
     if not os.path.isdir(directory):
@@ -61,16 +60,6 @@ def source(directory: str, ignore_file: str, *, keep_git: bool, gitignore: bool)
         )
     root = os.path.realpath(directory)
     return Source(root, _ignore_rules(root, ignore_file), keep_git, gitignore)
-
-
-def check_current() -> None:
-    """Raises KontextError where the current directory has been removed."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise KontextError(
-            "the current directory does not exist any more", hint="Change to one that does."
-        ) from error
 
 
 def rule_file(root: str, chosen: str) -> str:

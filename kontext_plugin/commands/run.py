@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from kontext_plugin import base, daemon, options, output
 from kontext_plugin.base_choice import Previous
-from kontext_plugin.commands.directory import check_current
 from kontext_plugin.commands.loading import load
 from kontext_plugin.commands.reading import read_image
 from kontext_plugin.commands.table import RUN
@@ -88,8 +87,6 @@ def _hinted(error: UsageError, arguments: Sequence[str]) -> UsageError:
 
 def workspace_of(directory: str) -> str:
     """The real path of the directory to fill, which need not be there yet. Raises KontextError."""
-    if not os.path.isabs(directory):
-        check_current()
     folder = os.path.realpath(directory)
     if folder == "/":
         raise KontextError(

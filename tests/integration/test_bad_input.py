@@ -302,18 +302,20 @@ def test_ignore_files_that_are_no_files(
     assert "larger than" in docker.push(registry.repository(), source).stderr
 
 
+@pytest.mark.parametrize(
+    "command", ["push -t REF", "push -t REF --iidfile id /", "pull REF", "verify REF", "run REF"]
+)
 def test_a_current_directory_that_is_gone(
-    docker: Docker, registry: Registry, tmp_path: Path
+    docker: Docker, registry: Registry, tmp_path: Path, command: str
 ) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     shim = docker.config / "cli-plugins" / "docker-kontext"
-    command = (
-        f'cd "{gone}" && rmdir "{gone}" && exec "{shim}" kontext push -t {registry.repository()}'
-    )
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    words = command.replace("REF", registry.repository())
+    script = f'cd "{gone}" && rmdir "{gone}" && exec "{shim}" kontext {words}'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "the current directory does not exist any more" in done.stderr
+    assert "ERROR: the current directory does not exist any more" in done.stderr
 
 
 def test_the_cache_is_not_pushed(

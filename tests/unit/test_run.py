@@ -66,12 +66,6 @@ def test_what_cannot_be_a_workspace(folder: Path, given: str, message: str) -> N
         workspace_of(given)
 
 
-def test_a_current_directory_that_is_gone(folder: Path) -> None:
-    (folder / "there").rmdir()
-    with pytest.raises(KontextError, match="current directory"):
-        workspace_of(".")
-
-
 @pytest.mark.parametrize("option", ["--mirror", "-mirror", "--mirror=true", "-mirror=1"])
 @pytest.mark.parametrize(
     ("workspace", "message"),

@@ -68,6 +68,11 @@ def purge(wanted: Options, report: Report) -> str:
         old = published.read(registry, threads, tag)
         lineage = _lineage(old, tag)
         below = _base(registry, wanted, lineage)
+        if below.image.digest != lineage.base:
+            report.alert(
+                f"{tag} was built on {lineage.base}, and will be on {below.image.digest}, "
+                f"which {wanted.base} is"
+            )
         plan = make_plan(
             Fresh("purge"), below.wanted(lineage.platform, lineage.labels), old.manifest.tree
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import PASSWORD, Docker, Registry
 from images import exported, layers, writes
+from test_base import own_base
 from tokens import LIVE, pem, some
 from trees import Directory, File, Link, Tree
 
@@ -157,6 +158,25 @@ def test_purge_a_single_layer_upon_nothing(
     assert image.image.endswith(crane("digest", tag).decode().strip())
     assert "nothing in its layers that it does not show" in image.stderr
     assert exported(crane, tag) == TREE
+
+
+def test_purge_upon_a_base(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    """A base's tag moves as well: that the image gets another one must not go unseen."""
+    base, tag = own_base(crane, registry, tmp_path), registry.repository() + ":v1"
+    assert docker.push(tag, source, "--base", base).image
+    unnamed = docker("kontext", "purge", tag)
+    assert unnamed.code == 1
+    assert "Name its base with --base" in unnamed.stderr
+    assert "WARNING" not in docker("kontext", "purge", tag, "--base", base).stderr
+    before = crane("digest", base).decode().strip()
+    crane("mutate", base, "--user", "0", "-t", base)
+    purged = docker("kontext", "purge", "-q", tag, "--base", base)
+    assert purged.image
+    after = crane("digest", base).decode().strip()
+    assert f"WARNING: {tag} was built on {before}, and will be on {after}" in purged.stderr
+    assert "Nothing changed" in docker.push(tag, source, "--base", base).stderr
 
 
 def test_purge_finds_a_secret_that_is_still_there(

@@ -133,8 +133,9 @@ def _remains(
     """What the registry still has of the old image."""
     kept = {layer.digest for layer in new.layers}
     layers = tuple(layer for layer in old.image.layers if layer.digest not in kept)
-    former = (ancestor.image for ancestor in _lineage(old, tag).ancestors)
-    images = tuple(dict.fromkeys([old.image.digest, *former]))
+    former = [ancestor.image for ancestor in _lineage(old, tag).ancestors]
+    # The same sources were perhaps pushed before: then the new image is one of these.
+    images = tuple(image for image in (old.image.digest, *former) if image != new.digest)
     if not layers:
         return Remains(images, layers, ())
     try:

@@ -53,11 +53,9 @@ class Source:
 def source(directory: str, ignore_file: str, *, keep_git: bool, gitignore: bool) -> Source:
     """The source directory by its name; `ignore_file` as in `rule_file`. Raises KontextError."""
     if not os.path.exists(directory):
-        raise KontextError(f"{directory!r} does not exist", hint="Name the directory to upload.")
+        raise KontextError(f"{directory!r} does not exist", hint="Name a directory of sources.")
     if not os.path.isdir(directory):
-        raise KontextError(
-            f"{directory!r} is not a directory", hint="Kontext uploads whole directories."
-        )
+        raise KontextError(f"{directory!r} is not a directory", hint="Name the directory it is in.")
     root = os.path.realpath(directory)
     return Source(root, _ignore_rules(root, ignore_file), keep_git, gitignore)
 

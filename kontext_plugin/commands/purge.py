@@ -89,7 +89,7 @@ def purge(wanted: Options, report: Report) -> str:
                 hint="Purge it again when nobody pushes.",
             )
         new, sent = upload(job, plan)
-        report.say(f"Published {tag} anew: {plan.describe()}; uploaded {size(sent)}")
+        report.say(f"Published {tag} anew; uploaded {size(sent)}")
         report.tell(remaining(tag, _remains(registry, threads, tag, old, new)))
         tell_race(registry, tag, new.digest, old.image.digest, report)
     return tag.at(new.digest)

@@ -22,7 +22,10 @@ class Remains:
 def remaining(tag: Reference, remains: Remains) -> str:
     """Who can still have it, and how to remove it."""
     if not remains.layers:
-        return f"{tag} had nothing in its layers that it does not show"
+        return (
+            f"{tag} had nothing in its layers that it does not show. The registry may still have\n"
+            "images that the tag showed before; a secret that was published has to be revoked."
+        )
     lines = ["The registry still has the old layers, for whoever knows a digest:"]
     lines += [f"  {tag.at(layer.digest)}  {size(layer.size)}" for layer in remains.layers]
     if remains.tags:

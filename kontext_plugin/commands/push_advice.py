@@ -37,8 +37,8 @@ def advise(root: str, ignore_file: str, plan: Plan, report: Report) -> None:
     ignored = git.ignored(root, {*paths, *parents(paths)}, report.trace)
     if lines := to_leave_out(paths, ignored):
         report.say(
-            "git ignores some of that, Kontext does not; to leave it out, add to "
-            f"{ignore_file}:\n  " + "\n  ".join(lines)
+            "git ignores some of that, Kontext does not; to leave it out, push with --gitignore, "
+            f"or add to {ignore_file}:\n  " + "\n  ".join(lines)
         )
 
 

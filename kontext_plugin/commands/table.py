@@ -40,8 +40,8 @@ _PLATFORM = Option(
 )
 _SECRETS = Option(
     "secrets",
-    "What to do about secrets in new files: auto blocks tokens and warns of what may be a secret; "
-    "warn, block or off (default auto)",
+    "What to do about secrets in what is uploaded: auto blocks tokens and warns of what may be a "
+    "secret; warn, block or off (default auto)",
     kind="string",
     values=SECRETS,
 )
@@ -59,14 +59,13 @@ _REFERENCE = Argument("REF", "reference")
 PUSH = Command(
     name="push",
     summary="Upload a directory, or only what changed of it",
-    usage="[OPTIONS] [DIR]",
+    usage="[OPTIONS] -t REF [DIR]",
     description=(
         "Upload a directory to a registry as a self-extracting image.\n"
         "A later push to the same tag uploads one layer with only what changed.\n"
         "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
     ),
     options=(
-        _SINGLE_LAYER,
         Option(
             "tag",
             "Where to push: REGISTRY/REPOSITORY[:TAG] (required)",
@@ -101,7 +100,8 @@ PUSH = Command(
             values=REUSE,
         ),
         _SECRETS,
-        Option("quiet", "Print the digest and errors only", "q"),
+        _SINGLE_LAYER,
+        Option("quiet", "Print the digest, errors and warnings of secrets only", "q"),
         Option("timings", "Say what each step took"),
         _TIMEOUT,
     ),
@@ -111,7 +111,7 @@ PUSH = Command(
 DIFF = Command(
     name="diff",
     summary="Show what a push would upload",
-    usage="[OPTIONS] [DIR]",
+    usage="[OPTIONS] -t REF [DIR]",
     description=(
         "Show what a push of DIR would add (A), change (C) and remove (D), and how many bytes\n"
         "it would upload, given the same options. Changes nothing. DIR defaults to the current\n"

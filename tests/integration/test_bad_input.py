@@ -62,7 +62,7 @@ def test_wrong_usage(docker: Docker, arguments: list[str], why: str) -> None:
     pushed = docker("kontext", "push", *arguments)
     assert (pushed.code, pushed.stdout) == (125, "")
     assert why in pushed.stderr
-    assert "Usage:  docker kontext push [OPTIONS] [DIR]" in pushed.stderr
+    assert "Usage:  docker kontext push [OPTIONS] -t REF [DIR]" in pushed.stderr
     assert "Run 'docker kontext push --help' for more information" in pushed.stderr
 
 

@@ -43,9 +43,18 @@ HELP = {
     "plugin": (["kontext"], "Usage:  docker kontext COMMAND\n"),
     "plugin, flag": (["kontext", "--help"], "Usage:  docker kontext COMMAND\n"),
     "plugin, help": (["help", "kontext"], "Usage:  docker kontext COMMAND\n"),
-    "command": (["kontext", "push", "--help"], "Usage:  docker kontext push [OPTIONS] [DIR]\n"),
-    "command, short": (["kontext", "push", "-h"], "Usage:  docker kontext push [OPTIONS] [DIR]\n"),
-    "command, help": (["help", "kontext", "push"], "Usage:  docker kontext push [OPTIONS] [DIR]\n"),
+    "command": (
+        ["kontext", "push", "--help"],
+        "Usage:  docker kontext push [OPTIONS] -t REF [DIR]\n",
+    ),
+    "command, short": (
+        ["kontext", "push", "-h"],
+        "Usage:  docker kontext push [OPTIONS] -t REF [DIR]\n",
+    ),
+    "command, help": (
+        ["help", "kontext", "push"],
+        "Usage:  docker kontext push [OPTIONS] -t REF [DIR]\n",
+    ),
     "command, before": (["--help", "kontext", "push"], "Usage:  docker kontext push"),
     "after flags": (["kontext", "push", "-t", "x", "--help"], "Usage:  docker kontext push"),
 }

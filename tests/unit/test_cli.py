@@ -202,7 +202,7 @@ def test_wrong_usage_is_shown_as_docker_shows_it(
     assert captured.out == ""
     assert message in captured.err.splitlines()[0]
     assert captured.err.endswith(
-        "\n\nUsage:  docker kontext push [OPTIONS] [DIR]\n\n"
+        "\n\nUsage:  docker kontext push [OPTIONS] -t REF [DIR]\n\n"
         "Run 'docker kontext push --help' for more information\n"
     )
 
@@ -236,12 +236,12 @@ HELPS = {
     "docker help kontext": (["help", "kontext"], "COMMAND"),
     "docker --help kontext": (["--help", "kontext"], "COMMAND"),
     "docker -D kontext": (["-D", "kontext"], "COMMAND"),
-    "push --help": (["kontext", "push", "--help"], "push [OPTIONS] [DIR]"),
-    "push -h": (["kontext", "push", "-h"], "push [OPTIONS] [DIR]"),
-    "push, among others": (["kontext", "push", "--no", "-h", "a"], "push [OPTIONS] [DIR]"),
-    "help push": (["kontext", "help", "push"], "push [OPTIONS] [DIR]"),
-    "docker help kontext push": (["help", "kontext", "push"], "push [OPTIONS] [DIR]"),
-    "docker --help kontext push": (["--help", "kontext", "push"], "push [OPTIONS] [DIR]"),
+    "push --help": (["kontext", "push", "--help"], "push [OPTIONS] -t REF [DIR]"),
+    "push -h": (["kontext", "push", "-h"], "push [OPTIONS] -t REF [DIR]"),
+    "push, among others": (["kontext", "push", "--no", "-h", "a"], "push [OPTIONS] -t REF [DIR]"),
+    "help push": (["kontext", "help", "push"], "push [OPTIONS] -t REF [DIR]"),
+    "docker help kontext push": (["help", "kontext", "push"], "push [OPTIONS] -t REF [DIR]"),
+    "docker --help kontext push": (["--help", "kontext", "push"], "push [OPTIONS] -t REF [DIR]"),
     "version --help": (["kontext", "version", "--help"], "version"),
 }  # fmt: skip
 

@@ -117,8 +117,8 @@ def test_the_line_is_for_the_file_that_is_in_use(
         (work_tree / own).touch()
     said = said_of(WORK_TREE, work_tree, capsys)
     assert said.endswith(
-        "git ignores some of that, Kontext does not; to leave it out, add to "
-        f"{own or '.kontextignore'}:\n  app/node_modules\n"
+        "git ignores some of that, Kontext does not; to leave it out, push with --gitignore, "
+        f"or add to {own or '.kontextignore'}:\n  app/node_modules\n"
     )
 
 

@@ -97,6 +97,12 @@ class Daemon:
         with self.asked("tell its version"):
             return str(self.client.version()["Version"])
 
+    def platform(self) -> str:
+        """`OS/ARCHITECTURE`, as Go has them. Raises KontextError."""
+        with self.asked("tell its platform"):
+            version = self.client.version()
+        return f"{version['Os']}/{version['Arch']}"
+
     def security(self) -> frozenset[str]:
         """The names of its security options, `rootless` and `userns` among them.
 

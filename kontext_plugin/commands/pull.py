@@ -17,7 +17,7 @@ from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report
 from kontext_plugin.target import Target
-from kontext_plugin.text import number
+from kontext_plugin.text import number, size
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     link = connected(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
     try:
         with link as (registry, threads):
-            report.say(pull(registry, threads, name, directory, mirror=parsed.mirror))
+            report.say(pull(registry, threads, name, directory, report, mirror=parsed.mirror))
     except KeyboardInterrupt:
         report.tell("Interrupted; each file is as it was before, or as the image has it")
         return INTERRUPTED
@@ -36,7 +36,13 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 
 
 def pull(
-    registry: Crane, threads: Executor, name: Reference, directory: str, *, mirror: bool
+    registry: Crane,
+    threads: Executor,
+    name: Reference,
+    directory: str,
+    report: Report,
+    *,
+    mirror: bool,
 ) -> str:
     """Makes the directory hold the image's sources; returns what was done.
 
@@ -56,6 +62,9 @@ def pull(
             if state == "wrong":
                 wrong[file.path] = file
         if wrong:
+            sizes = [file.size for file in wrong.values() if file.size is not None]
+            known = f", {size(sum(sizes))}" if sizes else ""
+            report.say(f"Pulling {name}: {number(len(wrong), 'file')}{known}")
             fetch(registry, name, found, target, wrong)
         for path, to in sorted(tree.links.items()):
             written += target.place_link(path, to)

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     image = load(docker, parsed, name, found, report)
     wanted = identity(parsed.user or "", docker.security())
     make(workspace)
+    report.say(f"Mounting {workspace!r} as {base.WORKDIR}, for user {wanted.user}")
     container = Container(
         image=image,
         entrypoint=base.ENTRYPOINT,
@@ -75,7 +76,13 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     )
     with docker.container(container) as running:
         _pass_on(running.output())
-        return running.exit_code()
+        code = running.exit_code()
+    if code and found.settings and (platform := docker.platform()) != found.settings["platform"]:
+        report.tell(
+            f"The image is for {found.settings['platform']}, and the daemon runs {platform}: "
+            "'docker kontext pull' does without either"
+        )
+    return code
 
 
 def _hinted(error: UsageError, arguments: Sequence[str]) -> UsageError:

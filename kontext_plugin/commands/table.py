@@ -206,7 +206,7 @@ RUN = Command(
             completes="directory",
         ),
         Option("user", "Run as UID[:GID] (default whoever runs docker)", "u", kind="string"),
-        Option("quiet", "Say nothing of the pull", "q"),
+        Option("quiet", "Print what the extractor says, and errors only", "q"),
         _INSECURE,
         _TIMEOUT,
     ),

@@ -20,7 +20,7 @@ from kontext_plugin.exported import Export, Exported
 from kontext_plugin.options import Globals
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report
-from kontext_plugin.text import number
+from kontext_plugin.text import number, size
 from kontext_plugin.tree import Entry, Kind, Tree
 from kontext_plugin.workers import Workers
 
@@ -61,9 +61,11 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         with link as (registry, threads):
             there = _there(directory, parsed, report) if directory else None
             image = published.read(registry, threads, name)
+            layers = number(len(image.image.layers), "layer")
+            report.say(f"Reading {name}: {layers}, {size(image.image.size)}")
             found.add(_differences(registry, name, image, there))
     except KeyboardInterrupt:
-        report.tell("Interrupted: nothing is proven")
+        report.tell("Interrupted; nothing is proven")
         return INTERRUPTED
     if parsed.format == "json":
         output.write([output.document(_document(name, directory, image, found))])

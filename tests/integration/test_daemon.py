@@ -282,7 +282,10 @@ def test_run(docker: Docker, tag: str, workspace: Path) -> None:
     assert ran.stdout == (
         'kontext: 3 files: 3 written, 0 already right, verified in "/workspace"\n'
     )
-    assert ran.stderr == f"Pulling {tag}: 2 layers, 1.23MB\n"
+    assert ran.stderr == (
+        f"Pulling {tag}: 2 layers, 1.23MB\n"
+        f"Mounting '{workspace}' as /workspace, for user {os.geteuid()}:{os.getegid()}\n"
+    )
     assert on_disk(workspace) == TREE
     assert {path.lstat().st_uid for path in workspace.rglob("*")} == {os.geteuid()}
 
@@ -333,6 +336,20 @@ def test_the_extractors_failure_is_ours(docker: Docker, tag: str, workspace: Pat
     ran = docker("kontext", "run", "-q", "-u", "4321", tag, cwd=workspace)
     assert ran.code == 1
     assert "permission denied" in ran.stderr
+
+
+def test_an_image_for_another_machine(
+    docker: Docker, registry: Registry, source: Path, workspace: Path
+) -> None:
+    own = docker("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}").stdout.strip()
+    (other,) = {"linux/amd64", "linux/arm64"} - {own}
+    tag = registry.repository() + ":other"
+    assert docker.push(tag, source, "--platform", other).image
+    ran = docker("kontext", "run", tag, cwd=workspace)
+    if ran.code == 0:  # it emulates that one
+        assert on_disk(workspace) == TREE
+    else:
+        assert f"for {other}, and the daemon runs {own}" in ran.stderr
 
 
 def test_what_is_not_kontexts_is_not_run(

@@ -35,13 +35,17 @@ def test_into_a_new_and_a_used_directory(
     out = tmp_path / "new" / "out"
     pulled = docker("kontext", "pull", tag, str(out))
     assert (pulled.code, pulled.stdout) == (0, "")
-    assert pulled.stderr == f'4 files: 4 written, 0 already right in "{out}"\n'
+    assert pulled.stderr == (
+        f'Pulling {tag}: 3 files, 24B\n4 files: 4 written, 0 already right in "{out}"\n'
+    )
     assert on_disk(out) == TREE
     os.utime(out / "file", (1, 1))
     (out / "run.sh").write_text("other")
     (out / "mine").write_text("mine")
     pulled = docker("kontext", "pull", tag, cwd=out)
-    assert pulled.stderr == f'4 files: 1 written, 3 already right in "{out}"\n'
+    assert pulled.stderr == (
+        f'Pulling {tag}: 1 file, 10B\n4 files: 1 written, 3 already right in "{out}"\n'
+    )
     assert on_disk(out) == TREE | {"mine": File(b"mine")}
     assert (out / "file").stat().st_mtime == 1
     pulled = docker("kontext", "pull", "--mirror", tag, str(out))
@@ -180,6 +184,7 @@ def test_what_is_not_there(docker: Docker, registry: Registry, tmp_path: Path) -
 def test_verify_lists_what_differs(docker: Docker, tag: str, source: Path) -> None:
     verified = docker("kontext", "verify", tag)
     assert (verified.code, verified.stdout) == (0, "The image and its manifest are one: 4 files\n")
+    assert verified.stderr == f"Reading {tag}: 2 layers, 1.23MB\n"
     (source / "file").write_text("changed")
     (source / "run.sh").chmod(0o644)
     (source / "dir/below").unlink()

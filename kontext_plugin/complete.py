@@ -59,7 +59,7 @@ def _of(wanted: Option | Argument | None, last: str, prefix: str = "") -> str:
     if wanted.completes == "reference":
         values = _pushed()
     elif wanted.completes == "registry":
-        values = dict.fromkeys(docker_config.registries(), "")
+        values = dict.fromkeys(docker_config.registries(), "") | _pushed()
     candidates = {f"{prefix}{value}": text for value, text in values.items()}
     if wanted.completes == "directory":
         return _lines(candidates, last, DIRECTORIES)

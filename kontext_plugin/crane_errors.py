@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kontext_plugin.errors import KontextError, brief
-from kontext_plugin.reference import registry_of, repository_of
+from kontext_plugin.reference import DOCKER_HUB, registry_of, repository_of
 
 
 class RegistryError(KontextError):
@@ -163,7 +163,7 @@ def explain(
         "name": name,
         "repository": repository_of(name),
         # Two registries may take part; the URL tells which one answered.
-        "registry": host[1] if (host := _URL.search(messages)) else _registry(arguments),
+        "registry": _common(host[1]) if (host := _URL.search(messages)) else _registry(arguments),
         "config": os.path.join(environment.get("DOCKER_CONFIG") or "~/.docker", "config.json"),
     }
     said = _reason(messages, arguments)
@@ -172,7 +172,8 @@ def explain(
             continue
         if found := re.search(case.pattern, said):
             facts.update((name, brief(text)) for name, text in found.groupdict().items())
-            return case.kind(case.message.format(**facts), hint=case.hint.format(**facts))
+            hint = case.hint.format(**facts) + _unnamed(name, facts["registry"])
+            return case.kind(case.message.format(**facts), hint=hint)
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
     return RegistryError(
         f"crane {arguments[0]} failed for {name}: {brief(last, 500)}",
@@ -197,6 +198,18 @@ def _reason(messages: str, arguments: Sequence[str]) -> str:
         if "/" in name:  # a tag alone may be "4", and stands in URLs only
             reason = reason.replace(name, "")
     return re.sub(r"https?://[^\s\"]+", "", reason)
+
+
+def _common(host: str) -> str:
+    """The name of a registry that people know it by."""
+    return DOCKER_HUB if host == "index.docker.io" else host
+
+
+def _unnamed(name: str, registry: str) -> str:
+    """What to add for those who meant another registry than docker's."""
+    if not registry == registry_of(name) == DOCKER_HUB or name.partition("/")[0] == DOCKER_HUB:
+        return ""
+    return f" {name} names no registry, which means Docker Hub."
 
 
 def _registry(arguments: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ def path() -> str:
 
 def key(registry: str) -> str:
     """A registry as config.json and the credential helpers name it."""
-    return _HUB_KEY if registry in ("docker.io", DOCKER_HUB) else registry
+    return _HUB_KEY if registry in (DOCKER_HUB, "index.docker.io") else registry
 
 
 def load() -> Settings:
@@ -107,5 +107,5 @@ def registries() -> list[str]:
 
 def _host(name: str) -> str:
     if name == _HUB_KEY:
-        return "docker.io"
+        return DOCKER_HUB
     return name.partition("://")[2].partition("/")[0] if "://" in name else name.partition("/")[0]

@@ -19,7 +19,8 @@ _PATH = re.compile(
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 )
-DOCKER_HUB = "index.docker.io"
+DOCKER_HUB = "docker.io"
+"""As docker names it: `docker login index.docker.io` would keep a password where none looks."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ def parse(text: str) -> Reference:
     """
     if "@" in text:
         raise UsageError(
-            f"invalid tag {text!r}: a digest cannot be pushed to",
+            f"invalid reference {text!r}: a digest cannot be pushed to",
             hint="Name a tag: REGISTRY/REPOSITORY:TAG",
         )
+    if "://" in text:
+        raise _invalid(text, "an image's name does not begin like a URL")
     repository = repository_of(text)
     _, colon, tag = text[len(repository) :].partition(":")
     if colon and not _TAG.fullmatch(tag):
@@ -101,10 +104,10 @@ def parse_image(text: str) -> Reference:
         return replace(parse(name), digest=parse_digest(digest))
     except ValueError as error:
         raise UsageError(
-            f"invalid image {text!r}: a digest is sha256: and 64 hexadecimal digits",
+            f"invalid reference {text!r}: a digest is sha256: and 64 hexadecimal digits",
             hint="Name it REGISTRY/REPOSITORY@sha256:…, as a push has printed it.",
         ) from error
 
 
 def _invalid(text: str, why: str) -> UsageError:
-    return UsageError(f"invalid tag {text!r}: {why}", hint="Name it REGISTRY/REPOSITORY:TAG")
+    return UsageError(f"invalid reference {text!r}: {why}", hint="Name it REGISTRY/REPOSITORY:TAG")

@@ -70,14 +70,17 @@ def subject(text: str) -> tuple[str, Reference | None]:
     if "/" in text:
         name = reference.parse_image(text)
         return name.registry, name
-    if text in ("docker.io", DOCKER_HUB):
-        return DOCKER_HUB, None
-    registry = reference.parse(f"{text}/name").registry
-    if registry != text:
+    if text == DOCKER_HUB:
+        return text, None
+    try:
+        is_host = reference.parse(f"{text}/name").registry == text
+    except UsageError:
+        is_host = False
+    if not is_host:
         raise UsageError(
             f"{text!r} is not a registry", hint="Name it HOST[:PORT], or an image with it."
         )
-    return registry, None
+    return text, None
 
 
 def shows_utf8(environment: Mapping[str, str]) -> bool:

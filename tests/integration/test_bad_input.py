@@ -46,7 +46,7 @@ WRONG_USAGE = {
     "empty directory": (["-t", "localhost/r/r", "--directory", ""], "it is empty"),
     "no such port": (["-t", "localhost:99999/r/r"], "no port 99999"),
     "label that is no text": (["-t", "localhost/r/r", "--label", "k=\udcff"], "not UTF-8"),
-    "spaces": (["-t", "a b"], "invalid tag"),
+    "spaces": (["-t", "a b"], "invalid reference"),
     "a digest": (["-t", "localhost/r/r@sha256:" + "0" * 64], "digest"),
     "tag too long": (["-t", "localhost/r/r:" + "x" * 129], "128"),
     "platform": (["-t", "localhost/r/r", "--platform", "linux/s390x"], "linux/arm64"),

@@ -164,7 +164,7 @@ def test_push(arguments: list[str], expected: dict[str, Any], pushes: list[Any])
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "no tag": ([], "docker: 'docker kontext push' requires --tag"),
-    "bad tag": (["-t", "R"], "invalid tag 'R'"),
+    "bad tag": (["-t", "R"], "invalid reference 'R'"),
     "tag without a value": (["-t"], "flag needs an argument: --tag"),
     "unknown flag": (["-t", "r/r", "--nope"], "unknown flag: --nope"),
     "two directories": (["-t", "r/r", "a", "b"], "requires at most 1 argument"),

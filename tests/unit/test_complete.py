@@ -69,7 +69,8 @@ def test_arguments_that_name_images_or_registries(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(table.COMMANDS, "doctor", table.DOCTOR)
     configure({"auths": {"r.example.com": {}}})
     assert offered("pull", "r/h") == ["r/here:new", "r/here:both", "r/here:old"]
-    assert offered("doctor", "") == ["r.example.com"]
+    assert offered("doctor", "r.") == ["r.example.com"]
+    assert offered("doctor", "r/here:o") == ["r/here:old"]
 
 
 def configure(content: object) -> None:

@@ -265,6 +265,35 @@ def test_the_image_is_named(arguments: tuple[str, ...], name: str) -> None:
     assert error.message == f"crane {arguments[0]} failed for {name}: something odd"
 
 
+HUB = 'Error: Get "https://index.docker.io/v2/": dial tcp: lookup index.docker.io: no such host'
+MEANT = {
+    "no registry": (("manifest", "me/app:t"), HUB, True),
+    "no registry, and another one answers": (
+        ("copy", "host.io/r@sha256:0", "me/app:t"),
+        HUB.replace("index.docker.io", "host.io"),
+        False,
+    ),
+    "Docker Hub by name": (("manifest", "docker.io/me/app:t"), HUB, False),
+    "Docker Hub by its other name": (("manifest", "index.docker.io/me/app:t"), HUB, False),
+    "Docker Hub itself": (("catalog", "docker.io"), HUB, False),
+    "another": (("manifest", NAME), HUB.replace("index.docker.io", "host.io:5000"), False),
+}
+
+
+@pytest.mark.parametrize(("arguments", "text", "said"), MEANT.values(), ids=MEANT)
+def test_who_forgot_the_registry_is_told_which_one_that_means(
+    arguments: tuple[str, ...], text: str, said: bool
+) -> None:
+    error = explain(text, arguments, {})
+    assert "index.docker.io is" not in error.message
+    assert ("me/app:t names no registry, which means Docker Hub." in error.hint) is said
+
+
+def test_a_login_to_docker_hub_is_one_that_docker_finds_again() -> None:
+    text = "Error: GET https://index.docker.io/v2/me/app/manifests/t: UNAUTHORIZED: no"
+    assert "'docker login docker.io'" in explain(text, ("manifest", "me/app:t"), {}).hint
+
+
 def test_the_users_own_configuration_is_named_without_another() -> None:
     assert "~/.docker/config.json" in explain("Error: UNAUTHORIZED", ARGUMENTS, {}).hint
 

@@ -74,9 +74,9 @@ def test_a_crane_without_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 SUBJECTS = {
     "host and port": ("localhost:5000", "localhost:5000", None),
     "host": ("registry.example.com", "registry.example.com", None),
-    "Docker Hub": ("docker.io", "index.docker.io", None),
+    "Docker Hub": ("docker.io", "docker.io", None),
     "image": ("localhost:5000/a/b:t", "localhost:5000", "localhost:5000/a/b:t"),
-    "image on Docker Hub": ("me/app", "index.docker.io", "me/app:latest"),
+    "image on Docker Hub": ("me/app", "docker.io", "me/app:latest"),
 }
 
 

@@ -98,7 +98,7 @@ BAD = {
 def test_bad(text: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse(text)
-    assert raised.value.message.startswith(f"invalid tag {text!r}: ")
+    assert raised.value.message.startswith(f"invalid reference {text!r}: ")
     assert "REGISTRY/REPOSITORY" in raised.value.hint
     assert raised.value.exit_code == USAGE
 

@@ -95,7 +95,8 @@ def _dispatch(arguments: list[str], flags: Globals) -> int:
     if verb in ("__complete", "__completeNoDesc"):
         from kontext_plugin import complete
 
-        print(complete.answer(rest))
+        found = complete.answer(rest)
+        print(found if verb == "__complete" else complete.plain(found))
         return 0
     if verb == "help":
         verb, rest = (rest or [""])[0], ["--help"]

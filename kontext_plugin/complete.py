@@ -33,6 +33,11 @@ def answer(words: Sequence[str]) -> str:
     return _of(_argument(command, before[1:]), last)
 
 
+def plain(found: str) -> str:
+    """An answer without what its candidates are, for shells that show no more."""
+    return "\n".join(line.partition("\t")[0] for line in found.split("\n"))
+
+
 def _option(command: Command, flag: str) -> Option | None:
     """The option that a flag names, if it takes a value."""
     for option in command.options:

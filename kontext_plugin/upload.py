@@ -23,6 +23,8 @@ from kontext_plugin.transfer import Transfer
 from kontext_plugin.tree import Tree, parents
 from kontext_plugin.workers import Workers
 
+WHEN_INTERRUPTED = "the tag shows what it showed before, or the whole new image"
+
 
 @dataclass(frozen=True)
 class Layers:

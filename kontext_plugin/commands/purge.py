@@ -27,7 +27,7 @@ from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report
 from kontext_plugin.target import Target
 from kontext_plugin.text import number, size
-from kontext_plugin.upload import Job, upload
+from kontext_plugin.upload import WHEN_INTERRUPTED, Job, upload
 from kontext_plugin.workers import Workers
 
 _MOST_TAGS = 200
@@ -52,7 +52,10 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         insecure=parsed.insecure,
         timeout=timeout_of(parsed),
     )
-    print(purge(wanted, Report(quiet=parsed.quiet, debug=flags.debug)))
+    try:
+        print(purge(wanted, Report(quiet=parsed.quiet, debug=flags.debug)))
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(WHEN_INTERRUPTED) from interrupt
     return 0
 
 

@@ -24,7 +24,7 @@ from kontext_plugin.progress import told
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, emit
 from kontext_plugin.text import size
-from kontext_plugin.upload import Job, layer_sizes, upload
+from kontext_plugin.upload import WHEN_INTERRUPTED, Job, layer_sizes, upload
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -34,9 +34,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         try:
             pushed = push(options, report)
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(
-                "the tag shows what it showed before, or the whole new image"
-            ) from interrupt
+            raise KeyboardInterrupt(WHEN_INTERRUPTED) from interrupt
     if pushed:
         print(pushed)
         write_results(options, pushed)

@@ -12,12 +12,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from kontext_plugin import __version__, cli
-from kontext_plugin.commands import push, version
+from kontext_plugin.commands import purge, push, version
 from kontext_plugin.commands.table import COMMANDS
 from kontext_plugin.errors import KontextError
 from kontext_plugin.options import Globals
@@ -302,6 +303,7 @@ def test_completion(
     assert cli.run([verb, "kontext", *words]) == 0
     *candidates, last = capsys.readouterr().out.splitlines()
     assert [candidate.partition("\t")[0] for candidate in candidates] == names
+    assert verb == "__complete" or not any("\t" in candidate for candidate in candidates)
     assert last == f":{directive}"
 
 
@@ -389,6 +391,24 @@ def test_a_signal_interrupts(number: signal.Signals) -> None:
         output, messages = process.communicate(timeout=30)
     assert (process.returncode, output) == (130, "")
     assert messages.startswith("Interrupted; ") and "Traceback" not in messages
+
+
+@pytest.mark.parametrize(
+    ("module", "command"), [(push, TO_PUSH), (purge, ["kontext", "purge", "r/r:t"])]
+)
+def test_who_interrupts_what_writes_a_tag_is_told_what_it_shows(
+    module: ModuleType,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, command[1], interrupted)
+    assert cli.run(command) == 130
+    said = "Interrupted; the tag shows what it showed before, or the whole new image\n"
+    assert capsys.readouterr() == ("", said)
 
 
 @pytest.mark.parametrize("abstract", [True, False], ids=["Linux", "macOS"])

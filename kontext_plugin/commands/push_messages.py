@@ -38,10 +38,13 @@ def would_upload(tag: Reference, plan: Plan, sizes: Sequence[int]) -> str:
     if plan.up_to_date:
         return f"Nothing changed: {tag} is up to date, nothing would be uploaded"
     layers = number(len(sizes), "layer") if len(sizes) > 1 else "one layer"
-    text = f"Would upload {size(sum(sizes))} in {layers}: {plan.describe()}"
-    if isinstance(plan.choice, Fresh) and not plan.wanted.single_layer:
-        text += "; and the base image, if the repository does not have it"
-    return text
+    text = f"Would upload {size(sum(sizes))} in {layers}: "
+    if not isinstance(plan.choice, Fresh):
+        return text + plan.describe()
+    text += f"everything, {number(plan.tree.file_count, 'file')}"
+    if plan.wanted.single_layer:
+        return text
+    return f"{text}; and the base image, if the repository does not have it"
 
 
 def weighed(previous: Previous, plan: Plan) -> str:

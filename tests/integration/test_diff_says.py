@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import Docker, Registry
 from images import layers, writes
 from test_reading import HOSTILE, TREE, as_json, edit, harmless
-from trees import on_disk
+from trees import Directory, on_disk
 
 from kontext_plugin.text import size
 
@@ -92,6 +92,9 @@ def test_diff_compares_with_the_tag_even_if_a_push_would_start_afresh(
     said = docker("kontext", "diff", "-t", tag, str(source))
     assert said.stdout == "C ballast\n"
     assert "Starting afresh: more than half of the bytes changed" in said.stderr
+    files = sum(not isinstance(entry, Directory) for entry in TREE.values())
+    assert f"in one layer: everything, {files} files; and the base image" in said.stderr
+    assert " added" not in said.stderr, "the list says otherwise"
 
 
 def test_exit_codes(docker: Docker, registry: Registry, source: Path) -> None:

@@ -144,7 +144,8 @@ def _check_arguments(command: Command, given: Sequence[str]) -> None:
     if len(given) < least:
         raise UsageError(f"docker: '{command.path}' requires {_arguments(least, most)}")
     if len(given) > most and not any(argument.many for argument in command.arguments):
-        raise UsageError(f"docker: '{command.path}' requires {_arguments(least, most)}")
+        limits = _arguments(least if least == most else 0, most)
+        raise UsageError(f"docker: '{command.path}' requires {limits}")
     for argument, value in zip(command.arguments, given, strict=False):
         if not value:
             raise UsageError(f"docker: {argument.name} is empty")

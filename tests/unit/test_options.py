@@ -107,6 +107,11 @@ COUNTS = {
     "one, none given": ((THING,), [], "requires 1 argument"),
     "one, two given": ((THING,), ["a", "b"], "requires 1 argument"),
     "one or two, none given": ((THING, COMMAND.arguments[0]), [], "requires at least 1 argument"),
+    "one or two, three given": (
+        (THING, COMMAND.arguments[0]),
+        ["a", "b", "c"],
+        "requires at most 2 arguments",
+    ),
     "two, three given": ((THING, THING), ["a", "b", "c"], "requires 2 arguments"),
     "not one of the values": ((THING,), ["x"], "knows a, b or c only"),
 }

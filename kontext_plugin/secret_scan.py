@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
@@ -88,9 +89,19 @@ def _find(task: _Task) -> list[Finding]:
 def _in_file(sources: Sources, path: str, search: Search) -> Iterator[Finding]:
     file = sources.file(path)
     try:
-        yield from find_in(path, iter(lambda: os.read(file, _CHUNK), b""), search)
+        yield from find_in(path, _in_utf8(iter(lambda: os.read(file, _CHUNK), b"")), search)
     finally:
         os.close(file)
+
+
+def _in_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """A text in UTF-16 that says so, as PowerShell writes it; all else as it is."""
+    first = next(chunks, b"")
+    chunks = chain([first], chunks)
+    if not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return chunks
+    decoder = codecs.getincrementaldecoder("utf-16")("replace")
+    return (decoder.decode(chunk).encode() for chunk in chunks)
 
 
 def find_in(path: str, chunks: Iterable[bytes], search: Search) -> Iterator[Finding]:

@@ -185,6 +185,16 @@ def test_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_directory(tmp_path) == alone
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_encodings_that_say_what_they_are(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding.endswith("-be") else ""
+    text = f"{mark}a: é\r\nTOKEN={LIVE['GitHub token']}\r\n"
+    (tmp_path / "f").write_bytes(text.encode(encoding))
+    (tmp_path / "damaged").write_bytes(text.encode(encoding) + b"\0\xd8\xff")
+    hits = in_directory(tmp_path)
+    assert [(hit.path, hit.line) for hit in hits] == [("damaged", 2), ("f", 2)]
+
+
 def test_what_is_gone_or_no_file_is_left_to_the_upload(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/passwd")
     (tmp_path / "token").write_text(LIVE["GitHub token"])

@@ -62,7 +62,8 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     check_removal(extractors, workspace, found.manifest.tree)
     image = load(docker, parsed, name, found, report)
     wanted = identity(parsed.user or "", docker.security())
-    make(workspace)
+    if docker.endpoint.is_local:
+        make(workspace)
     report.say(f"Mounting {workspace!r} as {base.WORKDIR}, for user {wanted.user}")
     container = Container(
         image=image,

@@ -301,6 +301,19 @@ def test_run_makes_the_workspace(docker: Docker, tag: str, tmp_path: Path) -> No
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
 
 
+def test_a_workspace_of_another_machine_is_not_made_here(
+    docker: Docker, tag: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Between(server)
+        docker.environment["DOCKER_HOST"] = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        ran = docker("kontext", "run", "-w", "new", tag, cwd=tmp_path)
+    assert ran.code == 1
+    assert "on the machine of tcp://127.0.0.1" in ran.stderr
+    assert "new" in ran.stderr.splitlines()[-2]
+    assert not (tmp_path / "new").exists()
+
+
 def test_run_removes_no_repository(docker: Docker, tag: str, workspace: Path) -> None:
     plant(workspace, {".git": Directory(), ".git/HEAD": File(b"ref"), "new": File(b"x")})
     before = on_disk(workspace)

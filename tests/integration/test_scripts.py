@@ -60,6 +60,8 @@ def test_the_demo(root: Path, docker: Docker) -> None:
     assert done.stdout.count("the same") >= 1
     assert "1 changed, 1 removed" in done.stderr
     assert "Nothing changed" in done.stderr
+    repository = re.search(r"127\.0\.0\.1:\d+/demo/sources", done.stderr)
+    assert repository and docker("image", "ls", "--quiet", repository[0]).stdout == ""
 
 
 def texts(picture: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, and docker closing its plugin socket: each raises one KeyboardInterrupt."""
+"""Ctrl-C, SIGTERM, a terminal or docker's plugin socket that closes: one KeyboardInterrupt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 0.05  # seconds
 
 
@@ -17,7 +17,8 @@ def watch() -> None:
     os.set_blocking(note, False)
     signal.set_wakeup_fd(note, warn_on_full_buffer=False)
     for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+        if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):  # nohup
+            signal.signal(number, _interrupt)
     threading.Thread(target=_insist, args=(noted,), daemon=True).start()
     name = os.environ.get("DOCKER_CLI_PLUGIN_SOCKET")
     if name:  # without a terminal docker sends no signal

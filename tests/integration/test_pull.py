@@ -133,8 +133,9 @@ def test_a_full_disk(docker: Docker, registry: Registry, source: Path, tmp_path:
     assert "large" not in done.stdout
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_pull(
-    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     (source / "large").write_bytes(os.urandom(1 << 20) * 200)
     image = docker.push(registry.repository(), source).image
@@ -148,7 +149,7 @@ def test_an_interrupted_pull(
     )
     while pull.poll() is None and not list(out.glob(".kontext-*")):
         time.sleep(0.001)
-    pull.send_signal(signal.SIGINT)
+    pull.send_signal(number)
     said = pull.communicate()[1].decode()
     assert pull.returncode == 130, said
     assert "Interrupted; each file is as it was before" in said

@@ -384,7 +384,10 @@ def started(**environment: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
+
+
+@pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_interrupts(number: signal.Signals) -> None:
     with started() as process:
         process.send_signal(number)
@@ -409,6 +412,21 @@ def test_who_interrupts_what_writes_a_tag_is_told_what_it_shows(
     assert cli.run(command) == 130
     said = "Interrupted; the tag shows what it showed before, or the whole new image\n"
     assert capsys.readouterr() == ("", said)
+
+
+def test_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a program inherits
+    try:
+        process = started()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("abstract", [True, False], ids=["Linux", "macOS"])

@@ -33,7 +33,6 @@ def run(argv: Sequence[str]) -> int:
     report.speak(as_json=False)
     try:
         flags, arguments = _global_flags(argv)
-        _check_current_directory()
         interrupts.watch()
         if flags.config:
             # crane and the credential helpers know of --config by this alone.
@@ -62,16 +61,6 @@ def run(argv: Sequence[str]) -> int:
             exit_code=FAILED,
         )
         return FAILED
-
-
-def _check_current_directory() -> None:
-    """Raises KontextError where it is gone: no path means anything there, nor can crane be run."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise KontextError(
-            "the current directory does not exist any more", hint="Change to one that does."
-        ) from error
 
 
 def _fill_standard_streams() -> None:
@@ -114,11 +103,22 @@ def _dispatch(arguments: list[str], flags: Globals) -> int:
     if {"-h", "--help"} & set(rest[:options_end]):
         print(help_text(command), end="")
         return 0
+    _check_current_directory()
     try:
         code: int = import_module(f"kontext_plugin.commands.{verb}").main(rest, flags)
     except UsageError as error:
         return _usage_error(error, usage_line(command), command.path)
     return code
+
+
+def _check_current_directory() -> None:
+    """Raises KontextError where it is gone: no path means anything there, nor can crane be run."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise KontextError(
+            "the current directory does not exist any more", hint="Change to one that does."
+        ) from error
 
 
 def _overview() -> str:

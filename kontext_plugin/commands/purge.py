@@ -136,11 +136,13 @@ def _remains(
     """What the registry still has of the old image."""
     kept = {layer.digest for layer in new.layers}
     layers = tuple(layer for layer in old.image.layers if layer.digest not in kept)
-    former = [ancestor.image for ancestor in _lineage(old, tag).ancestors]
-    # The same sources were perhaps pushed before: then the new image is one of these.
-    images = tuple(image for image in (old.image.digest, *former) if image != new.digest)
     if not layers:
-        return Remains(images, layers, ())
+        return Remains((), (), ())
+    # Of one tree there is one image: an ancestor that has none of these may be the new one itself.
+    lowest = old.image.layers.index(layers[0])
+    ancestors = _lineage(old, tag).ancestors
+    former = (ancestor.image for ancestor in ancestors if ancestor.layers > lowest)
+    images = tuple(dict.fromkeys([old.image.digest, *former]))
     try:
         tags = sorted({*registry.tags(tag.repository)} - {tag.tag})
     except RegistryError:

@@ -13,7 +13,7 @@ from kontext_plugin.text import number, size
 class Remains:
     """What a registry still has of an image whose tag shows another one now."""
 
-    images: tuple[Digest, ...]  # it, and the earlier ones that it knows of
+    images: tuple[Digest, ...]  # that have these layers: it, and the earlier ones that it knows of
     layers: tuple[Layer, ...]  # those of it that the new image does not have
     tags: tuple[str, ...] | None  # whose images have some of these; None: they cannot be listed
     unseen: int = 0  # more tags than were looked at
@@ -38,7 +38,8 @@ def remaining(tag: Reference, remains: Remains) -> str:
     lines += ["To remove them, delete the images that have them, as far as this one knows them,"]
     lines += [f"  crane delete {tag.at(image)}" for image in remains.images]
     lines += [
-        "and have the registry collect its garbage. Registries differ: some delete by hand only,",
-        "some not at all. A secret that was published has to be revoked in any case.",
+        "and have the registry remove what has no tag and collect its garbage: earlier images that",
+        "this one was not built on are not known here. Registries differ: some delete by hand",
+        "only, some not at all. A secret that was published has to be revoked in any case.",
     ]
     return "\n".join(lines)

@@ -264,5 +264,6 @@ def _refusal(refused: list[LeftOut]) -> KontextError:
         lines.append(f"  and {len(refused) - _SHOWN} more")
     return KontextError(
         "these cannot be put into an image:\n" + "\n".join(lines),
-        hint="Rename them, or leave them out with a line in .kontextignore.",
+        hint="Rename them, or leave them out with a line in the ignore file "
+        "(.kontextignore, else .dockerignore).",
     )

@@ -39,18 +39,19 @@ class Allowed:
 class Gate:
     policy: str  # one of table.SECRETS
     report: Report
+    ignore_file: str = "the ignore file"  # where to add a rule: another one may put it out of use
 
     def check(self, job: Job, plan: Plan) -> None:
         """Warns of what may be a secret. Raises KontextError for what must not be uploaded."""
         blocked, doubtful = self._findings(job, plan)
         if doubtful:
-            self.report.alert(_warning(doubtful))
+            self.report.alert(self._warning(doubtful))
         if blocked:
             raise KontextError(
                 f"{number(len(blocked), 'secret')} would be published, so nothing was uploaded:\n"
                 + _listed([_described(finding) for finding in blocked]),
-                hint="Take them out, or leave the files out with .kontextignore. A secret that was "
-                "shared already must be revoked.\n"
+                hint=f"Take them out, or leave the files out with {self.ignore_file}. A secret "
+                "that was shared already must be revoked.\n"
                 f"To publish them all the same, add to the directory's {ALLOW_FILE}:\n"
                 + _listed([*dict.fromkeys(map(_allowing, blocked))]),
             )
@@ -59,7 +60,7 @@ class Gate:
         """What `check` would do."""
         blocked, doubtful = self._findings(job, plan)
         if doubtful:
-            self.report.alert(_warning(doubtful))
+            self.report.alert(self._warning(doubtful))
         if blocked:
             self.report.alert(
                 f"the push would be refused for {number(len(blocked), 'secret')}:\n"
@@ -80,6 +81,14 @@ class Gate:
         told = {(finding.path, finding.line) for finding in blocked}
         return blocked, [finding for finding in found if (finding.path, finding.line) not in told]
 
+    def _warning(self, findings: Sequence[Finding]) -> str:
+        return (
+            f"{number(len({finding.path for finding in findings}), 'file')} may hold secrets:\n"
+            + _listed([_described(finding) for finding in findings])
+            + f"\nLeave them out with {self.ignore_file}, or list them in {ALLOW_FILE} "
+            "if that is meant."
+        )
+
     def _blocks(self, finding: Finding) -> bool:
         return self.policy == "block" or (self.policy == "auto" and finding.live)
 
@@ -98,14 +107,6 @@ def read_allowed(root: str) -> Allowed:
     # Empty lines in their place: an error names the line.
     patterns = ["" if line.strip() in fingerprints else line for line in lines]
     return Allowed(frozenset(fingerprints), ignore.parse("\n".join(patterns), path))
-
-
-def _warning(findings: Sequence[Finding]) -> str:
-    return (
-        f"{number(len({finding.path for finding in findings}), 'file')} may hold secrets:\n"
-        + _listed([_described(finding) for finding in findings])
-        + f"\nLeave them out with .kontextignore, or list them in {ALLOW_FILE} if that is meant."
-    )
 
 
 def _described(finding: Finding) -> str:

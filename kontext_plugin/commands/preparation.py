@@ -155,5 +155,5 @@ def _confirmed(job: Job, plan: Plan, threads: ThreadPoolExecutor, report: Report
     raise KontextError(
         f"{number(len(plan.tree.files), 'path')} make a manifest of more than "
         f"{size(manifest.MAX_BYTES)}, and Kontext reads none above that",
-        hint="Leave directories out with .kontextignore, or push them separately.",
+        hint="Leave directories out with the ignore file, or push them separately.",
     )

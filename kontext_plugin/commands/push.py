@@ -49,7 +49,8 @@ def push(options: Options, report: Report) -> Pushed | None:
     tag = options.tags[0]
     with prepared(options, report) as ready:
         job, plan = ready.job, ready.plan
-        gate = Gate(options.secrets, report)
+        rules = rule_file(job.root, options.ignore_file)
+        gate = Gate(options.secrets, report, rules)
         if options.dry_run:
             _tell_dry_run(job, plan, ready.previous, report)
             gate.tell(job, plan)
@@ -61,7 +62,7 @@ def push(options: Options, report: Report) -> Pushed | None:
         else:
             pushed = _publish(job, plan, options.tags, gate, report)
             if pushed.uploaded:
-                advise(job.root, rule_file(job.root, options.ignore_file), pushed.plan, report)
+                advise(job.root, rules, pushed.plan, report)
         for other in options.tags[1:]:
             _add_tag(job.registry, tag, pushed.image, other)
             report.say(f"Tagged {other}")

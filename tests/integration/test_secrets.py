@@ -49,6 +49,21 @@ def test_a_token_blocks_the_push(docker: Docker, registry: Registry, source: Pat
     assert docker.push(tag, source).image
 
 
+@pytest.mark.parametrize("own", ["", ".dockerignore", ".kontextignore"])
+def test_the_advice_puts_no_rule_out_of_use(
+    docker: Docker, registry: Registry, source: Path, own: str
+) -> None:
+    """Beside a new .kontextignore nothing of a .dockerignore would count any more."""
+    leak(source)
+    (source / ".env").touch()
+    if own:
+        (source / own).write_text("other\n")
+    pushed = docker.push(registry.repository(), source)
+    assert pushed.code == 1
+    assert f"Leave them out with {own or '.kontextignore'}, or" in pushed.stderr
+    assert f"leave the files out with {own or '.kontextignore'}. " in pushed.stderr
+
+
 def test_a_later_push_leaves_the_tag_as_it_was(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:

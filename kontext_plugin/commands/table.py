@@ -226,7 +226,7 @@ LOAD = Command(
 
 PURGE = Command(
     name="purge",
-    summary="Publish an image anew, without what its layers have kept",
+    summary="Publish an image anew, without removed files in its layers",
     usage="[OPTIONS] REF",
     description=(
         "Publish the sources that an image shows as a new one of a single generation, under the\n"

@@ -97,6 +97,7 @@ class Reuse:
 @dataclass(frozen=True)
 class Fresh:
     reason: str  # completes "starting afresh: …"
+    refused: bool = False  # the registry does not tell whether there is an image
 
 
 def choose(previous: Previous, wanted: Wanted, tree: Tree) -> Reuse | Fresh:

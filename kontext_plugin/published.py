@@ -29,7 +29,7 @@ def previous(crane: Crane, threads: Executor, cache: Cache, tag: Reference) -> P
     except Refused:
         # Some registries refuse to read what does not exist yet. If they refuse writing as well,
         # the first request of the push tells.
-        return Fresh(f"{tag.registry} refuses to show the tag")
+        return Fresh(f"{tag.registry} refuses to show the tag", refused=True)
     known = cache.published(str(tag), image.digest_of(document))
     if known is not None:
         return known

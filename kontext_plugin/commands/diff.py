@@ -37,6 +37,12 @@ def tell(options: Options, as_json: bool, report: Report) -> bool:
     """Says how the directory differs from the tag's image, and whether. Raises KontextError."""
     with prepared(replace(options, dry_run=True), report) as ready:
         job, plan, previous = ready.job, ready.plan, ready.previous
+        if isinstance(previous, Fresh) and previous.refused:
+            raise KontextError(
+                f"{job.tag.registry} refuses to show {job.tag}",
+                hint=f"Run 'docker login {job.tag.registry}' if it wants credentials; some "
+                "registries refuse to show what nobody has pushed yet, too.",
+            )
         old = previous.manifest.tree if isinstance(previous, Previous) else Tree()
         made = diff(old, ready.found.tree)
         if not as_json:

@@ -131,4 +131,7 @@ def _tell_dry_run(job: Job, plan: Plan, previous: Previous | Fresh, report: Repo
     report.say(built_on(job.tag, plan))
     sizes = layer_sizes(job, plan)
     report.say(would_upload(job.tag, plan, sizes))
+    if isinstance(previous, Fresh) and previous.refused:
+        registry = job.tag.registry
+        report.warn(f"{registry} may refuse the push, too: 'docker login {registry}' if it does")
     emit("result", tag=str(job.tag), upToDate=False, wouldUploadBytes=sum(sizes))

@@ -97,6 +97,23 @@ def test_diff_compares_with_the_tag_even_if_a_push_would_start_afresh(
     assert " added" not in said.stderr, "the list says otherwise"
 
 
+def test_what_the_registry_refuses_to_show_is_not_taken_for_nothing(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
+    """Who is not logged in must not read that all files are new."""
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    docker.configure({})
+    for options, code in (((), 1), (("--exit-code",), 128)):
+        said = docker("kontext", "diff", *options, "-t", tag, str(source))
+        assert (said.code, said.stdout) == (code, "")
+        assert f"ERROR: {registry.host} refuses to show {tag}\n" in said.stderr
+        assert f"'docker login {registry.host}'" in said.stderr
+    said = docker.push(tag, source, "--dry-run")
+    assert said.code == 0
+    assert f"WARNING: {registry.host} may refuse the push, too" in said.stderr
+
+
 def test_exit_codes(docker: Docker, registry: Registry, source: Path) -> None:
     tag = registry.repository()
 

@@ -7,7 +7,6 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from kontext_plugin.errors import KontextError
@@ -54,11 +53,10 @@ def hash_files(
     """
     if not seen:
         return
-    whole = Amount(total_files=len(seen), total_bytes=sum(file.size for file in seen))
+    whole = whole_of(seen)
     hash_all = workers.map if are_many(seen) else map
     batches = deque(batched(seen))
     seen.clear()  # 100,000 take 20 MB: each batch goes when it is done
-    files, size = 0, 0
     with steps.step("hash") as step:
         step.amount = whole
         for results in hash_all(hash_batch, [(root, batch) for batch in batches]):
@@ -66,9 +64,7 @@ def hash_files(
             # The paths that we have: those from another process would be copies.
             for file, result in zip(batch, results, strict=True):
                 yield file.path, *result
-            files += len(batch)
-            size += sum(file.size for file in batch)
-            step.amount = replace(whole, files=files, bytes=size)
+            step.advance(len(batch), sum(file.size for file in batch))
 
 
 def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[Status, str]]:
@@ -76,6 +72,11 @@ def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[Status, str]]:
     root, files = batch
     with Sources(root) as sources:
         return [_hash(sources, *file) for file in files]
+
+
+def whole_of(files: Sequence[Sized]) -> Amount:
+    """What is to be done where all of them are read."""
+    return Amount(total_files=len(files), total_bytes=sum(file.size for file in files))
 
 
 def are_many(files: Sequence[Sized]) -> bool:

@@ -17,9 +17,11 @@ from kontext_plugin.text import duration, number, printable, redact, size
 _PREFIXES = {"error": "ERROR: ", "warning": "WARNING: "}
 
 _DOING = {
+    "git ls-files": "Asking git",
     "scan": "Scanning",
     "hash": "Hashing",
     "wait for the registry": "Waiting for the registry",
+    "look for secrets": "Looking for secrets",
     "write layers": "Writing layers",
     "crane push": "Uploading",
     "crane mutate": "Uploading",

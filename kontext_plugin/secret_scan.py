@@ -11,7 +11,7 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from kontext_plugin.digests import are_many, batched
+from kontext_plugin.digests import are_many, batched, whole_of
 from kontext_plugin.secret_rules import (
     BESIDE,
     FORMATS,
@@ -22,13 +22,14 @@ from kontext_plugin.secret_rules import (
     is_suspicious,
 )
 from kontext_plugin.sources import Sources
+from kontext_plugin.steps import Steps
 from kontext_plugin.tree import Entry
 from kontext_plugin.workers import Workers
 
 if TYPE_CHECKING:
     import hyperscan
 
-_CHUNK = 4 * 1024 * 1024
+_CHUNK = 1024 * 1024
 _LITTLE = 256 * 1024  # bytes: searched by the time that hyperscan would be imported
 
 _FORMATS_OF = {mark: [f for f in FORMATS if mark in f.marks] for mark in MARKS}
@@ -53,7 +54,9 @@ class _Task(NamedTuple):
     little: bool
 
 
-def find_secrets(root: str, files: Sequence[Entry], workers: Workers) -> list[Finding]:
+def find_secrets(
+    root: str, files: Sequence[Entry], workers: Workers, steps: Steps
+) -> list[Finding]:
     """What looks like a secret in regular files below a root, by their paths and lines.
 
     A file that cannot be read has none: whoever uploads it will say so.
@@ -63,8 +66,13 @@ def find_secrets(root: str, files: Sequence[Entry], workers: Workers) -> list[Fi
         _Task(root, [file.path for file in group], sum(file.size for file in group) < _LITTLE)
         for group in groups
     ]
-    results = workers.map(_find, tasks) if len(tasks) > 1 else map(_find, tasks)
-    found = {*chain.from_iterable(results)}
+    found: set[Finding] = set()
+    with steps.step("look for secrets") as step:
+        step.amount = whole_of(files)
+        results = workers.map(_find, tasks) if len(tasks) > 1 else map(_find, tasks)
+        for group, some in zip(groups, results, strict=True):
+            found.update(some)
+            step.advance(len(group), sum(file.size for file in group))
     told = {finding.path for finding in found}
     named = (file.path for file in files if is_suspicious(file.path) and file.path not in told)
     return sorted([*found, *(Finding(path, 0, "", False, "") for path in named)])

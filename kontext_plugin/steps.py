@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Step:
     def seconds(self) -> float:
         """That it has taken, or takes already."""
         return (self.ended or time.perf_counter()) - self.begun
+
+    def advance(self, files: int, size: int) -> None:
+        """So many files and bytes more are done."""
+        amount = self.amount
+        self.amount = replace(amount, files=amount.files + files, bytes=amount.bytes + size)
 
     def look(self) -> Amount:
         if self.measure and self.ended is None:

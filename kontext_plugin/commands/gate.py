@@ -71,10 +71,9 @@ class Gate:
         """Those that block, and those that are only told of."""
         if self.policy == "off":
             return [], []
-        with job.steps.step("look for secrets"):
-            paths = chain(*plan.lower, plan.written)
-            files = [plan.tree.entry(path) for path in paths if path in plan.tree.sizes]
-            found = find_secrets(job.root, files, job.workers)
+        paths = chain(*plan.lower, plan.written)
+        files = [plan.tree.entry(path) for path in paths if path in plan.tree.sizes]
+        found = find_secrets(job.root, files, job.workers, job.steps)
         allowed = read_allowed(job.root) if found else Allowed()
         found = [finding for finding in found if finding not in allowed]
         blocked = [finding for finding in found if self._blocks(finding)]

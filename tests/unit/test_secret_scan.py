@@ -15,6 +15,7 @@ from tokens import BASE32, BASE64, DOUBTFUL, LIVE, pem, some
 from kontext_plugin import secret_scan
 from kontext_plugin.secret_rules import FORMATS, LONGEST, MARKS, is_suspicious
 from kontext_plugin.secret_scan import Finding, find_in, find_secrets, search_little, search_much
+from kontext_plugin.steps import Amount, Step, Steps
 from kontext_plugin.tree import Entry
 from kontext_plugin.workers import Workers
 
@@ -26,14 +27,14 @@ def found(content: bytes, cut: int = 1 << 22) -> list[Finding]:
     return [*find_in("file", pieces, search_little)]
 
 
-def in_directory(root: Path) -> list[Finding]:
+def in_directory(root: Path, heard: Callable[[Step], None] = lambda _: None) -> list[Finding]:
     files = [
         Entry(str(path.relative_to(root)), "file", size=path.stat().st_size)
         for path in root.rglob("*")
         if path.is_file()
     ]
     with Workers() as workers:
-        return find_secrets(str(root), files, workers)
+        return find_secrets(str(root), files, workers, Steps(heard))
 
 
 def test_every_format_has_an_example() -> None:
@@ -182,7 +183,10 @@ def test_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_directory(tmp_path) == alone
     monkeypatch.setattr("kontext_plugin.digests._MANY_FILES", 2)
     monkeypatch.setattr("kontext_plugin.digests._BATCH_FILES", 3)
-    assert in_directory(tmp_path) == alone
+    steps: list[Step] = []
+    assert in_directory(tmp_path, steps.append) == alone
+    files = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert steps[-1].look() == Amount(len(files), sum(files), len(files), sum(files))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
@@ -200,5 +204,6 @@ def test_what_is_gone_or_no_file_is_left_to_the_upload(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(LIVE["GitHub token"])
     files = [Entry(path, "file") for path in ("gone", "link", "a/b/c", "token")]
     with Workers() as workers:
-        assert [hit.path for hit in find_secrets(str(tmp_path), files, workers)] == ["token"]
-        assert find_secrets(str(tmp_path / "nowhere"), files, workers) == []
+        (hit,) = find_secrets(str(tmp_path), files, workers, Steps())
+        assert hit.path == "token"
+        assert find_secrets(str(tmp_path / "nowhere"), files, workers, Steps()) == []

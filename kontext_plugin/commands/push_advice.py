@@ -48,7 +48,7 @@ def most(shares: Sequence[Share], whole: int) -> str:
         f"{share.bytes * 100 / whole:.0f} % ({size(share.bytes)})"
         for share in shares
     )
-    return f"Uncompressed, most of that is {', '.join(parts)}"
+    return f"Largest directories, uncompressed: {', '.join(parts)}"
 
 
 def to_leave_out(paths: Sequence[str], ignored: Collection[str]) -> list[str]:

@@ -119,7 +119,7 @@ def test_twenty_columns_and_a_message_while_it_is_drawn(pushing: Machine) -> Non
     assert "Uploading" in plain
     # Said while that is drawn.
     assert f"Pushed {pushing.tag}: 1 added; uploaded " in plain
-    assert "Uncompressed, most of that is node_modules/[red] 100 % (12MB)\r\n" in plain
+    assert "Largest directories, uncompressed: node_modules/[red] 100 % (12MB)\r\n" in plain
 
 
 def test_a_terminal_that_changes_its_width(pushing: Machine) -> None:

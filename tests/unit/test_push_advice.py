@@ -40,7 +40,7 @@ def test_the_lines_to_add(paths: list[str], ignored: set[str], lines: list[str])
 def test_the_shares_in_words() -> None:
     shares = [Share("a/b", 920, False), Share("a", 70, True)]
     assert most(shares, 1000) == (
-        "Uncompressed, most of that is a/b 92 % (920B), the rest of a 7 % (70B)"
+        "Largest directories, uncompressed: a/b 92 % (920B), the rest of a 7 % (70B)"
     )
 
 
@@ -77,7 +77,7 @@ def test_large_pushes_alone_are_explained(
     tree: Tree, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = said_of(tree, tmp_path, capsys)
-    assert ("Uncompressed, most of that is d 100 %" in said) == told
+    assert ("Largest directories, uncompressed: d 100 %" in said) == told
     assert said_of(tree, tmp_path, capsys, quiet=True) == ""
 
 

@@ -78,11 +78,10 @@ def load() -> Settings:
 def read(file: str, shape: str) -> dict[str, Any] | None:
     """A document of docker's by a schema of ours; None if there is none. Raises KontextError."""
     try:
-        with open(file, "rb") as opened:
-            return schema.load(opened.read(), shape)
+        return schema.load(read_file(file, _MOST), shape)
     except FileNotFoundError:
         return None
-    except (OSError, schema.InvalidDocument) as error:
+    except (OSError, ValueError) as error:
         raise KontextError(
             f"docker's configuration {file} cannot be read: {reason_of(error)}",
             hint="It must be valid JSON: mend it, or move it away.",

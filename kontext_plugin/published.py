@@ -114,6 +114,11 @@ def custom_base(crane: Crane, name: str, platform: str, max_layers: int) -> base
     except schema.InvalidDocument as error:
         raise KontextError(f"{name} cannot be a base: {error}") from error
     settings = image.settings_of(config)
+    if settings["platform"] == "/":
+        raise KontextError(
+            f"{name} cannot be a base: it does not say its platform",
+            hint=f"'crane mutate --set-platform {platform} {name}' lets it say so.",
+        )
     if settings["platform"] != platform:
         raise KontextError(
             f"{name} is for {settings['platform']}, not {platform}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -111,6 +112,21 @@ def test_a_base_for_another_platform_is_refused(
     pushed = docker.push(tag, source, "--base", base, "--platform", "linux/arm64")
     assert pushed.code == 1
     assert "is for linux/amd64, not linux/arm64" in pushed.stderr
+
+
+def test_a_base_without_a_platform_can_be_given_one(
+    docker: Docker, registry: Registry, crane: Callable[..., bytes], source: Path, tmp_path: Path
+) -> None:
+    layer, base, tag = tmp_path / "layer.tar", registry.repository() + ":b", registry.repository()
+    with tarfile.open(layer, "w") as archive:
+        archive.add(source, "tool")
+    crane("append", "--oci-empty-base", "-f", str(layer), "-t", base)
+    pushed = docker.push(tag, source, "--base", base)
+    assert pushed.code == 1
+    assert "does not say its platform" in pushed.stderr
+    (advice,) = re.findall("'crane (mutate .*?)'", pushed.stderr)
+    crane(*advice.split())
+    assert docker.push(tag, source, "--base", base).image
 
 
 def test_a_missing_base(docker: Docker, registry: Registry, source: Path) -> None:

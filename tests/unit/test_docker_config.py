@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,12 @@ def test_a_broken_config(config: Path, content: str) -> None:
     with pytest.raises(KontextError) as caught:
         docker_config.load()
     assert str(config) in caught.value.message
+
+
+def test_a_config_that_would_hold_whoever_reads_it(config: Path) -> None:
+    os.mkfifo(config)
+    with pytest.raises(KontextError, match="not a regular file"):
+        docker_config.load()
 
 
 def test_a_config_that_is_a_link(config: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from kontext_plugin.report import Doing
 
 _BAR = 24  # columns
 _WIDE = 80  # columns: below that there is no room for a bar
+_USUAL = (80, 25)  # where a terminal does not tell
 _SPINNER = "|/-\\"
 
 
@@ -40,11 +42,14 @@ class Display:
 
     def draw(self, current: Sequence[Doing]) -> None:
         """Replaces what is shown."""
+        # By itself rich believes COLUMNS, which stays as it was when the terminal changes.
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
+        self._console.size = (columns or _USUAL[0], lines or _USUAL[1])
         self._live.start()  # once
         self._turn += 1
         spinner, width = _SPINNER[self._turn % len(_SPINNER)], self._console.width
-        lines = [Text(line(doing, spinner, width)) for doing in current]
-        whole = Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
+        texts = [Text(line(doing, spinner, width)) for doing in current]
+        whole = Text("\n", no_wrap=True, overflow="ellipsis").join(texts)
         self._live.update(whole, refresh=True)
 
     def say(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -117,6 +118,7 @@ def test_a_terminal_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(progress, "_FIRST", 0.0)
     monkeypatch.setattr(sys.stderr, "write", gone)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: (80, 25))
     with told("tty", False) as report, report.steps.step("scan"):
         assert tried.wait(20)
         report.say("whatever")

@@ -10,7 +10,7 @@ import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -31,6 +31,10 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _GZIP = 16 + zlib.MAX_WBITS  # what zlib calls it
 _INPUT = 16 * 1024  # bytes of a packed stream that are read at a time
 _MOST_EMPTY = 1024 * 1024
+
+
+Watcher = Callable[[str, Iterator[bytes]], Iterator[bytes]]
+"""Sees a file's path and the pieces of its content, and passes these on as they are."""
 
 
 class Sink(Protocol):
@@ -72,7 +76,9 @@ class _Counting:
         return Layer(Digest("sha256:" + self._hash.hexdigest()), self._size)
 
 
-def write_layer(sink: Sink, root: str, tree: Tree, content: Content) -> Written:
+def write_layer(
+    sink: Sink, root: str, tree: Tree, content: Content, watcher: Watcher | None = None
+) -> Written:
     """Writes a gzip layer: the documents first, then what `tree` has at the written paths.
 
     File contents are read below `root` and must be those that `tree` has. Raises KontextError if
@@ -83,7 +89,7 @@ def write_layer(sink: Sink, root: str, tree: Tree, content: Content) -> Written:
     except OSError as error:
         raise _changed(root, f"cannot be read any more: {error.strerror}") from error
     with sources:
-        return compress(sink, _tar(sources, tree, content))
+        return compress(sink, _tar(sources, tree, content, watcher))
 
 
 def compress(sink: Sink, archive: Iterable[bytes]) -> Written:
@@ -209,7 +215,9 @@ def _header(block: bytes) -> tarfile.TarInfo | None:
     return header if header.isreg() and is_document(header.name.lstrip("/")) else None
 
 
-def _tar(sources: Sources, tree: Tree, content: Content) -> Iterator[bytes]:
+def _tar(
+    sources: Sources, tree: Tree, content: Content, watcher: Watcher | None
+) -> Iterator[bytes]:
     """The layer's tar archive (OCI image specification, layer.md), in pieces."""
     for name, document in content.documents.items():
         yield tar.header(name, tar.REGTYPE, 0o644, size=len(document))
@@ -219,14 +227,14 @@ def _tar(sources: Sources, tree: Tree, content: Content) -> Iterator[bytes]:
     for folder in parents([*content.documents, f"{SOURCES}/"]):
         yield tar.header(folder, tar.DIRTYPE, 0o755)
     for path in sorted({*content.written, *parents([*content.written, *content.whiteouts])}):
-        yield from _entry(sources, tree.entry(path))
+        yield from _entry(sources, tree.entry(path), watcher)
     for path in content.whiteouts:
         folder, _, name = f"{SOURCES}/{path}".rpartition("/")
         yield tar.header(f"{folder}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
     yield tar.END
 
 
-def _entry(sources: Sources, entry: Entry) -> Iterator[bytes]:
+def _entry(sources: Sources, entry: Entry, watcher: Watcher | None) -> Iterator[bytes]:
     name = f"{SOURCES}/{entry.path}"
     if entry.kind == "directory":
         yield tar.header(name, tar.DIRTYPE, 0o755)
@@ -235,7 +243,8 @@ def _entry(sources: Sources, entry: Entry) -> Iterator[bytes]:
     else:
         mode = 0o755 if entry.executable else 0o644
         yield tar.header(name, tar.REGTYPE, mode, size=entry.size)
-        yield from tar.padded(_content(sources, entry), entry.size)
+        pieces = _content(sources, entry)
+        yield from tar.padded(watcher(entry.path, pieces) if watcher else pieces, entry.size)
 
 
 def _content(sources: Sources, entry: Entry) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.sources import Sources, Status, status_of
@@ -30,16 +30,6 @@ class Seen(NamedTuple):
     size: int
 
 
-class Sized(Protocol):
-    """A regular file, of which a push knows its bytes."""
-
-    @property
-    def size(self) -> int: ...
-
-
-_File = TypeVar("_File", bound=Sized)
-
-
 class Unreadable(Exception):
     """A file that cannot be read; the arguments are its path and why."""
 
@@ -53,9 +43,9 @@ def hash_files(
     """
     if not seen:
         return
-    whole = whole_of(seen)
-    hash_all = workers.map if are_many(seen) else map
-    batches = deque(batched(seen))
+    whole = Amount(total_files=len(seen), total_bytes=sum(file.size for file in seen))
+    hash_all = workers.map if _are_many(seen) else map
+    batches = deque(_batched(seen))
     seen.clear()  # 100,000 take 20 MB: each batch goes when it is done
     with steps.step("hash") as step:
         step.amount = whole
@@ -74,19 +64,14 @@ def hash_batch(batch: tuple[str, list[Seen]]) -> list[tuple[Status, str]]:
         return [_hash(sources, *file) for file in files]
 
 
-def whole_of(files: Sequence[Sized]) -> Amount:
-    """What is to be done where all of them are read."""
-    return Amount(total_files=len(files), total_bytes=sum(file.size for file in files))
-
-
-def are_many(files: Sequence[Sized]) -> bool:
+def _are_many(files: Sequence[Seen]) -> bool:
     """Whether several processes read them sooner than one."""
     return len(files) >= _MANY_FILES or sum(file.size for file in files) >= _MANY_BYTES
 
 
-def batched(files: Sequence[_File]) -> Iterator[list[_File]]:
+def _batched(files: Sequence[Seen]) -> Iterator[list[Seen]]:
     """What one worker reads at a time."""
-    batch: list[_File] = []
+    batch: list[Seen] = []
     size = 0
     # Not the large ones at the end.
     for file in sorted(files, key=lambda file: file.size < _BATCH_BYTES):

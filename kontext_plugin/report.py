@@ -21,7 +21,6 @@ _DOING = {
     "scan": "Scanning",
     "hash": "Hashing",
     "wait for the registry": "Waiting for the registry",
-    "look for secrets": "Looking for secrets",
     "write layers": "Writing layers",
     "crane push": "Uploading",
     "crane mutate": "Uploading",

@@ -1,17 +1,14 @@
-"""Looks through files for secrets, before any of them leaves the machine."""
+"""Looks for secrets in what is written into layers, before any of these leaves the machine."""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from kontext_plugin.digests import are_many, batched, whole_of
 from kontext_plugin.secret_rules import (
     BESIDE,
     FORMATS,
@@ -21,15 +18,10 @@ from kontext_plugin.secret_rules import (
     is_placeholder,
     is_suspicious,
 )
-from kontext_plugin.sources import Sources
-from kontext_plugin.steps import Steps
-from kontext_plugin.tree import Entry
-from kontext_plugin.workers import Workers
 
 if TYPE_CHECKING:
     import hyperscan
 
-_CHUNK = 1024 * 1024
 _LITTLE = 256 * 1024  # bytes: searched by the time that hyperscan would be imported
 
 _FORMATS_OF = {mark: [f for f in FORMATS if mark in f.marks] for mark in MARKS}
@@ -48,90 +40,70 @@ class Finding(NamedTuple):
     fingerprint: str  # `sha256:…` of the secret; "" for a name
 
 
-class _Task(NamedTuple):
-    root: str
-    paths: list[str]
-    little: bool
+class Watch:
+    """Looks for secrets in files whose content passes by; `found` has those of all of them."""
+
+    def __init__(self, size: int) -> None:
+        """`size` is that of all files together, in bytes: for a few, nothing is imported."""
+        self.found: list[Finding] = []
+        self._search: Search = search_little if size < _LITTLE else search_much
+
+    def passing(self, path: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """A regular file's pieces as they are, wherever its content is cut into these."""
+        before = len(self.found)
+        text = _Text(path, self._search)
+        for piece in pieces:
+            self.found += text.take(piece)
+            yield piece
+        self.found += text.end()
+        if len(self.found) == before and is_suspicious(path):
+            self.found.append(Finding(path, 0, "", False, ""))
 
 
-def find_secrets(
-    root: str, files: Sequence[Entry], workers: Workers, steps: Steps
-) -> list[Finding]:
-    """What looks like a secret in regular files below a root, by their paths and lines.
+class _Text:
+    """A file's content as it comes, less what needs not be seen again."""
 
-    A file that cannot be read has none: whoever uploads it will say so.
-    """
-    groups = [*batched(files)] if are_many(files) else [files]
-    tasks = [
-        _Task(root, [file.path for file in group], sum(file.size for file in group) < _LITTLE)
-        for group in groups
-    ]
-    found: set[Finding] = set()
-    with steps.step("look for secrets") as step:
-        step.amount = whole_of(files)
-        results = workers.map(_find, tasks) if len(tasks) > 1 else map(_find, tasks)
-        for group, some in zip(groups, results, strict=True):
-            found.update(some)
-            step.advance(len(group), sum(file.size for file in group))
-    told = {finding.path for finding in found}
-    named = (file.path for file in files if is_suspicious(file.path) and file.path not in told)
-    return sorted([*found, *(Finding(path, 0, "", False, "") for path in named)])
+    def __init__(self, path: str, search: Search) -> None:
+        self._path = path
+        self._search = search
+        self._data = b""
+        self._begin = 0  # what lies before was searched
+        self._lines = 0  # how many have ended before `_counted`
+        self._counted = 0
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._begun = False
 
+    def take(self, piece: bytes) -> Iterator[Finding]:
+        # Only now, since most files are a single piece. What begins near the end waits for more.
+        end = len(self._data) - LONGEST
+        if end > self._begin:
+            yield from self._look(end)
+            self._forget(end)
+        if not self._begun:
+            self._begun = True
+            # PowerShell writes it, and says so.
+            if piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        self._data += self._decoder.decode(piece).encode() if self._decoder else piece
 
-def _find(task: _Task) -> list[Finding]:
-    """What a worker does."""
-    found: list[Finding] = []
-    search = search_little if task.little else search_much
-    try:
-        with Sources(task.root) as sources:
-            for path in task.paths:
-                try:
-                    found += _in_file(sources, path, search)
-                except OSError:
-                    continue
-    except OSError:
-        pass
-    return found
+    def end(self) -> Iterator[Finding]:
+        return self._look(len(self._data))
 
-
-def _in_file(sources: Sources, path: str, search: Search) -> Iterator[Finding]:
-    file = sources.file(path)
-    try:
-        yield from find_in(path, _in_utf8(iter(lambda: os.read(file, _CHUNK), b"")), search)
-    finally:
-        os.close(file)
-
-
-def _in_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """A text in UTF-16 that says so, as PowerShell writes it; all else as it is."""
-    first = next(chunks, b"")
-    chunks = chain([first], chunks)
-    if not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return chunks
-    decoder = codecs.getincrementaldecoder("utf-16")("replace")
-    return (decoder.decode(chunk).encode() for chunk in chunks)
-
-
-def find_in(path: str, chunks: Iterable[bytes], search: Search) -> Iterator[Finding]:
-    """The secrets in a file's content, wherever that is cut."""
-    # `begin`: what lies before was searched; `lines`: how many end before `counted`.
-    data, begin, lines, counted = b"", 0, 0, 0
-    for chunk in chain(chunks, [b""]):
-        data += chunk
-        # What begins near the end is looked at when all of it has come.
-        end = len(data) - LONGEST if chunk else len(data)
-        if end <= begin:
-            continue
-        for position, mark in sorted(search(data)):
-            if begin <= position < end and (found := _secret(data, position, mark)):
+    def _look(self, end: int) -> Iterator[Finding]:
+        data = self._data
+        for position, mark in sorted(self._search(data)):
+            if self._begin <= position < end and (found := _secret(data, position, mark)):
                 rule, secret = found
-                lines += data.count(b"\n", counted, position)
-                counted, begin = position, position + len(secret)
+                self._lines += data.count(b"\n", self._counted, position)
+                self._counted, self._begin = position, position + len(secret)
                 fingerprint = "sha256:" + hashlib.sha256(secret).hexdigest()
-                yield Finding(path, lines + 1, rule.name, rule.live, fingerprint)
+                yield Finding(self._path, self._lines + 1, rule.name, rule.live, fingerprint)
+
+    def _forget(self, end: int) -> None:
         gone = max(end - BESIDE, 0)
-        lines += data.count(b"\n", counted, gone)
-        data, begin, counted = data[gone:], max(begin, end) - gone, max(counted - gone, 0)
+        self._lines += self._data.count(b"\n", self._counted, gone)
+        self._data = self._data[gone:]
+        self._begin, self._counted = max(self._begin, end) - gone, max(self._counted - gone, 0)
 
 
 def _secret(data: bytes, position: int, mark: bytes) -> tuple[Format, bytes] | None:

@@ -18,6 +18,7 @@ from kontext_plugin.layout import Ready
 from kontext_plugin.manifest import MANIFEST, Manifest
 from kontext_plugin.plan import Plan
 from kontext_plugin.reference import Reference
+from kontext_plugin.secret_scan import Finding, Watch
 from kontext_plugin.steps import Amount, Steps
 from kontext_plugin.transfer import Transfer
 from kontext_plugin.tree import Tree, parents
@@ -34,6 +35,12 @@ class Layers:
     top: Ready
     manifest: Manifest
     content: bytes  # of manifest.json
+    findings: tuple[Finding, ...]  # what may be a secret in them
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """In bytes, compressed."""
+        return tuple(ready.layer.size for ready in (*self.lower, self.top))
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class Job:
     tag: Reference  # the one that is built upon
     root: str  # the source directory
     below: Base  # what a fresh start is put upon
+    watched: bool = True  # whether to look for secrets in what is written
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,13 @@ class _Task:
     root: str
     tree: Tree
     content: Content
+    watched: bool
 
 
-def upload(job: Job, plan: Plan) -> tuple[Image, int]:
+def upload(job: Job, plan: Plan, approve: Callable[[Sequence[Finding]], None]) -> tuple[Image, int]:
     """The image that the tag shows now, and how many bytes of layers went up.
+
+    `approve` may raise KontextError for what was found in the layers: then nothing goes up.
 
     Raises NotFound where the registry lacks what is to be built on, and KontextError. The tag is
     written by the last request.
@@ -67,7 +78,8 @@ def upload(job: Job, plan: Plan) -> tuple[Image, int]:
     uploaded: frozenset[Digest] = frozenset()
     with job.cache.scratch() as folder:
         with job.steps.step("write layers", lambda: _lying_in(folder)):
-            new = write_layers(job, plan, lambda name: os.path.join(folder, name))
+            new = _write_layers(job, plan, lambda name: os.path.join(folder, name))
+        approve(new.findings)
         lower, top = new.lower, new.top
         paths, appended = [top.path], [top.layer]
         if isinstance(plan.choice, Reuse):
@@ -113,26 +125,20 @@ def _push_base(job: Job, lower: Sequence[Ready], folder: str) -> tuple[str, froz
     return job.tag.at(image), pushed.uploaded
 
 
-def layer_sizes(job: Job, plan: Plan) -> tuple[int, ...]:
-    """The compressed bytes of each layer that `upload` would write; these here go nowhere.
-
-    Raises KontextError.
-    """
-    new = write_layers(job, plan, lambda name: os.devnull)
-    return tuple(ready.layer.size for ready in (*new.lower, new.top))
+def rehearse(job: Job, plan: Plan) -> Layers:
+    """The layers that `upload` would write; these go nowhere. Raises KontextError."""
+    return _write_layers(job, plan, lambda name: os.devnull)
 
 
-def write_layers(job: Job, plan: Plan, place: Callable[[str], str]) -> Layers:
-    """Writes the layers that the plan needs to where `place` puts files of these names.
-
-    Raises KontextError.
-    """
+def _write_layers(job: Job, plan: Plan, place: Callable[[str], str]) -> Layers:
+    """Writes the layers that the plan needs to where `place` puts files of these names."""
     tasks = [
         _Task(
             place(f"{number}.tar.gz"),
             job.root,
             plan.tree.only({*paths, *parents(paths)}),
             Content({}, paths),
+            job.watched,
         )
         for number, paths in enumerate(plan.lower)
     ]
@@ -140,27 +146,28 @@ def write_layers(job: Job, plan: Plan, place: Callable[[str], str]) -> Layers:
     order = sorted(range(len(tasks)), key=lambda number: -tasks[number].tree.size)
     made = job.workers.map(_write, [tasks[number] for number in order])
     written = dict(zip(order, made, strict=True))
-    lower = tuple(written[number] for number in range(len(tasks)))
+    lower = [written[number] for number in range(len(tasks))]
 
-    layers = (*plan.beneath, *(ready.layer for ready in lower))
+    layers = (*plan.beneath, *(ready.layer for ready, _ in lower))
     new = plan.manifest(layer.digest for layer in layers)
     content = manifest.encode(new)
-    top = Content(
-        {MANIFEST: content, **plan.documents},
-        plan.written,
-        plan.changes.whiteouts,
-        job.below.entries(),
-    )
-    return Layers(lower, _write(_Task(place("top.tar.gz"), job.root, plan.tree, top)), new, content)
+    documents = {MANIFEST: content, **plan.documents}
+    top = Content(documents, plan.written, plan.changes.whiteouts, job.below.entries())
+    last = _write(_Task(place("top.tar.gz"), job.root, plan.tree, top, job.watched))
+    findings = sorted({finding for _, found in (*lower, last) for finding in found})
+    return Layers(tuple(ready for ready, _ in lower), last[0], new, content, tuple(findings))
 
 
-def _write(task: _Task) -> Ready:
+def _write(task: _Task) -> tuple[Ready, list[Finding]]:
+    written = task.content.written
+    watch = Watch(sum(task.tree.sizes.get(path, 0) for path in written))
+    watcher = watch.passing if task.watched else None
     try:
         with open(task.path, "wb") as file:
-            written = write_layer(file, task.root, task.tree, task.content)
+            made = write_layer(file, task.root, task.tree, task.content, watcher)
     except OSError as error:
         raise _unwritten(task.path, error) from error
-    return Ready(task.path, written.layer, written.diff_id)
+    return Ready(task.path, made.layer, made.diff_id), watch.found
 
 
 def _extended(base_layout: str, folder: str, layers: Sequence[Ready]) -> Digest:

@@ -62,9 +62,12 @@ class Workers:
         """The results, in the order of the items; all of these are taken at once.
 
         The function is one of a module; items and results can be pickled. Raises what it raises,
-        and KontextError for a worker that dies. Where none can be started, this process works.
+        and KontextError for a worker that dies. This process works where none can be started, and
+        where another one would gain nothing, upon a single item.
         """
         items = list(items)
+        if len(items) < 2:
+            return map(function, items)
         while len(self._processes) < min(self.count, len(items)):
             try:
                 process = _start()

@@ -16,7 +16,7 @@ from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError, Usag
 from kontext_plugin.options import Globals, parse
 from kontext_plugin.report import Report
 from kontext_plugin.tree import Tree
-from kontext_plugin.upload import layer_sizes
+from kontext_plugin.upload import rehearse
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 
 def tell(options: Options, as_json: bool, report: Report) -> bool:
     """Says how the directory differs from the tag's image, and whether. Raises KontextError."""
-    with prepared(replace(options, dry_run=True), report) as ready:
+    with prepared(replace(options, dry_run=True, secrets="off"), report) as ready:
         job, plan, previous = ready.job, ready.plan, ready.previous
         if isinstance(previous, Fresh) and previous.refused:
             raise KontextError(
@@ -47,7 +47,7 @@ def tell(options: Options, as_json: bool, report: Report) -> bool:
         made = diff(old, ready.found.tree)
         if not as_json:
             output.write(lines(made))  # before layers are written to be measured
-        sizes = () if plan.up_to_date else layer_sizes(job, plan)
+        sizes = () if plan.up_to_date else rehearse(job, plan).sizes
         if not plan.up_to_date:
             if isinstance(previous, Previous) and not made:
                 report.say("No path differs, and yet a push would publish another image")

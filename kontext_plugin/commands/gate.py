@@ -6,16 +6,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from kontext_plugin import ignore
 from kontext_plugin.errors import KontextError, reason_of
-from kontext_plugin.plan import Plan
 from kontext_plugin.report import Report
-from kontext_plugin.secret_scan import Finding, find_secrets
+from kontext_plugin.secret_scan import Finding
 from kontext_plugin.sources import read_file
 from kontext_plugin.text import number
-from kontext_plugin.upload import Job
 
 ALLOW_FILE = ".kontextallow"
 
@@ -38,12 +35,13 @@ class Allowed:
 @dataclass(frozen=True)
 class Gate:
     policy: str  # one of table.SECRETS
+    root: str  # the source directory
     report: Report
     ignore_file: str = "the ignore file"  # where to add a rule: another one may put it out of use
 
-    def check(self, job: Job, plan: Plan) -> None:
+    def check(self, found: Sequence[Finding]) -> None:
         """Warns of what may be a secret. Raises KontextError for what must not be uploaded."""
-        blocked, doubtful = self._findings(job, plan)
+        blocked, doubtful = self._judged(found)
         if doubtful:
             self.report.alert(self._warning(doubtful))
         if blocked:
@@ -56,9 +54,9 @@ class Gate:
                 + _listed([*dict.fromkeys(map(_allowing, blocked))]),
             )
 
-    def tell(self, job: Job, plan: Plan) -> None:
+    def tell(self, found: Sequence[Finding]) -> None:
         """What `check` would do."""
-        blocked, doubtful = self._findings(job, plan)
+        blocked, doubtful = self._judged(found)
         if doubtful:
             self.report.alert(self._warning(doubtful))
         if blocked:
@@ -67,14 +65,9 @@ class Gate:
                 + _listed([_described(finding) for finding in blocked])
             )
 
-    def _findings(self, job: Job, plan: Plan) -> tuple[list[Finding], list[Finding]]:
+    def _judged(self, found: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
         """Those that block, and those that are only told of."""
-        if self.policy == "off":
-            return [], []
-        paths = chain(*plan.lower, plan.written)
-        files = [plan.tree.entry(path) for path in paths if path in plan.tree.sizes]
-        found = find_secrets(job.root, files, job.workers, job.steps)
-        allowed = read_allowed(job.root) if found else Allowed()
+        allowed = read_allowed(self.root) if found else Allowed()
         found = [finding for finding in found if finding not in allowed]
         blocked = [finding for finding in found if self._blocks(finding)]
         told = {(finding.path, finding.line) for finding in blocked}

@@ -68,7 +68,8 @@ def prepared(options: Options, report: Report) -> Iterator[Prepared]:
             labels()
         with steps.step("wait for the registry"):
             below, previous = asked.result()
-        job = Job(registry, cache, workers, steps, options.tags[0], root, below)
+        watched = options.secrets != "off"
+        job = Job(registry, cache, workers, steps, options.tags[0], root, below, watched)
         with steps.step("plan"):
             plan = _planned(previous, _wanted(below, options), found.tree, labels, unchanged)
             plan = _confirmed(job, plan, threads, report)

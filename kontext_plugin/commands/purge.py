@@ -25,6 +25,7 @@ from kontext_plugin.options import Globals
 from kontext_plugin.plan import make_plan
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report
+from kontext_plugin.secret_scan import Finding
 from kontext_plugin.target import Target
 from kontext_plugin.text import number, size
 from kontext_plugin.upload import WHEN_INTERRUPTED, Job, upload
@@ -84,14 +85,19 @@ def purge(wanted: Options, report: Report) -> str:
             f"of generation {lineage.generation} from {tag}"
         )
         _fetch_all(registry, tag, old, folder)
-        job = Job(registry, cache, workers, report.steps, tag, folder, below)
-        Gate(wanted.secrets, report).check(job, plan)
-        if registry.digest(str(tag)) != old.image.digest:
-            raise KontextError(
-                f"another push has replaced {tag} meanwhile; nothing was changed",
-                hint="Purge it again when nobody pushes.",
-            )
-        new, sent = upload(job, plan)
+        watched = wanted.secrets != "off"
+        job = Job(registry, cache, workers, report.steps, tag, folder, below, watched)
+        gate = Gate(wanted.secrets, folder, report)
+
+        def approve(found: Sequence[Finding]) -> None:
+            gate.check(found)
+            if registry.digest(str(tag)) != old.image.digest:
+                raise KontextError(
+                    f"another push has replaced {tag} meanwhile; nothing was changed",
+                    hint="Purge it again when nobody pushes.",
+                )
+
+        new, sent = upload(job, plan, approve)
         report.say(f"Published {tag} anew; uploaded {size(sent)}")
         report.tell(remaining(tag, _remains(registry, threads, tag, old, new)))
         tell_race(registry, tag, new.digest, old.image.digest, report)

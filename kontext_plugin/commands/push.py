@@ -24,7 +24,7 @@ from kontext_plugin.progress import told
 from kontext_plugin.reference import Reference
 from kontext_plugin.report import Report, emit
 from kontext_plugin.text import size
-from kontext_plugin.upload import WHEN_INTERRUPTED, Job, layer_sizes, upload
+from kontext_plugin.upload import WHEN_INTERRUPTED, Job, rehearse, upload
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -50,10 +50,9 @@ def push(options: Options, report: Report) -> Pushed | None:
     with prepared(options, report) as ready:
         job, plan = ready.job, ready.plan
         rules = rule_file(job.root, options.ignore_file)
-        gate = Gate(options.secrets, report, rules)
+        gate = Gate(options.secrets, job.root, report, rules)
         if options.dry_run:
-            _tell_dry_run(job, plan, ready.previous, report)
-            gate.tell(job, plan)
+            _tell_dry_run(job, plan, ready.previous, gate, report)
             return None
         if isinstance(plan.choice, Reuse) and plan.up_to_date:
             pushed = Pushed(plan.choice.previous.image.digest, options.tags, plan, uploaded=0)
@@ -89,9 +88,8 @@ def _publish(
 ) -> Pushed:
     """Uploads as planned or, where the registry lacks layers, afresh."""
     report.say(built_on(job.tag, plan))
-    gate.check(job, plan)
     try:
-        image, sent = upload(job, plan)
+        image, sent = upload(job, plan, gate.check)
     except NotFound:
         if isinstance(plan.choice, Fresh):
             raise
@@ -120,7 +118,9 @@ def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -
         ) from error
 
 
-def _tell_dry_run(job: Job, plan: Plan, previous: Previous | Fresh, report: Report) -> None:
+def _tell_dry_run(
+    job: Job, plan: Plan, previous: Previous | Fresh, gate: Gate, report: Report
+) -> None:
     if plan.up_to_date:
         report.say(would_upload(job.tag, plan, ()))
         emit("result", tag=str(job.tag), upToDate=True, wouldUploadBytes=0)
@@ -129,9 +129,10 @@ def _tell_dry_run(job: Job, plan: Plan, previous: Previous | Fresh, report: Repo
     if isinstance(previous, Previous) and not (single or mismatch(previous, plan.wanted)):
         report.say(weighed(previous, plan))
     report.say(built_on(job.tag, plan))
-    sizes = layer_sizes(job, plan)
-    report.say(would_upload(job.tag, plan, sizes))
+    new = rehearse(job, plan)
+    report.say(would_upload(job.tag, plan, new.sizes))
     if isinstance(previous, Fresh) and previous.refused:
         registry = job.tag.registry
         report.warn(f"{registry} may refuse the push, too: 'docker login {registry}' if it does")
-    emit("result", tag=str(job.tag), upToDate=False, wouldUploadBytes=sum(sizes))
+    gate.tell(new.findings)
+    emit("result", tag=str(job.tag), upToDate=False, wouldUploadBytes=sum(new.sizes))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import Docker, Registry, Result
 from images import exported, layers, uploaded, writes
+from tokens import LIVE
 from trees import Directory, File, Link, Tree, on_disk, remove
 
 Crane = Callable[..., bytes]
@@ -80,6 +81,22 @@ def test_all_of_it_is_there_in_several_layers(
         ran = run_image(image, workspace, "--mirror", "--verify")
         assert ran.code == 0, ran.stderr
     assert on_disk(workspace) == on_disk(source) == exported(crane, tag)
+
+
+def test_secrets_in_any_layer_are_found_before_any_goes_up(
+    docker: Docker, registry: Registry, source: Path, tag: str
+) -> None:
+    for folder in FOLDERS:
+        (source / folder / "f007").write_text(LIVE["GitHub token"])
+    with (source / "d29" / "large").open("a") as file:
+        file.write("\n" + LIVE["Stripe key"])
+    registry.requests()
+    pushed = docker.push(tag, source)
+    assert (pushed.code, pushed.stdout) == (1, "")
+    assert "31 secrets would be published" in pushed.stderr
+    assert writes(registry.requests()) == []
+    rehearsed = docker.push(tag, source, "--dry-run")
+    assert "the push would be refused for 31 secrets" in rehearsed.stderr
 
 
 def test_an_edit_uploads_what_changed(

@@ -5,36 +5,24 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokens import BASE32, BASE64, DOUBTFUL, LIVE, pem, some
 
-from kontext_plugin import secret_scan
 from kontext_plugin.secret_rules import FORMATS, LONGEST, MARKS, is_suspicious
-from kontext_plugin.secret_scan import Finding, find_in, find_secrets, search_little, search_much
-from kontext_plugin.steps import Amount, Step, Steps
-from kontext_plugin.tree import Entry
-from kontext_plugin.workers import Workers
+from kontext_plugin.secret_scan import Finding, Watch, search_little, search_much
 
 Search = Callable[[bytes], object]
 
 
-def found(content: bytes, cut: int = 1 << 22) -> list[Finding]:
+def found(content: bytes, cut: int = 1 << 22, path: str = "file") -> list[Finding]:
+    """What a watch finds in a file; that the content passes as it is."""
     pieces = [content[start : start + cut] for start in range(0, len(content), cut)]
-    return [*find_in("file", pieces, search_little)]
-
-
-def in_directory(root: Path, heard: Callable[[Step], None] = lambda _: None) -> list[Finding]:
-    files = [
-        Entry(str(path.relative_to(root)), "file", size=path.stat().st_size)
-        for path in root.rglob("*")
-        if path.is_file()
-    ]
-    with Workers() as workers:
-        return find_secrets(str(root), files, workers, Steps(heard))
+    watch = Watch(0)
+    assert b"".join(watch.passing(path, pieces)) == content
+    return watch.found
 
 
 def test_every_format_has_an_example() -> None:
@@ -165,45 +153,33 @@ def test_a_plain_name(path: str) -> None:
     assert not is_suspicious(path)
 
 
-def test_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in workers, with hyperscan, and beside what cannot be read."""
-    for number in range(20):
-        (tmp_path / f"{number}.txt").write_text("harmless\n" * 2000)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b.py").write_text("\n" + LIVE["GitHub token"])
-    (tmp_path / "test.key").write_text(pem())
-    (tmp_path / ".env").write_text("A=b")
-    alone = in_directory(tmp_path)
-    assert [(hit.path, hit.line, hit.rule) for hit in alone] == [
-        (".env", 0, ""),
+@pytest.mark.parametrize("size", [0, 1 << 30], ids=["little", "much"])
+def test_several_files(size: int) -> None:
+    watch = Watch(size)
+    token = LIVE["GitHub token"].encode()
+    contents = {
+        "harmless": b"harmless\n" * 2000,
+        "a/b.py": b"\n" + token,
+        "test.key": pem().encode(),
+        ".env": b"A=b",
+        "a/.env": b"",
+        "b/.env": token,
+    }
+    for path, content in contents.items():
+        assert b"".join(watch.passing(path, [content] if content else [])) == content
+    assert [(hit.path, hit.line, hit.rule) for hit in watch.found] == [
         ("a/b.py", 2, "GitHub token"),
         ("test.key", 1, "private key"),
+        (".env", 0, ""),
+        ("a/.env", 0, ""),
+        ("b/.env", 1, "GitHub token"),
     ]
-    monkeypatch.setattr(secret_scan, "_LITTLE", 0)
-    assert in_directory(tmp_path) == alone
-    monkeypatch.setattr("kontext_plugin.digests._MANY_FILES", 2)
-    monkeypatch.setattr("kontext_plugin.digests._BATCH_FILES", 3)
-    steps: list[Step] = []
-    assert in_directory(tmp_path, steps.append) == alone
-    files = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
-    assert steps[-1].look() == Amount(len(files), sum(files), len(files), sum(files))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
-def test_encodings_that_say_what_they_are(tmp_path: Path, encoding: str) -> None:
+def test_encodings_that_say_what_they_are(encoding: str) -> None:
     mark = "\ufeff" if encoding.endswith("-be") else ""
-    text = f"{mark}a: é\r\nTOKEN={LIVE['GitHub token']}\r\n"
-    (tmp_path / "f").write_bytes(text.encode(encoding))
-    (tmp_path / "damaged").write_bytes(text.encode(encoding) + b"\0\xd8\xff")
-    hits = in_directory(tmp_path)
-    assert [(hit.path, hit.line) for hit in hits] == [("damaged", 2), ("f", 2)]
-
-
-def test_what_is_gone_or_no_file_is_left_to_the_upload(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("/etc/passwd")
-    (tmp_path / "token").write_text(LIVE["GitHub token"])
-    files = [Entry(path, "file") for path in ("gone", "link", "a/b/c", "token")]
-    with Workers() as workers:
-        (hit,) = find_secrets(str(tmp_path), files, workers, Steps())
-        assert hit.path == "token"
-        assert find_secrets(str(tmp_path / "nowhere"), files, workers, Steps()) == []
+    content = f"{mark}a: é\r\nTOKEN={LIVE['GitHub token']}\r\n".encode(encoding)
+    for whole in (content, content + b"\0\xd8\xff"):
+        for cut in (3, 1 << 20):
+            assert [(hit.line, hit.rule) for hit in found(whole, cut)] == [(2, "GitHub token")]

@@ -79,7 +79,7 @@ def test_any_name_comes_through(two: Workers, tmp_path: Path) -> None:
     for path in paths:
         path.touch()
     assert [*two.map(os.path.exists, paths)] == [True] * 3
-    assert [*two.map(os.listdir, [tmp_path])] == [os.listdir(tmp_path)]
+    assert [*two.map(os.listdir, [tmp_path] * 2)] == [os.listdir(tmp_path)] * 2
 
 
 ERRORS: dict[str, Exception] = {
@@ -93,10 +93,10 @@ ERRORS: dict[str, Exception] = {
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_what_is_raised_comes_across(error: Exception, two: Workers) -> None:
     with pytest.raises(type(error)) as raised:
-        list(two.map(fails, [error]))
+        list(two.map(fails, [error] * 2))
     assert type(raised.value) is type(error)
     assert (raised.value.args, vars(raised.value)) == (error.args, vars(error))
-    assert [*two.map(doubled, [1e-3])] == [2e-3]  # and they go on
+    assert [*two.map(doubled, [1e-3] * 2)] == [2e-3] * 2  # and they go on
 
 
 def test_what_a_worker_prints_harms_nothing(
@@ -116,19 +116,20 @@ def test_a_worker_that_ends_is_told(function: Any, capfd: pytest.CaptureFixture[
 def test_a_function_that_no_worker_can_find(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "tests" not in entry])
     with Workers(1) as one, pytest.raises(KontextError, match="has ended"):
-        list(one.map(doubled, [0.0]))
+        list(one.map(doubled, [0.0] * 2))
 
 
 def test_none_is_started_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_start", lambda: pytest.fail("started"))
     with Workers() as some:
         assert list(some.map(doubled, [])) == []
+        assert list(some.map(doubled, [1.0])) == [2.0]
 
 
 def test_no_more_are_started_than_there_is_work() -> None:
     with Workers(4) as some:
-        assert list(some.map(doubled, [0.0])) == [0.0]
-        assert len(some._processes) == 1
+        assert list(some.map(doubled, [0.0] * 2)) == [0.0] * 2
+        assert len(some._processes) == 2
         assert list(some.map(doubled, [0.0] * 3)) == [0.0] * 3
         assert len(some._processes) == 3
 

@@ -70,8 +70,7 @@ class _Text:
         self._begin = 0  # what lies before was searched
         self._lines = 0  # how many have ended before `_counted`
         self._counted = 0
-        self._decoder: codecs.IncrementalDecoder | None = None
-        self._begun = False
+        self._read: Callable[[bytes], bytes] | None = None  # by the first piece
 
     def take(self, piece: bytes) -> Iterator[Finding]:
         # Only now, since most files are a single piece. What begins near the end waits for more.
@@ -79,12 +78,8 @@ class _Text:
         if end > self._begin:
             yield from self._look(end)
             self._forget(end)
-        if not self._begun:
-            self._begun = True
-            # PowerShell writes it, and says so.
-            if piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
-        self._data += self._decoder.decode(piece).encode() if self._decoder else piece
+        self._read = self._read or _reader(piece)
+        self._data += self._read(piece)
 
     def end(self) -> Iterator[Finding]:
         return self._look(len(self._data))
@@ -104,6 +99,14 @@ class _Text:
         self._lines += self._data.count(b"\n", self._counted, gone)
         self._data = self._data[gone:]
         self._begin, self._counted = max(self._begin, end) - gone, max(self._counted - gone, 0)
+
+
+def _reader(begin: bytes) -> Callable[[bytes], bytes]:
+    """What makes UTF-8 of UTF-16 that says so, as PowerShell writes it; all else stays as it is."""
+    if not begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return bytes
+    decoder = codecs.getincrementaldecoder("utf-16")("replace")
+    return lambda piece: decoder.decode(piece).encode()
 
 
 def _secret(data: bytes, position: int, mark: bytes) -> tuple[Format, bytes] | None:

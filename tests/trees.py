@@ -37,6 +37,15 @@ EVERY_KIND: Tree = {
 }
 """Of entries that a manifest knows."""
 
+PROGRAM: Tree = {
+    "README": File(b"hello\n"),
+    "run.sh": File(b"#!/bin/sh\n", executable=True),
+    "src": Directory(),
+    "src/main.c": File(b"int main(void) { return 0; }\n"),
+    "src/link.c": Link("main.c"),
+}
+"""As somebody may have it in a source directory."""
+
 
 def on_disk(root: Path) -> Tree:
     """What lies below a directory; anything that is no file, directory or link fails."""

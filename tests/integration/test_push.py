@@ -11,16 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import Docker, Registry, Result
 from images import exported, layers, uploaded, writes
-from trees import Directory, File, Link, Tree, on_disk, plant, remove
+from trees import PROGRAM, Directory, File, Link, Tree, on_disk, plant, remove
 
 Crane = Callable[..., bytes]
 
-TREE: Tree = {
-    "README": File(b"hello\n"),
-    "run.sh": File(b"#!/bin/sh\n", executable=True),
-    "src": Directory(),
-    "src/main.c": File(b"int main(void) { return 0; }\n"),
-    "src/link.c": Link("main.c"),
+TREE: Tree = PROGRAM | {
     "src/dangling": Link("no/such/file"),
     "src/absolute": Link("/etc/hostname"),
     "empty": Directory(),

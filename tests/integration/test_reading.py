@@ -15,17 +15,12 @@ from conftest import Docker, Registry, Result
 from images import layers
 from test_bad_input import MANIFEST, layer, manifest
 from test_base import own_base
-from trees import Directory, File, Link, Tree, on_disk, plant, remove
+from trees import PROGRAM, Directory, File, Link, Tree, on_disk, plant, remove
 
 Crane = Callable[..., bytes]
 
 HOSTILE = "\x1b[2J\x1b[31mred\nD everything"
-TREE: Tree = {
-    "README": File(b"hello\n"),
-    "run.sh": File(b"#!/bin/sh\n", executable=True),
-    "src": Directory(),
-    "src/main.c": File(b"int main(void) { return 0; }\n"),
-    "src/link.c": Link("main.c"),
+TREE: Tree = PROGRAM | {
     "old": Directory(),
     "old/file": File(b"old"),
     HOSTILE: File(b""),

@@ -15,17 +15,12 @@ from conftest import PASSWORD, Docker, Registry
 from images import exported, layers, writes
 from test_base import own_base
 from tokens import LIVE, pem, some
-from trees import Directory, File, Link, Tree
+from trees import PROGRAM, File, Tree
 
 Crane = Callable[..., bytes]
 
 TOKEN = LIVE["GitHub token"]
-TREE: Tree = {
-    "README": File(b"hello\n"),
-    "run.sh": File(b"#!/bin/sh\n", executable=True),
-    "src": Directory(),
-    "src/main.c": File(b"int main(void) { return 0; }\n"),
-    "src/link.c": Link("main.c"),
+TREE: Tree = PROGRAM | {
     "nothing": File(b""),
 }
 

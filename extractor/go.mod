@@ -1,3 +1,3 @@
-module github.com/kontext-dev/kontext/extractor
+module kontext/extractor
 
 go 1.25

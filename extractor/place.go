@@ -21,7 +21,7 @@ func placeFile(p *pool, here trees, name string) (changed bool, err error) {
 		return false, failed("read", here.source, name, err)
 	}
 	mode := uint32(0o644)
-	if executable(want.Mode) {
+	if executable(uint32(want.Mode)) {
 		mode = 0o755
 	}
 	if done, changed := keep(p, in, want, here.target, name, mode); done {
@@ -48,7 +48,7 @@ func keep(p *pool, in file, want syscall.Stat_t, target dir, name string, mode u
 	if err != nil || old.Mode&syscall.S_IFMT != syscall.S_IFREG || old.Size != want.Size || !sameContent(p, in, there, want.Size) {
 		return false, false
 	}
-	if executable(old.Mode) == executable(want.Mode) {
+	if executable(uint32(old.Mode)) == executable(uint32(want.Mode)) {
 		return true, false
 	}
 	// A hard link may share its mode with a file outside. Another user's file cannot be
@@ -103,7 +103,7 @@ func writeFile(p *pool, in file, size int64, target dir, name string, mode uint3
 		return err
 	}
 	// A default ACL, or a disk that has one mode for all, may have its own.
-	if made, failed := out.stat(); failed == nil && made.Mode&0o777 != mode {
+	if made, failed := out.stat(); failed == nil && uint32(made.Mode)&0o777 != mode {
 		err = syscall.Fchmod(int(out), mode)
 	}
 	if err == nil {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 )
 
@@ -87,9 +86,7 @@ func TestCheckApart(t *testing.T) {
 		}
 	}
 	mounted := func(t *testing.T, f *fixture) string {
-		mountTmpfs(t, f.outside, "") // tells whether mounting works at all
-		must(t, syscall.Mount(f.source, f.target, "", syscall.MS_BIND, ""))
-		t.Cleanup(func() { must(t, syscall.Unmount(f.target, 0)) })
+		bindMount(t, f.source, f.target)
 		return filepath.Join(f.target, "d")
 	}
 	root := func(*testing.T, *fixture) string { return "/" }

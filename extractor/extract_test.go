@@ -245,12 +245,19 @@ func TestDeepTree(t *testing.T) {
 			must(t, src.MkdirAll(deep, 0o755))
 			must(t, src.WriteFile(deep+"f", []byte("deep"), 0o644))
 			must(t, dst.MkdirAll(deep+"extra", 0o755))
+			must(t, dst.MkdirAll("stale/"+deep+".git", 0o755))
+			must(t, dst.MkdirAll("stale/"+deep+"extra", 0o755))
 			f.succeed("--mirror")
 			if got := must2(dst.ReadFile(deep + "f")); string(got) != "deep" {
 				t.Errorf("content is %q", got)
 			}
-			if _, err := dst.Stat(deep + "extra"); err == nil {
-				t.Error("not mirrored")
+			for _, extra := range []string{deep + "extra", "stale/" + deep + "extra"} {
+				if _, err := dst.Stat(extra); err == nil {
+					t.Errorf("%.20q is not removed", extra)
+				}
+			}
+			if _, err := dst.Stat("stale/" + deep + ".git"); err != nil {
+				t.Error(err)
 			}
 		})
 	}

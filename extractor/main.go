@@ -26,7 +26,7 @@ const usage = `Usage: kontext-extractor [--mirror] [--verify] [--quiet] [DIR]
 Copies the sources that this image holds into DIR (default: the working directory).
 What already has the right content there is left untouched.
 
-  --mirror   then remove everything in DIR that the image does not have
+  --mirror   then remove everything in DIR that the image does not have, but keep every .git
   --verify   then read everything back and compare it with the image's manifest
   --quiet    print nothing on success
   --help     show this text

@@ -75,6 +75,8 @@ func placeLink(_ *pool, here trees, name string) (changed bool, err error) {
 	return true, nil
 }
 
+var errGitInTheWay = errors.New("the directory in its place contains a .git; move the .git away first")
+
 // replace makes a thing under a temporary name and moves it over name, so that
 // nobody sees half of it. The temporary name does not depend on name, which may be of any length.
 func replace(target dir, name string, create func(temporary string) error) (err error) {
@@ -89,12 +91,23 @@ func replace(target dir, name string, create func(temporary string) error) (err 
 	}
 	err = target.Rename(temporary, name)
 	if errors.Is(err, fs.ErrExist) { // a directory is in the way
-		if err := target.RemoveAll(name); err != nil {
-			return err
+		if err = removeDir(target, name); err == nil {
+			err = target.Rename(temporary, name)
 		}
-		err = target.Rename(temporary, name)
 	}
 	return err
+}
+
+// removeDir removes a directory, unless a .git lies below it.
+func removeDir(parent dir, name string) error {
+	_, git, err := staleBelow(parent, name)
+	switch {
+	case err != nil:
+		return err
+	case git:
+		return errGitInTheWay
+	}
+	return parent.RemoveAll(name)
 }
 
 func writeFile(p *pool, in file, size int64, target dir, name string, mode uint32) error {

@@ -10,11 +10,17 @@ import (
 	"sync"
 )
 
-// verify compares both trees with the manifest: the source's names, all of the target,
-// and with alone also that the target holds nothing else. It reports every difference.
-func verify(p *pool, t trees, want listing, alone bool) {
-	compare(p, t.source, want, true, func(dir, string, fs.FileInfo, item) error { return nil })
-	compare(p, t.target, want, alone, func(in dir, name string, have fs.FileInfo, want item) error {
+// verify compares both trees with the manifest and reports every difference. It compares the
+// names and types in the source, and everything in the target. After a mirror, what a mirror
+// removes is a difference, too.
+func verify(p *pool, t trees, want listing, mirrored bool) {
+	all := func(_ dir, e entry) ([]string, error) { return []string{e.name}, nil }
+	var inTarget extras
+	if mirrored {
+		inTarget = stale
+	}
+	compare(p, t.source, want, all, func(dir, string, fs.FileInfo, item) error { return nil })
+	compare(p, t.target, want, inTarget, func(in dir, name string, have fs.FileInfo, want item) error {
 		if want.kind == fs.ModeSymlink {
 			return checkLink(in, name, want)
 		}
@@ -24,8 +30,12 @@ func verify(p *pool, t trees, want listing, alone bool) {
 
 type check func(in dir, name string, have fs.FileInfo, want item) error
 
-// compare walks down the manifest, and looks into nothing of the tree beside it.
-func compare(p *pool, tree dir, want listing, alone bool, content check) {
+// extras returns which paths are differences, of an entry that the manifest lacks.
+type extras func(in dir, e entry) ([]string, error)
+
+// compare walks down the manifest, and opens nothing else, unless extra does. Without extra, it accepts
+// what the manifest lacks.
+func compare(p *pool, tree dir, want listing, extra extras, content check) {
 	walk(p, tree, p.report, func(here dir, path string) (below []string) {
 		var files sync.WaitGroup
 		defer files.Wait()
@@ -51,7 +61,7 @@ func compare(p *pool, tree dir, want listing, alone bool, content check) {
 				})
 			}
 		}
-		if !alone {
+		if extra == nil {
 			return below
 		}
 		for entry, err := range here.list() {
@@ -59,8 +69,15 @@ func compare(p *pool, tree dir, want listing, alone bool, content check) {
 				p.report(failed("list", here, ".", err))
 				return nil
 			}
-			if _, listed := want[path][entry.name]; !listed {
-				p.report(failed("verify", here, entry.name, errors.New("not in the manifest")))
+			if _, listed := want[path][entry.name]; listed {
+				continue
+			}
+			paths, err := extra(here, entry)
+			if err != nil {
+				p.report(err)
+			}
+			for _, path := range paths {
+				p.report(failed("verify", here, path, errors.New("not in the manifest")))
 			}
 		}
 		return below

@@ -92,6 +92,8 @@ func TestVerifyTarget(t *testing.T) {
 		"something else, to be alone": {tree{"n": "file:n"}, true, "n"},
 		"far below, to be alone":      {tree{"d/n": "link:n"}, true, "d/n"},
 		"a directory, to be alone":    {tree{"n": "dir"}, true, "n"},
+		"a .git, to be alone":         {tree{".git": "dir", ".git/HEAD": "file:ref", "d/.git": "file:x", "n": "dir", "n/.git": "link:x"}, true, ""},
+		"beside a .git, to be alone":  {tree{"n": "dir", "n/.git": "dir", "n/d": "dir", "n/d/n": "file:n"}, true, "n/d"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -1,3 +1,3 @@
-from kontext_plugin.cli import main
+from kontext_plugin.cli.main import main
 
 main()

@@ -1,4 +1,6 @@
-"""The only door to the registry: the public `crane` binary.
+"""The registry, as every command asks it: through crane, and several things at a time.
+
+The only door to the registry: the public `crane` binary.
 
 One function a verb, with typed results; crane's error texts become errors with a hint. crane reads
 docker's own config.json, its credential helpers included, and asks for nothing.
@@ -11,16 +13,44 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
-from kontext_plugin.crane_errors import RegistryError
-from kontext_plugin.crane_process import Runner, locate
-from kontext_plugin.image import Digest, parse_digest
-from kontext_plugin.transfer import PUSHED, Transfer
+from kontext_plugin.crane_driver.errors import RegistryError
+from kontext_plugin.crane_driver.process import Runner, locate_crane
+from kontext_plugin.crane_driver.watchdog import PUSHED, Transfer
+from kontext_plugin.image.oci import Digest, parse_digest
+from kontext_plugin.terminal.messages import Report
 
-TIMEOUT = 60.0
-"""Seconds without progress: what proxies commonly wait for a server."""
+_REQUESTS = 6
+"""At once, as crane itself does at most."""
+
+
+@contextmanager
+def connect(
+    report: Report, *, insecure: bool, timeout: float
+) -> Iterator[tuple[Crane, ThreadPoolExecutor]]:
+    """crane, and threads that wait for it and write the cache: none goes on after the block.
+
+    `timeout` is in seconds without progress; 0: none. Raises KontextError.
+    """
+    registry = find_crane(insecure, report.debug, timeout)
+    with _idle_threads() as threads, registry:
+        yield registry, threads
+
+
+@contextmanager
+def _idle_threads() -> Iterator[ThreadPoolExecutor]:
+    threads = ThreadPoolExecutor(_REQUESTS)
+    try:
+        yield threads
+    except BaseException:
+        # Whoever waits ends with the process.
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    threads.shutdown()
 
 
 @dataclass(frozen=True)
@@ -156,13 +186,13 @@ class Crane(Runner):
             raise RegistryError(f"{name}: crane printed no digest") from error
 
 
-def find(
+def find_crane(
     insecure: bool = False,
     trace: Callable[[str], None] = lambda line: None,
-    timeout: float = TIMEOUT,
+    timeout: float = 0,
 ) -> Crane:
     """The crane that this machine has. Raises KontextError where it has none."""
-    return Crane(locate(), insecure=insecure, trace=trace, timeout=timeout)
+    return Crane(locate_crane(), insecure=insecure, trace=trace, timeout=timeout)
 
 
 def _csv(values: Sequence[str]) -> str:

@@ -1,4 +1,8 @@
-"""Layers: writes one that turns an image's sources into a tree, and reads documents off its head.
+"""What a new layer must hold so that one tree, seen through an overlay, becomes another. Pure.
+
+Where two trees differ, path by path. Pure.
+
+Layers: writes one that turns an image's sources into a tree, and reads documents off its head.
 
 The bytes depend on the trees alone: entries are sorted; owners, times and modes are fixed.
 """
@@ -7,44 +11,169 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import tarfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import Literal
 
-from kontext_plugin import tar
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import Digest, Layer
-from kontext_plugin.manifest import MANIFEST, MAX_VALUES, SOURCES, is_document
-from kontext_plugin.sources import Sources
-from kontext_plugin.tree import WHITEOUT, Entry, Tree, parents
+from kontext_plugin.image.tree import WHITEOUT, Entry, ReverseDelta, Tree, parents
+from kontext_plugin.layer import tar
+from kontext_plugin.layer.compression import Compressed, Sink, compress_layer
+from kontext_plugin.manifest import SOURCES_PATH
+from kontext_plugin.runtime.files import DirTree
 
-# zlib-ng gives the same bytes on x86-64, with and without SSE4.2, and on arm64; ISA-L does not.
-# At level 2 they do not depend on how the input is handed over either.
-_LEVEL = 2
-_BLOCK = 256 * 1024  # bytes of tar that are compressed at a time
+ENTRY_BYTES = 512
+"""What each path takes in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The way from an old tree to a new one; every column is sorted."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    # The topmost of the removed whose parent is still a directory: a whiteout hides what is below
+    # it, and a directory that became a file or a link hides its children by itself. None of them
+    # exists in the new tree, so no layer ever holds a name together with its whiteout, which
+    # consumers disagree about (OCI image specification, layer.md, "Whiteouts").
+    whiteouts: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """What the layer carries, parents before their children."""
+        return tuple(sorted(self.added + self.changed))
+
+
+def reverse_delta(old: Tree, new: Tree) -> ReverseDelta:
+    """The way back from `new` to `old`."""
+    differing = (old.files.items() ^ new.files.items()) | (old.links.items() ^ new.links.items())
+    touched = {path for path, _ in differing} | (old.executable ^ new.executable)
+    return ReverseDelta(
+        old.only(touched).without_sizes(), frozenset(path for path in touched if path not in old)
+    )
+
+
+def compose(nearer: ReverseDelta, farther: ReverseDelta, new: Tree) -> ReverseDelta:
+    """The way back from `new` that leads first to where `nearer` leads, and `farther` on.
+
+    What the whole way leaves as it is in `new` is not in the result.
+    """
+    first = nearer.former.only(nearer.former.paths() - farther.paths())
+    then = farther.former
+    former = Tree(
+        files={**first.files, **then.files},
+        executable=first.executable | then.executable,
+        links={**first.links, **then.links},
+    )
+    changed = {path for path in former.paths() if not _same(path, former, new)}
+    absent = (nearer.absent - farther.paths()) | farther.absent
+    return ReverseDelta(former.only(changed), frozenset(path for path in absent if path in new))
+
+
+def changes_of(undone: ReverseDelta, new: Tree) -> Changes:
+    """What must be done to come to `new` from where `undone` leads back to."""
+    former = undone.former.paths()
+    removed = sorted(path for path in former if path not in new)
+    return Changes(
+        added=tuple(sorted(undone.absent)),
+        changed=tuple(sorted(path for path in former if path in new)),
+        removed=tuple(removed),
+        whiteouts=tuple(path for path in removed if _parent_stays(path, new)),
+    )
+
+
+def diff(old: Tree, new: Tree) -> Changes:
+    """The changes that turn `old` into `new`."""
+    return changes_of(reverse_delta(old, new), new)
+
+
+def layer_bytes(made: Changes, new: Tree) -> int:
+    """What a layer with these changes holds of sources, uncompressed, its manifest left aside."""
+    written = made.added + made.changed
+    sizes = sum(new.sizes.get(path, 0) for path in written)
+    return sizes + ENTRY_BYTES * (len(written) + len(made.whiteouts))
+
+
+def tree_bytes(tree: Tree) -> int:
+    """What a layer with all of the tree holds of sources, as `layer_bytes`."""
+    return tree.size + ENTRY_BYTES * (len(tree.files) + len(tree.links))
+
+
+def replaced_directories(undone: ReverseDelta, new: Tree, before: frozenset[str]) -> frozenset[str]:
+    """The lineage's `replaced_directories` at `new`, after a delta on where `undone` leads back to.
+
+    `before` is what it was there. A whiteout ends the danger: it hides the old children for
+    good, whatever comes later. So does the replacement of a directory above, which is in the
+    result itself.
+    """
+    replaced = before | undone.former.directories()
+    return frozenset(path for path in replaced if path in new and not new.is_directory(path))
+
+
+def _same(path: str, one: Tree, other: Tree) -> bool:
+    return (
+        one.files.get(path) == other.files.get(path)
+        and one.links.get(path) == other.links.get(path)
+        and (path in one.executable) == (path in other.executable)
+    )
+
+
+def _parent_stays(path: str, new: Tree) -> bool:
+    parent = path.rpartition("/")[0]
+    return not parent or new.is_directory(parent)
+
+
+Place = Literal["the image", "DIR"]
+
+What = Literal["missing", "only", "twice", "other kind", "other content", "other mode"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is not as the manifest says."""
+
+    path: str
+    place: Place
+    what: What
+
+
+def differences(
+    want: Tree, have: Tree, place: Place, *, modes: bool = True
+) -> Iterator[Difference]:
+    """All differences, sorted by path. Whether files are executable counts if `modes` do."""
+    for path in sorted(want.paths() | have.paths()):
+        if path not in have:
+            yield Difference(path, place, "missing")
+        elif path not in want:
+            yield Difference(path, place, "only")
+        elif what := entry_difference(want.entry(path), have.entry(path), modes=modes):
+            yield Difference(path, place, what)
+
+
+def entry_difference(want: Entry, have: Entry, *, modes: bool = True) -> What | None:
+    """How one entry differs from another of the same path. Sizes follow from the content."""
+    if want.kind != have.kind:
+        return "other kind"
+    if (want.digest, want.target) != (have.digest, have.target):
+        return "other content"
+    if modes and want.executable != have.executable:
+        return "other mode"
+    return None
+
+
 _COPY = 256 * 1024
-# RFC 1952: deflate, no flags, no time, no hint, of an unknown system.
-_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
-_GZIP = 16 + zlib.MAX_WBITS  # what zlib calls it
-_INPUT = 16 * 1024  # bytes of a packed stream that are read at a time
-_MOST_EMPTY = 1024 * 1024
 
 
 Watcher = Callable[[str, Iterator[bytes]], Iterator[bytes]]
 """Sees a file's path and the pieces of its content, and passes these on as they are."""
 
 
-class Sink(Protocol):
-    """Where a layer goes: a file, or nowhere."""
-
-    def write(self, data: bytes, /) -> object: ...
-
-
 @dataclass(frozen=True)
-class Content:
+class LayerContent:
     """What a layer holds."""
 
     documents: Mapping[str, bytes]  # the manifest and parts of it, by their names in the image
@@ -53,170 +182,24 @@ class Content:
     besides: bytes = b""  # archive entries that lie outside of the sources
 
 
-@dataclass(frozen=True)
-class Written:
-    layer: Layer
-    diff_id: Digest  # of the archive, uncompressed (OCI image specification, config.md)
-
-
-class _Counting:
-    """Passes bytes on and knows what they were."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._hash = hashlib.sha256()
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        self._sink.write(data)
-        self._hash.update(data)
-        self._size += len(data)
-
-    def layer(self) -> Layer:
-        return Layer(Digest("sha256:" + self._hash.hexdigest()), self._size)
-
-
 def write_layer(
-    sink: Sink, root: str, tree: Tree, content: Content, watcher: Watcher | None = None
-) -> Written:
+    sink: Sink, root: str, tree: Tree, content: LayerContent, watcher: Watcher | None = None
+) -> Compressed:
     """Writes a gzip layer: the documents first, then what `tree` has at the written paths.
 
     File contents are read below `root` and must be those that `tree` has. Raises KontextError if
     one is not, or cannot be read, and OSError if the sink takes no more.
     """
     try:
-        sources = Sources(root)
+        sources = DirTree(root)
     except OSError as error:
-        raise _changed(root, f"cannot be read any more: {error.strerror}") from error
+        raise _changed_error(root, f"cannot be read any more: {error.strerror}") from error
     with sources:
-        return compress(sink, _tar(sources, tree, content, watcher))
-
-
-def compress(sink: Sink, archive: Iterable[bytes]) -> Written:
-    """Writes the pieces of a tar archive as one gzip stream, and says what it came to.
-
-    By this thread alone: where there is much to write, other processes write other layers.
-    """
-    from zlib_ng import zlib_ng  # 10 ms
-
-    counting, plain, checksum, size = _Counting(sink), hashlib.sha256(), 0, 0
-    deflate = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, -zlib_ng.MAX_WBITS)
-    counting.write(_GZIP_HEADER)
-    for block in _blocks(archive):
-        plain.update(block)
-        checksum = zlib_ng.crc32(block, checksum)
-        size += len(block)
-        counting.write(deflate.compress(block))
-    counting.write(deflate.flush())
-    counting.write(struct.pack("<II", checksum, size % 2**32))
-    return Written(counting.layer(), Digest("sha256:" + plain.hexdigest()))
-
-
-def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces, put together to what is worth a call."""
-    pending: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        pending.append(piece)
-        size += len(piece)
-        if size >= _BLOCK:
-            yield b"".join(pending)
-            pending, size = [], 0
-    yield b"".join(pending)
-
-
-@dataclass
-class Budget:
-    """How much may be read of documents in all, from whatever layers."""
-
-    left: int  # bytes
-    values: int = MAX_VALUES
-
-    def take(self, size: int) -> None:
-        """Raises ValueError where that is too much."""
-        self.left -= tar.BLOCKSIZE + size
-        if size < 0 or self.left < 0:
-            raise _too_large()
-
-    def weigh(self, document: bytes) -> None:
-        """Raises ValueError where it has more values than may be: three bytes can make one, and
-        Python takes a hundred for it. Commas and brackets in names are counted as well."""
-        self.values -= sum(map(document.count, (b",", b"[", b"{")))
-        if self.values < 0:
-            raise _too_large()
-
-
-def _too_large() -> ValueError:
-    return ValueError("its manifest is too large to be read")
-
-
-class _Unpacked:
-    """A gzip stream, unpacked as far as it is read. Raises zlib.error where it is damaged."""
-
-    def __init__(self, packed: IO[bytes]) -> None:
-        self._packed = packed
-        self._inflate = zlib.decompressobj(_GZIP)
-        self._pending = b""
-        self._empty = 0  # bytes that were read, less those that came of them
-
-    def read(self, size: int) -> bytes:
-        """So many bytes, fewer at the end."""
-        made = bytearray()
-        while len(made) < size and (self._pending or self._more()):
-            piece = self._inflate.decompress(self._pending, size - len(made))
-            made += piece
-            self._empty -= len(piece)
-            self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
-            if self._inflate.eof:  # RFC 1952: another member may follow
-                self._inflate = zlib.decompressobj(_GZIP)
-        return bytes(made)
-
-    def _more(self) -> bytes:
-        # Members, blocks and names of a header may go on without end, and nothing come of them.
-        if self._empty > _MOST_EMPTY:
-            raise zlib.error("nothing comes of it")
-        self._pending = self._packed.read(_INPUT)
-        self._empty += len(self._pending)
-        return self._pending
-
-
-def documents(layer: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes]]:
-    """The documents at the head of a gzip layer, each with its name; little more is read.
-
-    Raises ValueError where the layer is damaged, or the budget is at its end. The bytes are
-    unchecked: a blob's digest is known only at its end.
-    """
-    try:
-        stream = _Unpacked(layer)
-        # Plain headers, as write_layer makes them: extended ones could be of any size.
-        while header := _header(stream.read(tar.BLOCKSIZE)):
-            budget.take(header.size)
-            content = stream.read(header.size)
-            if len(content) != header.size:
-                raise EOFError("it ends early")
-            budget.weigh(content)
-            stream.read(-header.size % tar.BLOCKSIZE)
-            yield header.name.lstrip("/"), content
-    except (tarfile.TarError, zlib.error, EOFError, OSError, UnicodeError) as error:
-        raise ValueError(f"its layer is damaged, or no gzip: {error}") from error
-
-
-def manifest_of(documents: Iterator[tuple[str, bytes]]) -> bytes:
-    """The manifest.json that a layer begins with. Raises ValueError."""
-    name, content = next(documents, ("", b""))
-    if name != MANIFEST:
-        raise ValueError("its top layer does not begin with a manifest")
-    return content
-
-
-def _header(block: bytes) -> tarfile.TarInfo | None:
-    """That of a document, or nothing where others begin."""
-    header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
-    return header if header.isreg() and is_document(header.name.lstrip("/")) else None
+        return compress_layer(sink, _tar(sources, tree, content, watcher))
 
 
 def _tar(
-    sources: Sources, tree: Tree, content: Content, watcher: Watcher | None
+    sources: DirTree, tree: Tree, content: LayerContent, watcher: Watcher | None
 ) -> Iterator[bytes]:
     """The layer's tar archive (OCI image specification, layer.md), in pieces."""
     for name, document in content.documents.items():
@@ -224,18 +207,18 @@ def _tar(
         yield from tar.padded([document], len(document))
     yield content.besides
     # Parents are always listed: `crane export` shows no entry for one that no layer has.
-    for folder in parents([*content.documents, f"{SOURCES}/"]):
+    for folder in parents([*content.documents, f"{SOURCES_PATH}/"]):
         yield tar.header(folder, tar.DIRTYPE, 0o755)
     for path in sorted({*content.written, *parents([*content.written, *content.whiteouts])}):
-        yield from _entry(sources, tree.entry(path), watcher)
+        yield from _tar_entry(sources, tree.entry(path), watcher)
     for path in content.whiteouts:
-        folder, _, name = f"{SOURCES}/{path}".rpartition("/")
+        folder, _, name = f"{SOURCES_PATH}/{path}".rpartition("/")
         yield tar.header(f"{folder}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
     yield tar.END
 
 
-def _entry(sources: Sources, entry: Entry, watcher: Watcher | None) -> Iterator[bytes]:
-    name = f"{SOURCES}/{entry.path}"
+def _tar_entry(sources: DirTree, entry: Entry, watcher: Watcher | None) -> Iterator[bytes]:
+    name = f"{SOURCES_PATH}/{entry.path}"
     if entry.kind == "directory":
         yield tar.header(name, tar.DIRTYPE, 0o755)
     elif entry.kind == "link":
@@ -243,11 +226,11 @@ def _entry(sources: Sources, entry: Entry, watcher: Watcher | None) -> Iterator[
     else:
         mode = 0o755 if entry.executable else 0o644
         yield tar.header(name, tar.REGTYPE, mode, size=entry.size)
-        pieces = _content(sources, entry)
+        pieces = _read_content(sources, entry)
         yield from tar.padded(watcher(entry.path, pieces) if watcher else pieces, entry.size)
 
 
-def _content(sources: Sources, entry: Entry) -> Iterator[bytes]:
+def _read_content(sources: DirTree, entry: Entry) -> Iterator[bytes]:
     """A file's bytes: all of them, and those that the tree was made from, or KontextError."""
     digest = hashlib.sha256()
     left = entry.size
@@ -261,12 +244,12 @@ def _content(sources: Sources, entry: Entry) -> Iterator[bytes]:
         finally:
             os.close(file)
     except OSError as error:
-        raise _changed(entry.path, f"cannot be read any more: {error.strerror}") from error
+        raise _changed_error(entry.path, f"cannot be read any more: {error.strerror}") from error
     if left or digest.hexdigest() != entry.digest:
-        raise _changed(entry.path, "changed while it was pushed")
+        raise _changed_error(entry.path, "changed while it was pushed")
 
 
-def _changed(path: str, what: str) -> KontextError:
+def _changed_error(path: str, what: str) -> KontextError:
     return KontextError(
         f"{path!r} {what}; nothing was published",
         hint="Push again when nothing writes to the directory, or ignore the file.",

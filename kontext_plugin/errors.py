@@ -1,9 +1,15 @@
 """The root of what Kontext raises on purpose; cli.py turns it into a message and exit code."""
 
+from __future__ import annotations
+
 FAILED = 1
+
 DIFFERENT = 1
+
 USAGE = 125
+
 TROUBLE = 128
+
 INTERRUPTED = 130
 
 

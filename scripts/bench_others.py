@@ -180,7 +180,7 @@ def end(code):
     leave(code)
 os._exit = end
 profile.enable()
-from kontext_plugin.cli import main
+from kontext_plugin.cli.main import main
 main()
 """
 

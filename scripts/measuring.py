@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from trees import Tree, in_archive
+from support.trees import Tree, in_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIM = ROOT / "kontext_plugin" / "docker-kontext"

@@ -1,1 +1,0 @@
-"""One module a command: its story, read top to bottom."""

@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from kontext_plugin import output
-from kontext_plugin.cache import Cache, Entry, open_cache
-from kontext_plugin.commands.table import CACHE
+from kontext_plugin.cache.store import Cache, Entry, open_cache
+from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.options import CACHE
 from kontext_plugin.errors import UsageError
-from kontext_plugin.options import Globals, parse
-from kontext_plugin.report import Report
-from kontext_plugin.text import number, size
+from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.text import aligned, json_document, line_safe, number, size
 
 _KINDS = {
     "stats": "directory",
@@ -20,19 +19,20 @@ _KINDS = {
     "pushed": "completion",
     "scratch": "temporary",
 }
+
 _HEADER = ("KIND", "SIZE", "SAVED", "OF")
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, (verb,) = parse(CACHE, arguments)
-    report = Report(debug=flags.debug)
+    report = Report(show_debug=flags.debug)
     cache = open_cache(read_only=True)
     if verb == "ls":
         _show(cache, parsed.format == "json", report)
     elif parsed.format:
         raise UsageError("unknown flag: --format", hint="Only 'cache ls' knows it.")
     else:
-        report.say(f"Freed {size(cache.prune())} in {cache.root or 'no cache'}")
+        report.info(f"Freed {size(cache.prune())} in {cache.root or 'no cache'}")
     return 0
 
 
@@ -40,17 +40,17 @@ def _show(cache: Cache, as_json: bool, report: Report) -> None:
     entries = sorted(cache.entries(), key=lambda entry: entry.saved, reverse=True)
     if as_json:
         found = {"folder": cache.root, "entries": [_document(entry) for entry in entries]}
-        output.write([output.document(found)])
+        write_stdout([json_document(found)])
         return
     now = time.time()
     if entries:
-        output.write(output.aligned([_HEADER, *(_row(entry, now) for entry in entries)]))
+        write_stdout(aligned([_HEADER, *(_row(entry, now) for entry in entries)]))
     total = size(sum(entry.size for entry in entries))
-    report.say(f"{number(len(entries), 'record')}, {total} in {cache.root or 'no cache'}")
+    report.info(f"{number(len(entries), 'record')}, {total} in {cache.root or 'no cache'}")
 
 
 def _row(entry: Entry, now: float) -> tuple[str, str, str, str]:
-    of = output.name(entry.key) or "-"
+    of = line_safe(entry.key) or "-"
     return _KINDS[entry.kind], size(entry.size), ago(now - entry.saved), of
 
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kontext_plugin import output
-from kontext_plugin.base_choice import Fresh, Previous
-from kontext_plugin.commands.preparation import Prepared, prepared
-from kontext_plugin.commands.push_arguments import Options, shared
-from kontext_plugin.commands.push_messages import built_on, would_upload
-from kontext_plugin.commands.table import DIFF
-from kontext_plugin.diff import Changes, diff
+from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.options import DIFF
+from kontext_plugin.delta import Changes, diff
 from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError, UsageError
-from kontext_plugin.options import Globals, parse
-from kontext_plugin.report import Report
-from kontext_plugin.tree import Tree
-from kontext_plugin.upload import rehearse
+from kontext_plugin.image.tree import Tree
+from kontext_plugin.push.messages import built_on, would_upload
+from kontext_plugin.push.options import PushOptions, shared_options
+from kontext_plugin.push.parent import StartFresh
+from kontext_plugin.push.prepare import Prepared, prepare
+from kontext_plugin.push.publish import stage_nowhere
+from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.text import json_document, line_safe
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, positional = parse(DIFF, arguments)
     if not parsed.tag:
         raise UsageError("docker: 'docker kontext diff' requires --tag")
-    options = shared(parsed, [parsed.tag], positional[0] if positional else ".")
+    options = shared_options(parsed, [parsed.tag], positional[0] if positional else ".")
     try:
-        differs = tell(options, parsed.format == "json", Report(debug=flags.debug))
+        differs = tell(options, parsed.format == "json", Report(show_debug=flags.debug))
     except KontextError as error:
         if parsed.exit_code and error.exit_code == FAILED:
             error.exit_code = TROUBLE  # as git has it
@@ -33,28 +34,28 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     return DIFFERENT if differs and parsed.exit_code else 0
 
 
-def tell(options: Options, as_json: bool, report: Report) -> bool:
+def tell(options: PushOptions, as_json: bool, report: Report) -> bool:
     """Says how the directory differs from the tag's image, and whether. Raises KontextError."""
-    with prepared(replace(options, dry_run=True, secrets="off"), report) as ready:
+    with prepare(replace(options, dry_run=True, secrets="off"), report) as ready:
         job, plan, previous = ready.job, ready.plan, ready.previous
-        if isinstance(previous, Fresh) and previous.refused:
+        if isinstance(previous, StartFresh) and previous.refused:
             raise KontextError(
                 f"{job.tag.registry} refuses to show {job.tag}",
                 hint=f"Run 'docker login {job.tag.registry}' if it wants credentials; some "
                 "registries refuse to show what nobody has pushed yet, too.",
             )
-        old = previous.manifest.tree if isinstance(previous, Previous) else Tree()
+        old = previous.manifest.tree if isinstance(previous, KontextImage) else Tree()
         made = diff(old, ready.found.tree)
         if not as_json:
-            output.write(lines(made))  # before layers are written to be measured
-        sizes = () if plan.up_to_date else rehearse(job, plan).sizes
+            write_stdout(lines(made))  # before layers are written to be measured
+        sizes = () if plan.up_to_date else stage_nowhere(job, plan).sizes
         if not plan.up_to_date:
-            if isinstance(previous, Previous) and not made:
-                report.say("No path differs, and yet a push would publish another image")
-            report.say(built_on(job.tag, plan))
-        report.say(would_upload(job.tag, plan, sizes))
+            if isinstance(previous, KontextImage) and not made:
+                report.info("No path differs, and yet a push would publish another image")
+            report.info(built_on(job.tag, plan))
+        report.info(would_upload(job.tag, plan, sizes))
         if as_json:
-            output.write([output.document(_document(ready, made, sum(sizes)))])
+            write_stdout([json_document(_document(ready, made, sum(sizes)))])
     return bool(made)
 
 
@@ -62,17 +63,17 @@ def lines(made: Changes) -> list[str]:
     """As `docker diff` has them, sorted by path."""
     kinds = (("A", made.added), ("C", made.changed), ("D", made.removed))
     every = sorted((path, kind) for kind, paths in kinds for path in paths)
-    return [f"{kind} {output.name(path)}" for path, kind in every]
+    return [f"{kind} {line_safe(path)}" for path, kind in every]
 
 
 def _document(ready: Prepared, made: Changes, upload: int) -> dict[str, object]:
     choice, previous = ready.plan.choice, ready.previous
     return {
         "reference": str(ready.job.tag),
-        "image": previous.image.digest if isinstance(previous, Previous) else None,
+        "image": previous.image.digest if isinstance(previous, KontextImage) else None,
         "up_to_date": ready.plan.up_to_date,
-        "builds_on": None if isinstance(choice, Fresh) else choice.image,
-        "fresh": choice.reason if isinstance(choice, Fresh) else None,
+        "builds_on": None if isinstance(choice, StartFresh) else choice.image,
+        "fresh": choice.reason if isinstance(choice, StartFresh) else None,
         "added": made.added,
         "changed": made.changed,
         "removed": made.removed,

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kontext_plugin import base, output
-from kontext_plugin.base_choice import Previous
-from kontext_plugin.commands.reading import read_image
-from kontext_plugin.commands.table import INSPECT
-from kontext_plugin.diff import tree_bytes
+from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.options import INSPECT, timeout_of
+from kontext_plugin.crane import connect
+from kontext_plugin.delta import tree_bytes
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import PLATFORMS, Digest
+from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.reference import Reference, parse_image_reference
+from kontext_plugin.image.spec import PLATFORMS
 from kontext_plugin.manifest import VERSION, Lineage
-from kontext_plugin.options import Globals, parse
-from kontext_plugin.reference import Reference
-from kontext_plugin.text import number, size
+from kontext_plugin.registry.base_image import shipped_base
+from kontext_plugin.registry.fetch import KontextImage, fetch
+from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.text import aligned, json_document, line_safe, number, size
 
 BASE, SOURCES, DELTA = "base", "sources", "delta"
 """What a layer is: of the base and extractor, of the first push, of a later one."""
@@ -23,14 +25,18 @@ BASE, SOURCES, DELTA = "base", "sources", "delta"
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, (image,) = parse(INSPECT, arguments)
-    name, found = read_image(parsed, flags, image)
+    name = parse_image_reference(image)
+    report = Report(show_debug=flags.debug)
+    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    with link as (crane, threads):
+        found = fetch(crane, threads, name)
     lineage = found.manifest.lineage
     described = describe(name, found, _extractor_layer(lineage) if lineage else None)
-    output.write([output.document(described)] if parsed.format == "json" else shown(described))
+    write_stdout([json_document(described)] if parsed.format == "json" else shown(described))
     return 0
 
 
-def describe(name: Reference, found: Previous, extractor: Digest | None) -> dict[str, Any]:
+def describe(name: Reference, found: KontextImage, extractor: Digest | None) -> dict[str, Any]:
     """All that is known of an image, as JSON has it. Sizes are in bytes; None stands for what
     version 1 of the manifest does not say. `extractor` is as in `roles`."""
     image, tree, lineage = found.image, found.manifest.tree, found.manifest.lineage
@@ -102,7 +108,7 @@ def _extractor_layer(lineage: Lineage) -> Digest | None:
     if lineage.platform not in PLATFORMS:
         return None
     try:
-        shipped = base.shipped(lineage.platform).image
+        shipped = shipped_base(lineage.platform).image
     except KontextError:
         return None
     return shipped.layers[0].digest if shipped.digest == lineage.extractor else None
@@ -110,14 +116,14 @@ def _extractor_layer(lineage: Lineage) -> Digest | None:
 
 def shown(described: Mapping[str, Any]) -> Iterator[str]:
     """A description for people, as docker's own inspections are that are no JSON."""
-    yield from output.aligned([(f"{label}:", text) for label, text in _facts(described)])
+    yield from aligned([(f"{label}:", text) for label, text in _facts(described)])
     yield ""
     layers = [(one["digest"], size(one["size"]), one["role"] or "-") for one in described["layers"]]
-    yield from output.aligned([("LAYER", "SIZE", "ROLE"), *layers])
+    yield from aligned([("LAYER", "SIZE", "ROLE"), *layers])
     if ancestors := described["ancestors"]:
         yield ""
         rows = [(one["digest"], str(one["generation"]), str(one["layers"])) for one in ancestors]
-        yield from output.aligned([("ANCESTOR", "GENERATION", "LAYERS"), *rows])
+        yield from aligned([("ANCESTOR", "GENERATION", "LAYERS"), *rows])
 
 
 def _facts(described: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -135,7 +141,7 @@ def _facts(described: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Base", "the extractor alone" if shipped else described["base"]
         yield "Extractor", described["extractor"]
     for key, value in described["labels"].items():
-        yield "Label", output.name(f"{key}={value}")
+        yield "Label", line_safe(f"{key}={value}")
     yield "Sources", _counts(described)
     if described["content"] is not None:
         shadowed, content = size(described["shadowed"]), size(described["content"])

@@ -6,20 +6,27 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kontext_plugin import output
-from kontext_plugin.commands.reading import read_image
-from kontext_plugin.commands.table import LS
+from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.options import LS, timeout_of
+from kontext_plugin.crane import connect
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.reference import parse_image_reference
+from kontext_plugin.image.tree import Entry, Tree
 from kontext_plugin.manifest import Manifest
-from kontext_plugin.options import Globals, parse
-from kontext_plugin.tree import Entry, Tree
+from kontext_plugin.registry.fetch import fetch
+from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.text import json_array, line_safe
 
 _MODES = {"directory": "drwxr-xr-x", "link": "lrwxrwxrwx"}
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, (image, *rest) = parse(LS, arguments)
-    name, found = read_image(parsed, flags, image)
+    name = parse_image_reference(image)
+    report = Report(show_debug=flags.debug)
+    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    with link as (crane, threads):
+        found = fetch(crane, threads, name)
     path = rest[0] if rest else ""
     paths = below(found.manifest.tree, path)
     if paths is None:
@@ -27,7 +34,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
             f"{name} has no {path!r}",
             hint=f"'docker kontext ls {name}' lists what it has; links are not followed.",
         )
-    output.write((as_json if parsed.format == "json" else lines)(found.manifest, paths))
+    write_stdout((as_json if parsed.format == "json" else lines)(found.manifest, paths))
     return 0
 
 
@@ -47,12 +54,12 @@ def lines(manifest: Manifest, paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         entry = manifest.tree.entry(path)
         size = _size(manifest, entry)
-        line = f"{_mode(entry)} {'-' if size is None else size:>{width}} {output.name(path)}"
-        yield f"{line} -> {output.name(entry.target)}" if entry.kind == "link" else line
+        line = f"{_mode(entry)} {'-' if size is None else size:>{width}} {line_safe(path)}"
+        yield f"{line} -> {line_safe(entry.target)}" if entry.kind == "link" else line
 
 
 def as_json(manifest: Manifest, paths: Sequence[str]) -> Iterator[str]:
-    return output.array(_item(manifest, manifest.tree.entry(path)) for path in paths)
+    return json_array(_item(manifest, manifest.tree.entry(path)) for path in paths)
 
 
 def _item(manifest: Manifest, entry: Entry) -> dict[str, Any]:

@@ -6,31 +6,28 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
-from kontext_plugin import options, published, reference
-from kontext_plugin.commands.registry import connected, timeout_of
-from kontext_plugin.commands.table import PULL
-from kontext_plugin.contents import fetch, files_of
-from kontext_plugin.crane import Crane
+from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.options import PULL, timeout_of
+from kontext_plugin.crane import Crane, connect
 from kontext_plugin.errors import INTERRUPTED
-from kontext_plugin.mirror import check_mirror
-from kontext_plugin.options import Globals
-from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report
-from kontext_plugin.target import Target
-from kontext_plugin.text import number, size
+from kontext_plugin.image.reference import Reference, parse_image_reference
+from kontext_plugin.registry.fetch import fetch
+from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.text import number, size
+from kontext_plugin.workspace import Workspace, check_mirror, files_of, write_files
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = options.parse(PULL, arguments)
-    name = reference.parse_image(positional[0])
+    parsed, positional = parse(PULL, arguments)
+    name = parse_image_reference(positional[0])
     directory = positional[1] if len(positional) > 1 else "."
-    report = Report(quiet=parsed.quiet, debug=flags.debug)
-    link = connected(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    report = Report(quiet=parsed.quiet, show_debug=flags.debug)
+    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
     try:
         with link as (registry, threads):
-            report.say(pull(registry, threads, name, directory, report, mirror=parsed.mirror))
+            report.info(pull(registry, threads, name, directory, report, mirror=parsed.mirror))
     except KeyboardInterrupt:
-        report.tell("Interrupted; each file is as it was before, or as the image has it")
+        report.notice("Interrupted; each file is as it was before, or as the image has it")
         return INTERRUPTED
     return 0
 
@@ -50,9 +47,9 @@ def pull(
     """
     if mirror:
         check_mirror(directory, os.path.expanduser("~"))
-    found = published.read(registry, threads, name)
+    found = fetch(registry, threads, name)
     tree = found.manifest.tree
-    with Target(directory) as target:
+    with Workspace(directory) as target:
         for path in sorted(tree.directories()):
             target.make_directory(path)
         written, wrong = 0, {}
@@ -64,8 +61,8 @@ def pull(
         if wrong:
             sizes = [file.size for file in wrong.values() if file.size is not None]
             known = f", {size(sum(sizes))}" if sizes else ""
-            report.say(f"Pulling {name}: {number(len(wrong), 'file')}{known}")
-            fetch(registry, name, found, target, wrong)
+            report.info(f"Pulling {name}: {number(len(wrong), 'file')}{known}")
+            write_files(registry, name, found, target, wrong)
         for path, to in sorted(tree.links.items()):
             written += target.place_link(path, to)
         right = tree.file_count - written

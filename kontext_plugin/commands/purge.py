@@ -1,4 +1,7 @@
-"""`docker kontext purge`: publishes an image's sources anew, without the layers that it had."""
+"""`docker kontext purge`: publishes an image's sources anew, without the layers that it had.
+
+What a purge tells of the registry. Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,27 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from kontext_plugin import base, crane, options, published, reference
-from kontext_plugin.base import Base
-from kontext_plugin.base_choice import MAX_LAYERS, Fresh, Previous
-from kontext_plugin.cache import open_cache
-from kontext_plugin.commands.gate import Gate
-from kontext_plugin.commands.purge_messages import Remains, remaining
-from kontext_plugin.commands.race import tell_race
-from kontext_plugin.commands.registry import connected, timeout_of
-from kontext_plugin.commands.table import PURGE, SECRETS
-from kontext_plugin.contents import fetch, files_of
-from kontext_plugin.crane import Crane
-from kontext_plugin.crane_errors import RegistryError
+from kontext_plugin.cache.store import open_cache
+from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, SECRETS, timeout_of
+from kontext_plugin.crane import Crane, connect
+from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import Image
+from kontext_plugin.image.oci import Digest, Image, Layer
+from kontext_plugin.image.reference import Reference, parse_reference
+from kontext_plugin.image.spec import MAX_LAYERS
 from kontext_plugin.manifest import Lineage
-from kontext_plugin.options import Globals
-from kontext_plugin.plan import make_plan
-from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report
-from kontext_plugin.secret_scan import Finding
-from kontext_plugin.target import Target
-from kontext_plugin.text import number, size
-from kontext_plugin.upload import WHEN_INTERRUPTED, Job, upload
-from kontext_plugin.workers import Workers
+from kontext_plugin.push.parent import StartFresh
+from kontext_plugin.push.plan import make_plan
+from kontext_plugin.push.publish import WHEN_INTERRUPTED, PushSession, check_lost_update, upload
+from kontext_plugin.registry.base_image import Base, custom_base, shipped_base, single_layer_base
+from kontext_plugin.registry.fetch import KontextImage, fetch, layers_of
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.secret_scan.policy import SecretPolicy
+from kontext_plugin.secret_scan.scanner import Finding
+from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.text import number, size
+from kontext_plugin.workspace import Workspace, files_of, write_files
 
 _MOST_TAGS = 200
 """Each is a request, six at a time."""
@@ -41,20 +41,20 @@ class Options:
     base: str = ""
     secrets: str = SECRETS[0]
     insecure: bool = False
-    timeout: float = crane.TIMEOUT
+    timeout: float = DEFAULT_TIMEOUT
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = options.parse(PURGE, arguments)
+    parsed, positional = parse(PURGE, arguments)
     wanted = Options(
-        tag=reference.parse(positional[0]),
+        tag=parse_reference(positional[0]),
         base=parsed.base or "",
         secrets=parsed.secrets or SECRETS[0],
         insecure=parsed.insecure,
         timeout=timeout_of(parsed),
     )
     try:
-        print(purge(wanted, Report(quiet=parsed.quiet, debug=flags.debug)))
+        print(purge(wanted, Report(quiet=parsed.quiet, show_debug=flags.debug)))
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(WHEN_INTERRUPTED) from interrupt
     return 0
@@ -67,27 +67,27 @@ def purge(wanted: Options, report: Report) -> str:
     """
     tag = wanted.tag
     cache = open_cache()
-    link = connected(report, insecure=wanted.insecure, timeout=wanted.timeout)
+    link = connect(report, insecure=wanted.insecure, timeout=wanted.timeout)
     with link as (registry, threads), Workers() as workers, cache.scratch() as folder:
-        old = published.read(registry, threads, tag)
+        old = fetch(registry, threads, tag)
         lineage = _lineage(old, tag)
         below = _base(registry, wanted, lineage)
         if below.image.digest != lineage.base:
-            report.alert(
+            report.important(
                 f"{tag} was built on {lineage.base}, and will be on {below.image.digest}, "
                 f"which {wanted.base} is"
             )
         plan = make_plan(
-            Fresh("purge"), below.wanted(lineage.platform, lineage.labels), old.manifest.tree
+            StartFresh("purge"), below.wanted(lineage.platform, lineage.labels), old.manifest.tree
         )
-        report.say(
+        report.info(
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
             f"of generation {lineage.generation} from {tag}"
         )
         _fetch_all(registry, tag, old, folder)
         watched = wanted.secrets != "off"
-        job = Job(registry, cache, workers, report.steps, tag, folder, below, watched)
-        gate = Gate(wanted.secrets, folder, report)
+        job = PushSession(registry, cache, workers, report.steps, tag, folder, below, watched)
+        gate = SecretPolicy(wanted.secrets, folder, report)
 
         def approve(found: Sequence[Finding]) -> None:
             gate.check(found)
@@ -98,22 +98,22 @@ def purge(wanted: Options, report: Report) -> str:
                 )
 
         new, sent = upload(job, plan, approve)
-        report.say(f"Published {tag} anew; uploaded {size(sent)}")
-        report.tell(remaining(tag, _remains(registry, threads, tag, old, new)))
-        tell_race(registry, tag, new.digest, old.image.digest, report)
+        report.info(f"Published {tag} anew; uploaded {size(sent)}")
+        report.notice(remaining(tag, _remains(registry, threads, tag, old, new)))
+        check_lost_update(registry, tag, new.digest, old.image.digest, report)
     return tag.at(new.digest)
 
 
-def _fetch_all(registry: Crane, tag: Reference, old: Previous, folder: str) -> None:
+def _fetch_all(registry: Crane, tag: Reference, old: KontextImage, folder: str) -> None:
     """Writes the regular files into an empty private folder. No link is made there."""
-    with Target(folder) as target:
+    with Workspace(folder) as target:
         for directory in sorted(old.manifest.tree.directories()):
             target.make_directory(directory)
         if files := {file.path: file for file in files_of(old)}:
-            fetch(registry, tag, old, target, files)
+            write_files(registry, tag, old, target, files)
 
 
-def _lineage(old: Previous, tag: Reference) -> Lineage:
+def _lineage(old: KontextImage, tag: Reference) -> Lineage:
     if old.manifest.lineage is None:
         raise KontextError(
             f"{tag} was made by Kontext's prototype, and does not say of what",
@@ -125,8 +125,8 @@ def _lineage(old: Previous, tag: Reference) -> Lineage:
 def _base(registry: Crane, wanted: Options, lineage: Lineage) -> Base:
     """What the image was put upon. Raises KontextError where it cannot be told."""
     if wanted.base:
-        return published.custom_base(registry, wanted.base, lineage.platform, MAX_LAYERS)
-    for kind in (base.shipped, base.single_layer):
+        return custom_base(registry, wanted.base, lineage.platform, MAX_LAYERS)
+    for kind in (shipped_base, single_layer_base):
         if kind(lineage.platform).image.digest == lineage.base:
             return kind(lineage.platform)
     raise KontextError(
@@ -137,7 +137,7 @@ def _base(registry: Crane, wanted: Options, lineage: Lineage) -> Base:
 
 
 def _remains(
-    registry: Crane, threads: Executor, tag: Reference, old: Previous, new: Image
+    registry: Crane, threads: Executor, tag: Reference, old: KontextImage, new: Image
 ) -> Remains:
     """What the registry still has of the old image."""
     kept = {layer.digest for layer in new.layers}
@@ -154,7 +154,43 @@ def _remains(
     except RegistryError:
         return Remains(images, layers, None)
     asked = [f"{tag.repository}:{other}" for other in tags[:_MOST_TAGS]]
-    found = threads.map(lambda name: published.layers_of(registry, name), asked)
+    found = threads.map(lambda name: layers_of(registry, name), asked)
     gone = {layer.digest for layer in layers}
     showing = tuple(name for name, theirs in zip(asked, found, strict=True) if gone & theirs)
     return Remains(images, layers, showing, len(tags) - len(asked))
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What a registry still has of an image whose tag shows another one now."""
+
+    images: tuple[Digest, ...]  # that have these layers: it, and the earlier ones that it knows of
+    layers: tuple[Layer, ...]  # those of it that the new image does not have
+    tags: tuple[str, ...] | None  # whose images have some of these; None: they cannot be listed
+    unseen: int = 0  # more tags than were looked at
+
+
+def remaining(tag: Reference, remains: Remains) -> str:
+    """Who can still have it, and how to remove it."""
+    if not remains.layers:
+        return (
+            f"{tag} had nothing in its layers that it does not show. The registry may still have\n"
+            "images that the tag showed before; a secret that was published has to be revoked."
+        )
+    lines = ["The registry still has the old layers, for whoever knows a digest:"]
+    lines += [f"  {tag.at(layer.digest)}  {size(layer.size)}" for layer in remains.layers]
+    if remains.tags:
+        lines += ["These tags show some of them, purge or remove them as well:"]
+        lines += [f"  {name}" for name in remains.tags]
+    if remains.tags is None:
+        lines.append("Its tags could not be listed: others may show these layers as well.")
+    if remains.unseen:
+        lines.append(f"{number(remains.unseen, 'more tag')} were not looked at.")
+    lines += ["To remove them, delete the images that have them, as far as this one knows them,"]
+    lines += [f"  crane delete {tag.at(image)}" for image in remains.images]
+    lines += [
+        "and have the registry remove what has no tag and collect its garbage: earlier images that",
+        "this one was not built on are not known here. Registries differ: some delete by hand",
+        "only, some not at all. A secret that was published has to be revoked in any case.",
+    ]
+    return "\n".join(lines)

@@ -10,19 +10,20 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from kontext_plugin import base, daemon, options, output
-from kontext_plugin.base_choice import Previous
-from kontext_plugin.commands.loading import load
-from kontext_plugin.commands.reading import read_image
-from kontext_plugin.commands.table import RUN
-from kontext_plugin.daemon import Container
+from kontext_plugin.cli.flags import Globals, invalid, parse
+from kontext_plugin.cli.options import RUN, timeout_of
+from kontext_plugin.commands.load import load
+from kontext_plugin.crane import connect
+from kontext_plugin.engine import daemon
+from kontext_plugin.engine.daemon import Container
 from kontext_plugin.errors import KontextError, UsageError
-from kontext_plugin.mirror import GIT, check_mirror
-from kontext_plugin.options import Globals
-from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report
-from kontext_plugin.text import printable
-from kontext_plugin.tree import Tree
+from kontext_plugin.image.reference import Reference, parse_image_reference
+from kontext_plugin.image.tree import Tree
+from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR
+from kontext_plugin.registry.fetch import KontextImage, fetch
+from kontext_plugin.terminal.messages import Report, put_stdout
+from kontext_plugin.terminal.text import printable
+from kontext_plugin.workspace import GIT, check_mirror
 
 _ROOT = ("DAC_OVERRIDE", "FOWNER")
 """What makes root of a user 0: it writes where others may not, and changes modes of what is not its
@@ -46,31 +47,34 @@ class Identity:
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     try:
-        parsed, (text, *extractors) = options.parse(RUN, arguments)
+        parsed, (text, *extractors) = parse(RUN, arguments)
     except UsageError as error:
         raise _hinted(error, arguments) from None
     if parsed.user and not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})?", parsed.user):
-        raise options.invalid("user", parsed.user, "it must be UID or UID:GID")
-    report = Report(quiet=parsed.quiet, debug=flags.debug)
+        raise invalid("user", parsed.user, "it must be UID or UID:GID")
+    report = Report(quiet=parsed.quiet, show_debug=flags.debug)
     workspace = workspace_of(parsed.workspace or ".")
 
     docker = daemon.connect(flags)
     if not docker.endpoint.is_local:
-        report.warn(f"the workspace is {workspace!r} on the machine of {docker.endpoint.host}")
-    name, found = read_image(parsed, flags, text)
+        report.warning(f"the workspace is {workspace!r} on the machine of {docker.endpoint.host}")
+    name = parse_image_reference(text)
+    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    with link as (crane, threads):
+        found = fetch(crane, threads, name)
     check_entrypoint(name, found)
     check_removal(extractors, workspace, found.manifest.tree)
     image = load(docker, parsed, name, found, report)
     wanted = identity(parsed.user or "", docker.security())
     if docker.endpoint.is_local:
         make(workspace)
-    report.say(f"Mounting {workspace!r} as {base.WORKDIR}, for user {wanted.user}")
+    report.info(f"Mounting {workspace!r} as {WORKDIR}, for user {wanted.user}")
     container = Container(
         image=image,
-        entrypoint=base.ENTRYPOINT,
+        entrypoint=ENTRYPOINT,
         arguments=extractors,
         directory=workspace,
-        target=base.WORKDIR,
+        target=WORKDIR,
         user=wanted.user,
         groups=wanted.groups,
         capabilities=wanted.capabilities,
@@ -79,7 +83,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         _pass_on(running.output())
         code = running.exit_code()
     if code and found.settings and (platform := docker.platform()) != found.settings["platform"]:
-        report.tell(
+        report.notice(
             f"The image is for {found.settings['platform']}, and the daemon runs {platform}: "
             "'docker kontext pull' does without either"
         )
@@ -88,7 +92,10 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 
 def _hinted(error: UsageError, arguments: Sequence[str]) -> UsageError:
     """With what who knows `docker run` has to be told."""
-    if error.message.startswith("unknown flag") and "--" not in arguments:
+    if (
+        error.message.startswith(("unknown flag", "unknown shorthand flag"))
+        and "--" not in arguments
+    ):
         return UsageError(error.message, hint="What is the extractor's comes after '--'.")
     return error
 
@@ -122,10 +129,10 @@ def make(workspace: str) -> None:
         ) from error
 
 
-def check_entrypoint(name: Reference, found: Previous) -> None:
+def check_entrypoint(name: Reference, found: KontextImage) -> None:
     """Raises KontextError unless running the image means running an extractor."""
     entrypoint = (found.settings or {}).get("Entrypoint")
-    if entrypoint != [base.ENTRYPOINT]:
+    if entrypoint != [ENTRYPOINT]:
         raise KontextError(
             f"{name} has sources, but does not run Kontext's extractor",
             hint="Push it again with this version, or use 'docker run' if you know what it does.",
@@ -163,7 +170,7 @@ def _pass_on(pieces: Iterable[tuple[int, bytes]]) -> None:
     for each, piece in pieces:
         text = printable(decoders[each].decode(piece))
         if each == 1:
-            output.put([text])
+            put_stdout([text])
         else:
             with contextlib.suppress(OSError):  # as any message: it stops nothing
                 sys.stderr.write(text)

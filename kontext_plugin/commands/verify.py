@@ -7,25 +7,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kontext_plugin import exported, options, output, published, reference
-from kontext_plugin.base_choice import Previous
-from kontext_plugin.cache import open_cache
-from kontext_plugin.commands.directory import source
-from kontext_plugin.commands.registry import connected, timeout_of
-from kontext_plugin.commands.table import VERIFY
-from kontext_plugin.comparison import Difference, What, between, difference
-from kontext_plugin.crane import Crane
+from kontext_plugin.cache.store import open_cache
+from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.options import VERIFY, timeout_of
+from kontext_plugin.crane import Crane, connect
+from kontext_plugin.delta import Difference, What, differences, entry_difference
 from kontext_plugin.errors import DIFFERENT, INTERRUPTED, KontextError
-from kontext_plugin.exported import Export, Exported
-from kontext_plugin.options import Globals
-from kontext_plugin.reference import Reference
-from kontext_plugin.report import Report
-from kontext_plugin.text import number, size
-from kontext_plugin.tree import Entry, Kind, Tree
-from kontext_plugin.workers import Workers
+from kontext_plugin.image.reference import Reference, parse_image_reference
+from kontext_plugin.image.tree import Entry, Kind, Tree
+from kontext_plugin.layer.reader import ExportedEntry, ExportReader, most_bytes, most_unpacked
+from kontext_plugin.registry.fetch import KontextImage, fetch
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.source.directory import open_source
+from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.text import json_document, line_safe, number, size
 
 if TYPE_CHECKING:
-    from kontext_plugin.options import Namespace
+    from kontext_plugin.cli.flags import Namespace
+
 
 _MOST = 10_000
 """Differences that are shown: an image may have any number, and all the others are counted."""
@@ -51,32 +50,32 @@ class Found:
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = options.parse(VERIFY, arguments)
-    name = reference.parse_image(positional[0])
+    parsed, positional = parse(VERIFY, arguments)
+    name = parse_image_reference(positional[0])
     directory = positional[1] if len(positional) > 1 else ""
-    report = Report(debug=flags.debug)
-    link = connected(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    report = Report(show_debug=flags.debug)
+    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
     found = Found()
     try:
         with link as (registry, threads):
             there = _there(directory, parsed, report) if directory else None
-            image = published.read(registry, threads, name)
+            image = fetch(registry, threads, name)
             layers = number(len(image.image.layers), "layer")
-            report.say(f"Reading {name}: {layers}, {size(image.image.size)}")
+            report.info(f"Reading {name}: {layers}, {size(image.image.size)}")
             found.add(_differences(registry, name, image, there))
     except KeyboardInterrupt:
-        report.tell("Interrupted; nothing is proven")
+        report.notice("Interrupted; nothing is proven")
         return INTERRUPTED
     if parsed.format == "json":
-        output.write([output.document(_document(name, directory, image, found))])
+        write_stdout([json_document(_document(name, directory, image, found))])
     else:
-        output.write(_lines(directory, image, found))
+        write_stdout(_lines(directory, image, found))
     return DIFFERENT if found.count else 0
 
 
 def _there(directory: str, parsed: Namespace, report: Report) -> Tree:
     """The directory as a push would see it, each file read anew. Raises KontextError."""
-    found = source(
+    found = open_source(
         directory, parsed.ignore_file or "", keep_git=parsed.git, gitignore=parsed.gitignore
     )
     with Workers() as workers:
@@ -84,24 +83,24 @@ def _there(directory: str, parsed: Namespace, report: Report) -> Tree:
 
 
 def _differences(
-    registry: Crane, name: Reference, found: Previous, there: Tree | None
+    registry: Crane, name: Reference, found: KontextImage, there: Tree | None
 ) -> Iterator[Difference]:
     """What is not as the image's manifest says. Raises KontextError.
 
     Version 1 of the manifest does not say what is executable.
     """
     tree, modes = found.manifest.tree, found.manifest.lineage is not None
-    limit = exported.most_bytes(tree) + exported.most_unpacked(found.image.layers)
+    limit = most_bytes(tree) + most_unpacked(found.image.layers)
     try:
         with registry.export(name.at(found.image.digest), whole=True) as stream:
-            yield from in_image(Export(stream, limit), tree, modes=modes)
+            yield from in_image(ExportReader(stream, limit), tree, modes=modes)
     except ValueError as error:
         raise KontextError(f"{name} cannot be read: {error}") from error
     if there is not None:
-        yield from between(tree, there, "DIR", modes=modes)
+        yield from differences(tree, there, "DIR", modes=modes)
 
 
-def in_image(export: Export, want: Tree, *, modes: bool) -> Iterator[Difference]:
+def in_image(export: ExportReader, want: Tree, *, modes: bool) -> Iterator[Difference]:
     """How a whole export differs from a manifest's tree; no more is kept of it than that."""
     missing = want.paths()
     for entry in export.entries():
@@ -119,7 +118,9 @@ def in_image(export: Export, want: Tree, *, modes: bool) -> Iterator[Difference]
         yield Difference(path, "the image", "missing")
 
 
-def _difference(want: Entry, entry: Exported, export: Export, *, modes: bool) -> What | None:
+def _difference(
+    want: Entry, entry: ExportedEntry, export: ExportReader, *, modes: bool
+) -> What | None:
     kind = _KINDS.get(entry.what)
     if kind is None:
         return "other kind"
@@ -134,20 +135,20 @@ def _difference(want: Entry, entry: Exported, export: Export, *, modes: bool) ->
         target=entry.target if kind == "link" else "",
     )
     special = kind != "link" and entry.mode & _SPECIAL_BITS
-    return difference(want, have, modes=modes) or ("other mode" if special else None)
+    return entry_difference(want, have, modes=modes) or ("other mode" if special else None)
 
 
-def _lines(directory: str, image: Previous, found: Found) -> Iterator[str]:
+def _lines(directory: str, image: KontextImage, found: Found) -> Iterator[str]:
     if not found.count:
         what = "The image, its manifest and DIR" if directory else "The image and its manifest"
         yield f"{what} are one: {number(image.manifest.tree.file_count, 'file')}"
     for one in found.shown:
-        yield f"{one.what} in {one.place}: {output.name(one.path)}"
+        yield f"{one.what} in {one.place}: {line_safe(one.path)}"
     if more := found.count - len(found.shown):
         yield f"and {more:,} more"
 
 
-def _document(name: Reference, directory: str, image: Previous, found: Found) -> dict[str, Any]:
+def _document(name: Reference, directory: str, image: KontextImage, found: Found) -> dict[str, Any]:
     return {
         "reference": str(name),
         "digest": image.image.digest,

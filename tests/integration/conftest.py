@@ -1,127 +1,24 @@
-"""The real things: docker's command line, a registry with passwords, a Docker daemon, crane."""
+"""The real things, as fixtures: docker's command line, a registry, a Docker daemon, crane."""
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
-from trees import plant
-
-USER, PASSWORD = "alice", "s3cret-of-alice"
-_ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>/v2/\S*) HTTP/1\.1" (?P<status>\d+)')
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-
-
-def missing(what: str) -> NoReturn:
-    """Skips on a developer's machine; fails in CI, which has to have everything."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"CI must have {what}")
-    pytest.skip(f"needs {what}")
-
-
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    status: int
-
-    @property
-    def uploaded(self) -> str | None:
-        """The digest of the blob that this request completed."""
-        found = _DIGEST.search(self.path.replace("%3A", ":"))
-        done = self.method == "PUT" and "/blobs/uploads/" in self.path and self.status == 201
-        return found.group() if done and found else None
-
-
-@dataclass
-class Registry:
-    """A registry process that writes an access log."""
-
-    host: str
-    log: Path
-    data: Path
-    _seen: int = 0
-    _names: int = 0
-
-    def repository(self) -> str:
-        """A name that no other test uses."""
-        self._names += 1
-        return f"{self.host}/test/r{self._names}"
-
-    def requests(self) -> list[Request]:
-        """What was asked since the last call."""
-        text = self.log.read_text()
-        new, self._seen = text[self._seen :], len(text)
-        return [
-            Request(found["method"], found["path"], int(found["status"]))
-            for found in _ACCESS.finditer(new)
-        ]
-
-    def blob(self, digest: str) -> Path:
-        """Where the registry keeps a blob."""
-        name = digest.removeprefix("sha256:")
-        return self.data / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
-
-    def blob_size(self, digest: str) -> int:
-        return self.blob(digest).stat().st_size
-
-
-@dataclass
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def image(self) -> str:
-        """What a push printed: exactly one line, a name with a digest."""
-        assert self.code == 0, self.stderr
-        line = self.stdout.removesuffix("\n")
-        assert re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", line), self.stdout
-        return line
-
-
-@dataclass
-class Docker:
-    """The real docker command line, with a configuration of its own that has the plugin."""
-
-    config: Path
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def __call__(self, *arguments: str, cwd: Path | None = None, timeout: float = 300) -> Result:
-        done = subprocess.run(
-            ["docker", *arguments],
-            env=os.environ | {"DOCKER_CONFIG": str(self.config)} | self.environment,
-            cwd=cwd,
-            capture_output=True,
-            timeout=timeout,
-        )
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    def push(self, tag: str, directory: Path, *options: str) -> Result:
-        return self("kontext", "push", "-t", tag, *options, str(directory))
-
-    def log_in(self, host: str, user: str = USER, password: str = PASSWORD) -> None:
-        secret = base64.b64encode(f"{user}:{password}".encode()).decode()
-        self.configure({"auths": {host: {"auth": secret}}})
-
-    def configure(self, settings: object) -> None:
-        (self.config / "config.json").write_text(json.dumps(settings))
-
-
-def install_plugin(config: Path, shim: Path) -> None:
-    (config / "cli-plugins").mkdir(parents=True)
-    (config / "cli-plugins" / "docker-kontext").symlink_to(shim)
+from support.services import (
+    Docker,
+    Registry,
+    Result,
+    install_plugin,
+    missing,
+    serve_registry,
+)
+from support.trees import plant
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -177,53 +74,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """Debian's docker-registry, for USER and PASSWORD alone."""
     with serve_registry(tmp_path_factory.mktemp("registry")) as served:
         yield served
-
-
-class serve_registry:
-    """A registry for as long as the block lasts."""
-
-    def __init__(self, folder: Path, extra: str = "") -> None:
-        self.folder = folder
-        self.extra = extra
-
-    def __enter__(self) -> Registry:
-        if not (shutil.which("docker-registry") and shutil.which("htpasswd")):
-            missing("docker-registry and htpasswd (Debian: docker-registry, apache2-utils)")
-        folder, log = self.folder, self.folder / "log"
-        passwords = subprocess.run(
-            ["htpasswd", "-Bbn", USER, PASSWORD], capture_output=True, check=True
-        ).stdout
-        (folder / "htpasswd").write_bytes(passwords)
-        (folder / "config.yml").write_text(
-            f"""version: 0.1
-log: {{level: info}}
-storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
-http:
-  addr: 127.0.0.1:0
-{self.extra}
-auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}
-"""
-        )
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                ["docker-registry", "serve", str(folder / "config.yml")],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        address = self._address(log)
-        return Registry(address, log, folder / "data")
-
-    def _address(self, log: Path) -> str:
-        """Where it listens, as it says itself."""
-        with log.open() as lines:
-            while self.process.poll() is None:
-                if found := re.search(r"listening on (127\.0\.0\.1:\d+)", lines.readline()):
-                    return found[1]
-        raise AssertionError(log.read_text())
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry
-from images import NO_FILES
-from trees import File, Tree, in_archive, on_disk
+from support.images import NO_FILES
+from support.services import Docker, Registry
+from support.trees import File, Tree, in_archive, on_disk
 
 Crane = Callable[..., bytes]
 TREE: Tree = {"file": File(b"content\n")}

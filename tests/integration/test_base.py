@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, Result
-from trees import File, Tree, in_archive, on_disk
+from support.services import Docker, Registry, Result
+from support.trees import File, Tree, in_archive, on_disk
 
 TREE: Tree = {"file": File(b"content\n"), "run": File(b"#!/bin/sh\n", executable=True)}
 

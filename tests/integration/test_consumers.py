@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import Docker, Registry, missing
-from consumers import Buildah, Consumer, Containerd, Crane, Export, Pull, Run, Umoci
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from models import PLAIN_NAMES, STRANGE, STRANGE_NAMES, parents, trees
-from trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, plant, remove
+from support.consumers import Buildah, Consumer, Containerd, Crane, Export, Pull, Run, Umoci
+from support.models import PLAIN_NAMES, STRANGE, STRANGE_NAMES, parents, trees
+from support.services import Docker, Registry, missing
+from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, plant, remove
 
-from kontext_plugin.scan import MAX_PATH
+from kontext_plugin.source.scan import MAX_PATH
 
 EXAMPLES = int(os.environ.get("KONTEXT_TEST_EXAMPLES", "4"))
 STEPS = 7

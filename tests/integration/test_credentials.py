@@ -12,8 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PASSWORD, USER, Docker, Registry, Result, install_plugin, serve_registry
-from trees import File
+from support.services import (
+    PASSWORD,
+    USER,
+    Docker,
+    Registry,
+    Result,
+    install_plugin,
+    serve_registry,
+)
+from support.trees import File
 
 TREE = {"file": File(b"content\n")}
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PASSWORD, USER, Docker, Registry
-from machine import ends_within
-from terminal import terminal
+from support.machine import ends_within
+from support.services import PASSWORD, USER, Docker, Registry
+from support.terminal import terminal
+from support.trees import Directory, File, Link, Tree, on_disk, plant
 from test_credentials import certificate, helper, on_path
-from trees import Directory, File, Link, Tree, on_disk, plant
 
-from kontext_plugin import crane as cranes
-from kontext_plugin import daemon as daemons
+from kontext_plugin.cli.flags import Globals
+from kontext_plugin.crane import find_crane
+from kontext_plugin.engine import daemon
 from kontext_plugin.errors import KontextError
-from kontext_plugin.options import Globals
 
 pytestmark = pytest.mark.usefixtures("daemon")
 
@@ -136,10 +136,10 @@ def test_a_helpers_miss_is_no_reason_to_use_auths(
     docker.configure(settings | {"credHelpers": {registry.host: "test"}})
     monkeypatch.setenv("DOCKER_CONFIG", str(docker.config))
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    credentials = cranes.find().credentials(registry.host)
+    credentials = find_crane().credentials(registry.host)
     assert credentials is None
     with pytest.raises(KontextError, match="cannot pull"):
-        daemons.connect(Globals()).pull(image, credentials)
+        daemon.connect(Globals()).pull(image, credentials)
 
 
 def test_an_image_that_the_daemon_cannot_pull(

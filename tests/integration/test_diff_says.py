@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Docker, Registry
-from images import layers, writes
+from support.images import layers, writes
+from support.services import Docker, Registry
+from support.trees import Directory, on_disk
 from test_reading import HOSTILE, TREE, as_json, edit, harmless
-from trees import Directory, on_disk
 
-from kontext_plugin.text import size
+from kontext_plugin.terminal.text import size
 
 Crane = Callable[..., bytes]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PASSWORD, USER, Docker, Registry, Result
+from support.services import PASSWORD, USER, Docker, Registry, Result
+from support.trees import File
 from test_credentials import helper, on_path
-from trees import File
 
 TREE = {"file": File(b"content\n")}
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import PASSWORD, USER, Docker, Registry, missing
-from documents import Block, blocks
-from pods import Kubelet, Spec, Tekton
 from ruamel.yaml import YAML
-from trees import Directory, File, Link, Tree, in_archive, on_disk
+from support.documents import Block, blocks
+from support.pods import Kubelet, Spec, Tekton
+from support.services import PASSWORD, USER, Docker, Registry, missing
+from support.trees import Directory, File, Link, Tree, in_archive, on_disk
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "consumers.md"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, Result
-from trees import EVERY_KIND, File, on_disk, plant
+from support.services import Docker, Registry, Result
+from support.trees import EVERY_KIND, File, on_disk, plant
 
 Run = Callable[..., Result]
 

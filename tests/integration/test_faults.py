@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import proxy
 import pytest
-from conftest import Registry, serve_registry
-from machine import Machine
-from proxy import ALWAYS, Fault, Proxy, Rule, corrupted, serve_proxy, status, trickles
-from trees import Directory, File, Link, Tree, plant
+from support import proxy
+from support.machine import Machine
+from support.proxy import ALWAYS, Fault, Proxy, Rule, corrupted, serve_proxy, status, trickles
+from support.services import Registry, serve_registry
+from support.trees import Directory, File, Link, Tree, plant
 
 OLD: Tree = {
     "README": File(b"hello\n"),

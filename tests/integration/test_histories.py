@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, Result
-from images import exported, layers, uploaded, writes
-from trees import Directory, File, Tree, on_disk, plant, remove
+from support.images import exported, layers, uploaded, writes
+from support.services import Docker, Registry, Result
+from support.trees import Directory, File, Tree, on_disk, plant, remove
 
-from kontext_plugin.base_choice import MAX_LAYERS, MOST_LAYERS
+from kontext_plugin.image.spec import MAX_LAYERS, MOST_LAYERS
 
 Crane = Callable[..., bytes]
 

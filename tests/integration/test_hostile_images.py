@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PASSWORD, USER, Docker, Registry, Result
-from proxy import ALWAYS, Exchange, Response, Rule, serve_proxy
-from trees import File, Tree, in_archive
+from support.proxy import ALWAYS, Exchange, Response, Rule, serve_proxy
+from support.services import PASSWORD, USER, Docker, Registry, Result
+from support.trees import File, Tree, in_archive
 
-from kontext_plugin import published
 from kontext_plugin.crane import Crane as Door
 from kontext_plugin.errors import KontextError
-from kontext_plugin.reference import parse_image
+from kontext_plugin.image.reference import parse_image_reference
+from kontext_plugin.registry.fetch import fetch
 
 Crane = Callable[..., bytes]
 TREE: Tree = {"file": File(b"content\n")}
@@ -292,7 +292,7 @@ def test_a_hostile_layer(
     if why and len(make()) < 1_000_000:
         with Door(crane_path) as door, ThreadPoolExecutor(2) as threads:
             with pytest.raises(KontextError, match=re.escape(why)) as raised:
-                published.read(door, threads, parse_image(tag))
+                fetch(door, threads, parse_image_reference(tag))
             assert len(raised.value.message) < 500
     assert_afresh(push(docker, tag, source), why)
     assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE

@@ -16,11 +16,11 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, Result
-from images import NO_FILES
-from trees import SOURCES, File, Tree, on_disk, plant
+from support.images import NO_FILES
+from support.services import Docker, Registry, Result
+from support.trees import SOURCES, File, Tree, on_disk, plant
 
-from kontext_plugin import tar
+from kontext_plugin.layer import tar
 
 Crane = Callable[..., bytes]
 Publish = Callable[[bytes, Iterable[bytes]], str]
@@ -239,7 +239,7 @@ def peak(docker: Docker, *arguments: str) -> tuple[Result, int]:
     """A command of Kontext's, and the most bytes of memory that its Python had."""
     # Not getrusage(): its maximum is that of whoever started the process, too.
     program = (
-        "import sys; from kontext_plugin import cli; code = cli.run(sys.argv[1:]); "
+        "import sys; from kontext_plugin.cli import main; code = main.run(sys.argv[1:]); "
         "print(*[line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line]); "
         "sys.exit(code)"
     )

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import proxy
 import pytest
-from conftest import Registry, Result, missing
-from machine import Machine, ends_within
-from proxy import Rule, serve_proxy
-from trees import File, plant
+from support import proxy
+from support.machine import Machine, ends_within
+from support.proxy import Rule, serve_proxy
+from support.services import Registry, Result, missing
+from support.trees import File, plant
 
 MOMENTS = 25  # of each kind
 BALLAST = random.Random(0).randbytes(8_000_000)

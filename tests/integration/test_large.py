@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Docker, Registry, Result
-from images import exported, layers, uploaded, writes
-from tokens import LIVE
-from trees import Directory, File, Link, Tree, on_disk, remove
+from support.images import exported, layers, uploaded, writes
+from support.services import Docker, Registry, Result
+from support.tokens import LIVE
+from support.trees import Directory, File, Link, Tree, on_disk, remove
 
 Crane = Callable[..., bytes]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PASSWORD, USER, Docker, Registry
-from proxy import ALWAYS, Exchange, Fault, Response, Rule, serve_proxy
-from trees import File, Tree
+from support.proxy import ALWAYS, Exchange, Fault, Response, Rule, serve_proxy
+from support.services import PASSWORD, USER, Docker, Registry
+from support.trees import File, Tree
 
 TREE: Tree = {"file": File(b"content\n")}
 CODED = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

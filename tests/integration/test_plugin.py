@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry
-from machine import ends_within
-from terminal import terminal
+from support.machine import ends_within
+from support.services import Docker, Registry
+from support.terminal import terminal
 
 import kontext_plugin
 

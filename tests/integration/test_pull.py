@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, install_plugin, missing
 from hypothesis import HealthCheck, given, settings
-from models import STRANGE_NAMES, described, trees
-from trees import EVERY_KIND, Directory, File, Tree, on_disk, plant
+from support.models import STRANGE_NAMES, described, trees
+from support.services import Docker, Registry, install_plugin, missing
+from support.trees import EVERY_KIND, Directory, File, Tree, on_disk, plant
 
 Crane = Callable[..., bytes]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry, Result
-from images import exported, layers, uploaded, writes
-from trees import PROGRAM, Directory, File, Link, Tree, on_disk, plant, remove
+from support.images import exported, layers, uploaded, writes
+from support.services import Docker, Registry, Result
+from support.trees import PROGRAM, Directory, File, Link, Tree, on_disk, plant, remove
 
 Crane = Callable[..., bytes]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry
-from trees import File, Tree
+from support.services import Docker, Registry
+from support.trees import File, Tree
 
 Crane = Callable[..., bytes]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Docker, Registry, Result
-from images import layers
+from support.images import layers
+from support.services import Docker, Registry, Result
+from support.trees import PROGRAM, Directory, File, Link, Tree, on_disk, plant, remove
 from test_bad_input import MANIFEST, layer, manifest
 from test_base import own_base
-from trees import PROGRAM, Directory, File, Link, Tree, on_disk, plant, remove
 
 Crane = Callable[..., bytes]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import Docker
-from trees import SOURCES, File, Link, Tree, on_disk, plant, remove
+from support.services import Docker
+from support.trees import SOURCES, File, Link, Tree, on_disk, plant, remove
 
 # What one commit after the other of a repository holds, with all that git can store.
 HISTORY: list[Tree] = [

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PASSWORD, Docker, Registry
-from images import exported, layers, writes
+from support.images import exported, layers, writes
+from support.services import PASSWORD, Docker, Registry
+from support.tokens import LIVE, pem, some
+from support.trees import PROGRAM, File, Tree
 from test_base import own_base
-from tokens import LIVE, pem, some
-from trees import PROGRAM, File, Tree
 
 Crane = Callable[..., bytes]
 

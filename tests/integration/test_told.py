@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PASSWORD, Docker, Registry
-from machine import SHIM, Machine, ends_within
-from terminal import Terminal, terminal
-from trees import Directory, File, plant
+from support.machine import SHIM, Machine, ends_within
+from support.services import PASSWORD, Docker, Registry
+from support.terminal import Terminal, terminal
+from support.trees import Directory, File, plant
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from slow_line import Line, line  # type: ignore[import-not-found, unused-ignore]

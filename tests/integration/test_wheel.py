@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry
+from support.services import Docker, Registry
 
 
 @pytest.fixture(scope="session")

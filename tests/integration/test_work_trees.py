@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Docker, Registry
-from images import exported, layers
-from trees import File, Tree
+from support.images import exported, layers
+from support.services import Docker, Registry
+from support.trees import File, Tree
 
 Crane = Callable[..., bytes]
 

@@ -19,12 +19,17 @@ from typing import Any
 
 import pytest
 
-from kontext_plugin import crane as cranes
-from kontext_plugin import proc
-from kontext_plugin.crane import IDENTITY_TOKEN, Crane, Credentials, Published, find
-from kontext_plugin.crane_errors import NotFound, Refused, RegistryError
+from kontext_plugin.crane import (
+    IDENTITY_TOKEN,
+    Crane,
+    Credentials,
+    Published,
+    find_crane,
+)
+from kontext_plugin.crane_driver import watchdog
+from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import Digest
+from kontext_plugin.image.oci import Digest
 
 DIGEST = Digest("sha256:" + "a" * 64)
 OTHER = Digest("sha256:" + "b" * 64)
@@ -341,17 +346,17 @@ def test_which_crane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/python"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(KontextError, match="crane was not found") as raised:
-        find()
+        find_crane()
     assert "install-crane" in raised.value.hint
     on_path = program(tmp_path / "bin/crane")
-    assert find().program == str(on_path)
+    assert find_crane().program == str(on_path)
     beside = program(tmp_path / "venv/crane")
-    assert find().program == str(beside)
+    assert find_crane().program == str(beside)
     monkeypatch.setenv("KONTEXT_CRANE", "/chosen")
-    assert find(insecure=True).program == "/chosen"
-    assert find(insecure=True).insecure
-    assert find(timeout=7).timeout == 7
-    assert find().timeout == cranes.TIMEOUT
+    assert find_crane(insecure=True).program == "/chosen"
+    assert find_crane(insecure=True).insecure
+    assert find_crane(timeout=7).timeout == 7
+    assert find_crane().timeout == 0
 
 
 # It never stays
@@ -515,7 +520,7 @@ def test_crane_may_wait_for_a_credential_helper(fake: Maker) -> None:
 def test_where_progress_cannot_be_seen_questions_alone_are_limited(
     verb: str, fake: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proc, "ROOT", "/nowhere")
+    monkeypatch.setattr(watchdog, "PROC", "/nowhere")
     with fake(f"sleep 1; echo r/r@{DIGEST}", timeout=0.2) as crane:
         if verb == "manifest":
             with pytest.raises(RegistryError, match="has not answered"):

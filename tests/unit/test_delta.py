@@ -23,7 +23,7 @@ from typing import IO, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import (
+from support.models import (
     PLAIN_NAMES,
     STRANGE,
     STRANGE_NAMES,
@@ -33,14 +33,16 @@ from models import (
     overlay,
     trees,
 )
-from trees import Directory, File, Link, Node, Tree, plant, remove
+from support.trees import Directory, File, Link, Node, Tree, plant, remove
 
-from kontext_plugin import delta, tar
-from kontext_plugin.delta import Budget, Content, compress, documents, manifest_of, write_layer
-from kontext_plugin.diff import diff
+from kontext_plugin import delta
+from kontext_plugin.delta import LayerContent, diff, write_layer
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import digest_of
-from kontext_plugin.manifest import MANIFEST, MAX_BYTES, SOURCES
+from kontext_plugin.image.oci import digest_of
+from kontext_plugin.layer import compression, tar
+from kontext_plugin.layer.compression import compress_layer
+from kontext_plugin.layer.reader import Budget, manifest_of, read_documents
+from kontext_plugin.manifest import MANIFEST_PATH, MAX_BYTES, SOURCES_PATH
 
 BLOCK = 4 * 1024 * 1024
 JSON = b'{"files":{}}'
@@ -66,13 +68,13 @@ def written(root: Path, new: Tree, old: Tree | None = None, json: bytes = JSON) 
     return content
 
 
-def made(tree: delta.Tree, old: Tree | None = None, json: bytes = JSON) -> Content:
+def made(tree: delta.Tree, old: Tree | None = None, json: bytes = JSON) -> LayerContent:
     changes = diff(described(old or {}), tree)
-    return Content({MANIFEST: json}, changes.written, changes.whiteouts)
+    return LayerContent({MANIFEST_PATH: json}, changes.written, changes.whiteouts)
 
 
 def read_manifest(layer: IO[bytes]) -> bytes:
-    return manifest_of(documents(layer, Budget(MAX_BYTES)))
+    return manifest_of(read_documents(layer, Budget(MAX_BYTES)))
 
 
 def read_back(content: bytes) -> Layer:
@@ -80,7 +82,7 @@ def read_back(content: bytes) -> Layer:
     entries: list[tuple[str, Node | None]] = []
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         members = archive.getmembers()
-        assert members[0].name == MANIFEST
+        assert members[0].name == MANIFEST_PATH
         assert {member.name for member in members} >= {
             "var",
             "var/lib",
@@ -90,9 +92,9 @@ def read_back(content: bytes) -> Layer:
         for member in members:
             assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
             assert member.mtime == tar.MTIME
-            path = member.name.removeprefix(f"{SOURCES}/")
+            path = member.name.removeprefix(f"{SOURCES_PATH}/")
             if path == member.name:
-                assert member.isdir() or member.name == MANIFEST
+                assert member.isdir() or member.name == MANIFEST_PATH
                 continue
             folder, slash, name = path.rpartition("/")
             if member.isdir():
@@ -135,8 +137,8 @@ def test_gnu_tar_and_gzip_read_strange_names(tmp_path: Path) -> None:
     )
     assert listed.stderr == b""
     names = [path + "/" * isinstance(node, Directory) for path, node in sorted(ODD.items())]
-    below = listed.stdout.decode().partition(f"\n{SOURCES}/\n")[2]
-    assert below == "".join(f"{SOURCES}/{name}\n" for name in names)
+    below = listed.stdout.decode().partition(f"\n{SOURCES_PATH}/\n")[2]
+    assert below == "".join(f"{SOURCES_PATH}/{name}\n" for name in names)
 
 
 # The same bytes
@@ -180,12 +182,16 @@ def test_golden_digests(tree: Tree, archive: str, layer: str, tmp_path: Path) ->
 
 PROGRAM = """
 import io, os, sys
-from kontext_plugin import delta, diff, ignore, scan, steps, tree, workers
+from kontext_plugin import delta
+from kontext_plugin.image.tree import Tree
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.source.ignore_rules import IgnoreRules
+from kontext_plugin.source.scan import scan
+from kontext_plugin.terminal.steps import Steps
 os.umask(int(sys.argv[2], 8))
-given = ignore.IgnoreRules(), {}, workers.Workers(), steps.Steps()
-scanned = scan.scan(sys.argv[1], *given).tree
-changes = diff.diff(tree.Tree(), scanned)
-content = delta.Content({"var/lib/kontext/manifest.json": b"{}"}, changes.written)
+scanned = scan(sys.argv[1], IgnoreRules(), {}, Workers(), Steps()).tree
+changes = delta.diff(Tree(), scanned)
+content = delta.LayerContent({"var/lib/kontext/manifest.json": b"{}"}, changes.written)
 print(delta.write_layer(io.BytesIO(), sys.argv[1], scanned, content).layer.digest)
 """
 
@@ -221,7 +227,7 @@ def test_the_bytes_do_not_depend_on_the_pieces(size: int) -> None:
     outcomes = set()
     for piece in (1000, BLOCK - 1, BLOCK, 3 * BLOCK):
         sink = io.BytesIO()
-        compress(sink, (content[at : at + piece] for at in range(0, size, piece)))
+        compress_layer(sink, (content[at : at + piece] for at in range(0, size, piece)))
         outcomes.add(sink.getvalue())
     (compressed,) = outcomes
     assert compressed[:8] == b"\x1f\x8b\x08\0\0\0\0\0", "a name or a time"
@@ -235,7 +241,7 @@ def test_the_bytes_do_not_depend_on_how_they_come(sizes: list[int], data: st.Dat
     """However the system cuts its answers, and so the blocks that are compressed."""
     content = TEXT[: 2 * BLOCK] + NOISE[: BLOCK // 2] + TEXT
     whole, cut = io.BytesIO(), io.BytesIO()
-    compress(whole, [content])
+    compress_layer(whole, [content])
     pieces, start = [], 0
     while start < len(content):
         pieces.append(content[start : start + data.draw(st.sampled_from(sizes))])
@@ -244,8 +250,8 @@ def test_the_bytes_do_not_depend_on_how_they_come(sizes: list[int], data: st.Dat
             pieces.append(content[start:])
             break
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delta, "_BLOCK", data.draw(st.sampled_from([1, 10_000, BLOCK])))
-        compress(cut, pieces)
+        patch.setattr(compression, "_BLOCK", data.draw(st.sampled_from([1, 10_000, BLOCK])))
+        compress_layer(cut, pieces)
     assert cut.getvalue() == whole.getvalue()
 
 
@@ -389,7 +395,9 @@ def test_the_manifest_is_read_from_the_head(json: bytes, tmp_path: Path) -> None
     assert stream.tell() < len(json) + 200_000 < len(stream.getvalue()), "more than the head"
 
 
-def entry(name: str = MANIFEST, kind: bytes = tarfile.REGTYPE, size: int = 2, **more: Any) -> bytes:
+def entry(
+    name: str = MANIFEST_PATH, kind: bytes = tarfile.REGTYPE, size: int = 2, **more: Any
+) -> bytes:
     """The tar header of one entry, as tarfile writes it."""
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, size
@@ -415,8 +423,8 @@ HOSTILE: dict[str, bytes] = {
     "other file first": gzip.compress(entry("etc/passwd") + GOOD),
     "folder first": gzip.compress(entry("var/", tarfile.DIRTYPE, 0) + GOOD),
     "whiteout first": gzip.compress(entry("var/.wh.lib", size=0) + GOOD),
-    "climbing name": gzip.compress(entry("../" + MANIFEST) + GOOD),
-    "longer name": gzip.compress(entry(MANIFEST + "5") + GOOD),
+    "climbing name": gzip.compress(entry("../" + MANIFEST_PATH) + GOOD),
+    "longer name": gzip.compress(entry(MANIFEST_PATH + "5") + GOOD),
     "PAX header first": gzip.compress(entry(pax_headers={"comment": "x"}) + GOOD[512:]),
     "global PAX header first": gzip.compress(entry("g", tarfile.XGLTYPE, 0) + GOOD),
     "GNU long name first": gzip.compress(entry("L", tarfile.GNUTYPE_LONGNAME) + GOOD),
@@ -480,11 +488,11 @@ def test_what_is_read_is_bounded_over_all_layers() -> None:
     layer = gzip.compress(
         entry(name, size=0) * 30 + entry(name, size=9000) + bytes(9216) + entry("end")
     )
-    assert len(list(documents(io.BytesIO(layer), Budget(30_000)))) == 31
+    assert len(list(read_documents(io.BytesIO(layer), Budget(30_000)))) == 31
     budget = Budget(40_000)
-    list(itertools.islice(documents(io.BytesIO(layer), budget), 31))
+    list(itertools.islice(read_documents(io.BytesIO(layer), budget), 31))
     with pytest.raises(ValueError, match="too large to be read"):
-        list(documents(io.BytesIO(layer), budget))
+        list(read_documents(io.BytesIO(layer), budget))
 
 
 @settings(max_examples=50)

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import anchors, blocks, commands, documents, links
+from support.documents import anchors, blocks, commands, documents, links
 
-from kontext_plugin.base_choice import MAX_LAYERS
-from kontext_plugin.commands.table import COMMANDS
-from kontext_plugin.crane import TIMEOUT
-from kontext_plugin.options import parse
+from kontext_plugin.cli.flags import parse
+from kontext_plugin.cli.options import COMMANDS, DEFAULT_TIMEOUT
+from kontext_plugin.image.spec import MAX_LAYERS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents(ROOT)
@@ -59,7 +58,7 @@ def test_every_step_is_documented() -> None:
 def test_the_help_names_the_defaults() -> None:
     helps = {option.name: option.help for option in COMMANDS["push"].options}
     assert f"(default {MAX_LAYERS})" in helps["max-layers"]
-    assert f"(default {TIMEOUT:.0f}s;" in helps["timeout"]
+    assert f"(default {DEFAULT_TIMEOUT:.0f}s;" in helps["timeout"]
 
 
 def test_the_readme_has_every_command() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kontext_plugin import cli, errors
-from kontext_plugin.commands import table
-from kontext_plugin.options import Command
+from kontext_plugin import errors
+from kontext_plugin.cli import main, options
+from kontext_plugin.cli.flags import Command
 
-COMMANDS = [value.name for value in vars(table).values() if isinstance(value, Command)]
+COMMANDS = [value.name for value in vars(options).values() if isinstance(value, Command)]
 
 
 @pytest.fixture
@@ -35,17 +35,17 @@ def test_each_command_has_a_row(document: str) -> None:
 
 
 def test_success_failure_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["kontext", "no-such-command"]) == errors.USAGE
-    assert cli.run(["kontext", "push", "-t", "r/rr", "/no/such/directory"]) == errors.FAILED
+    assert main.run(["kontext", "no-such-command"]) == errors.USAGE
+    assert main.run(["kontext", "push", "-t", "r/rr", "/no/such/directory"]) == errors.FAILED
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", table.COMMANDS)
+@pytest.mark.parametrize("command", options.COMMANDS)
 def test_every_command_knows_help_and_usage(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["kontext", command, "--help"]) == 0
-    assert cli.run(["kontext", command, "--no-such-flag"]) == errors.USAGE
+    assert main.run(["kontext", command, "--help"]) == 0
+    assert main.run(["kontext", command, "--no-such-flag"]) == errors.USAGE
     capsys.readouterr()
 
 
@@ -53,5 +53,5 @@ def test_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kontext_plugin.commands.version.main", interrupted)
-    assert cli.run(["kontext", "version"]) == errors.INTERRUPTED
+    monkeypatch.setattr("kontext_plugin.commands.install.main", interrupted)
+    assert main.run(["kontext", "install"]) == errors.INTERRUPTED

@@ -22,20 +22,33 @@ from typing import IO, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import described
-from trees import Directory, File, Link
+from support.models import described
+from support.trees import Directory, File, Link
 
-from kontext_plugin import listing, manifest, published, remembered, schema
-from kontext_plugin.base_choice import Previous, Wanted, choose
-from kontext_plugin.crane_errors import NotFound
+from kontext_plugin import manifest
+from kontext_plugin.cache.records import decode_image, encode_image
+from kontext_plugin.crane_driver.errors import NotFound
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import MANIFEST_ANNOTATION, Digest, digest_of
-from kontext_plugin.manifest import MANIFEST, Ancestor, Lineage, Manifest, Part
-from kontext_plugin.reference import parse
-from kontext_plugin.tree import Tree, Undo
+from kontext_plugin.image.chunking import boundaries, is_small, segments, split_segment
+from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, digest_of
+from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.image.spec import ImageSpec
+from kontext_plugin.image.tree import ReverseDelta, Tree
+from kontext_plugin.manifest import (
+    MANIFEST_PATH,
+    Ancestor,
+    Lineage,
+    Manifest,
+    Part,
+    canonical,
+    columns,
+)
+from kontext_plugin.push.parent import choose
+from kontext_plugin.registry.fetch import KontextImage, fetch
+from kontext_plugin.runtime.schema import load_manifest
 
 EXAMPLES = 100 * int(os.environ.get("KONTEXT_TEST_EXAMPLES", "4"))
-NAME = parse("host.io/repo:t")
+NAME = parse_reference("host.io/repo:t")
 BASE, LOWER = (Digest("sha256:" + letter * 64) for letter in "be")
 
 
@@ -127,7 +140,7 @@ def stored(
     upper = [(manifest.part_name(digest_of(part)), part) for part in parts[:1]]
     blobs = [
         harm_gzip(gzip.compress(harm_tar(archive(some)), 1))
-        for some in ([(MANIFEST, b"old"), *lower], [(MANIFEST, state), *upper])
+        for some in ([(MANIFEST_PATH, b"old"), *lower], [(MANIFEST_PATH, state), *upper])
     ]
     if isinstance(kept.image, dict):
         layers = kept.image.get("layers")
@@ -148,33 +161,33 @@ def good(count: int, ancestors: bool) -> Kept:
     nodes |= {f"d/{number}": File(b"%d" % number) for number in range(count)}
     tree = described(nodes)
     former = described({"ä": File(b"y"), "gone": Directory(), "gone/l": Link("z")})
-    undo = Undo(former.without_sizes(), frozenset({"d/0", "d/l"}))
+    undo = ReverseDelta(former.without_sizes(), frozenset({"d/0", "d/l"}))
     lineage = Lineage(
         BASE, BASE, "linux/amd64", 2, 5000, (LOWER, LOWER), labels={"k": "v"},
         replaced_directories=frozenset({"ä"}),
     )  # fmt: skip
     if ancestors:
-        undo_part = Part("", digest_of(listing.canonical(manifest.undo_columns(undo))), 1)
+        undo_part = Part("", digest_of(canonical(manifest.reverse_columns(undo))), 1)
         first = Ancestor(BASE, 1, 0, 100, frozenset({"d"}), undo, undo_part)
         lineage = replace(lineage, ancestors=(first, replace(first, layers=2, stored=None)))
     pieces = []
-    if not listing.is_small(tree):
-        starts = listing.anchors(tree)
-        stretches = listing.stretches(tree, starts, range(len(starts)))
+    if not is_small(tree):
+        starts = boundaries(tree)
+        stretches = segments(tree, starts, range(len(starts)))
         pieces = [
-            listing.columns(tree.only(set(paths)))
+            columns(tree.only(set(paths)))
             for start, stretch in zip(starts, stretches, strict=True)
-            for _, paths in listing.cut(start, stretch)
+            for _, paths in split_segment(start, stretch)
         ]
     parts = tuple(
-        Part("", digest_of(listing.canonical(piece)), 1 if index else 2)
+        Part("", digest_of(canonical(piece)), 1 if index else 2)
         for index, piece in enumerate(pieces)
     )
     layer = {"digest": LOWER, "size": 9}
     return Kept(
         state=json.loads(manifest.encode(Manifest(tree, lineage, parts))),
         parts=pieces,
-        undos=[manifest.undo_columns(undo)] if ancestors else [],
+        undos=[manifest.reverse_columns(undo)] if ancestors else [],
         config={"os": "linux", "architecture": "amd64", "config": {"Labels": {"k": "v"}}},
         image={
             "schemaVersion": 2,
@@ -194,9 +207,9 @@ GOOD = {
 }
 
 
-def read(registry: Any) -> Previous:
+def read(registry: Any) -> KontextImage:
     with ThreadPoolExecutor(2) as threads:
-        return published.read(registry, threads, NAME)
+        return fetch(registry, threads, NAME)
 
 
 @pytest.mark.parametrize("kept", GOOD.values(), ids=GOOD)
@@ -234,20 +247,20 @@ def hold_to_all(registry: Registry) -> None:
     assert all(0 <= part.layer < len(found.image.layers) for part in held.parts)
     assert all(type(layer.size) is int for layer in found.image.layers)
     content = manifest.encode(held)
-    document = schema.load_manifest(content)
+    document = load_manifest(content)
     columns = [json.loads(piece) for piece in pieces_of(held)]
     undos = {
-        ancestor.stored.digest: manifest.undo_columns(ancestor.undo)
+        ancestor.stored.digest: manifest.reverse_columns(ancestor.undo)
         for ancestor in lineage.ancestors
         if ancestor.stored
     }
     assert manifest.decode(document, columns, undos) == held, "encode and decode are one another's"
-    record, packed = remembered.encode(found.image, held, ())
+    record, packed = encode_image(found.image, held, ())
     listed = memoryview(b"".join(packed))
-    again = remembered.decode(json.loads(json.dumps(record)), listed, found.image.digest)
+    again = decode_image(json.loads(json.dumps(record)), listed, found.image.digest)
     assert again is not None
     assert again.manifest.lineage == lineage
-    wanted = Wanted(
+    wanted = ImageSpec(
         lineage.base, (), lineage.extractor, lineage.platform, lineage.labels,
         lambda labels: found.settings or {}, always_reuse=True,
     )  # fmt: skip
@@ -259,8 +272,8 @@ def pieces_of(held: Manifest) -> list[bytes]:
     starts = [part.begin for part in held.parts]
     if not starts:
         return []
-    paths = listing.stretches(held.tree, starts, range(len(starts)))
-    return [listing.canonical(listing.columns(held.tree.only(set(some)))) for some in paths]
+    paths = segments(held.tree, starts, range(len(starts)))
+    return [canonical(columns(held.tree.only(set(some)))) for some in paths]
 
 
 def is_safe(path: str) -> bool:

@@ -9,20 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import STRANGE_NAMES, described, trees
-from trees import Directory, File, Link
+from support.models import STRANGE_NAMES, described, trees
+from support.trees import Directory, File, Link
 
-from kontext_plugin import schema
-from kontext_plugin.image import Digest
-from kontext_plugin.manifest import (
-    Ancestor,
-    InvalidManifest,
-    Lineage,
-    Manifest,
-    decode,
-    encode,
-)
-from kontext_plugin.tree import Entry, Tree, Undo
+from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.tree import Entry, ReverseDelta, Tree
+from kontext_plugin.manifest import Ancestor, InvalidManifest, Lineage, Manifest, decode, encode
+from kontext_plugin.runtime.schema import load_manifest
 
 A, B, C = (Digest("sha256:" + letter * 64) for letter in "abc")
 HEX = "0" * 64
@@ -51,7 +44,7 @@ SMALL = Manifest(
                 generation=1,
                 content=1026,
                 replaced_directories=frozenset({"y"}),
-                undo=Undo(
+                undo=ReverseDelta(
                     described({"é": File(b"#!", executable=True), "l": Link("x")})
                     .only({"é", "l"})
                     .without_sizes(),
@@ -82,7 +75,9 @@ SMALL_BYTES = (
 ).encode()
 
 UNDOS = st.builds(
-    lambda tree, absent: Undo(described(tree).without_sizes(), frozenset(absent - tree.keys())),
+    lambda tree, absent: ReverseDelta(
+        described(tree).without_sizes(), frozenset(absent - tree.keys())
+    ),
     trees(STRANGE_NAMES),
     st.frozensets(STRANGE_NAMES, max_size=3),
 )
@@ -116,7 +111,7 @@ def test_golden_bytes() -> None:
 @given(trees(STRANGE_NAMES), LINEAGES)
 def test_round_trip_through_the_schema(tree: Any, lineage: Lineage) -> None:
     manifest = Manifest(described(tree), lineage)
-    assert decode(schema.load_manifest(encode(manifest))) == manifest
+    assert decode(load_manifest(encode(manifest))) == manifest
 
 
 @given(trees(), LINEAGES, st.randoms())
@@ -284,7 +279,7 @@ def test_an_odd_path_is_not_refused(path: str) -> None:
 
 def test_version_1_stays_readable() -> None:
     content = json.dumps({"files": {".": "", "src": "", "src/main.go": HEX}}).encode()
-    manifest = decode(schema.load_manifest(content))
+    manifest = decode(load_manifest(content))
     assert manifest.lineage is None
     assert manifest.tree.entry("src") == Entry("src", "directory")
     assert manifest.tree.entry("src/main.go") == Entry("src/main.go", "file", HEX, 0, True)
@@ -293,7 +288,7 @@ def test_version_1_stays_readable() -> None:
 
 @pytest.mark.parametrize("content", [b"{}", b'{"files":{}}'], ids=["nothing", "no files"])
 def test_an_empty_version_1_is_an_empty_tree(content: bytes) -> None:
-    assert decode(schema.load_manifest(content)) == Manifest(Tree(), None)
+    assert decode(load_manifest(content)) == Manifest(Tree(), None)
 
 
 def test_entries() -> None:

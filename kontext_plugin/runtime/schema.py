@@ -1,0 +1,94 @@
+"""The only door to jsonschema: JSON from outside becomes a known shape, or an error."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from kontext_plugin.errors import brief
+
+IMAGE_MANIFEST = "image-manifest"
+
+IMAGE_CONFIG = "image-config"
+
+MANIFEST_PART = "manifest-part"
+
+MANIFEST_UNDO = "manifest-undo"
+
+DOCKER_CONFIG = "docker-config"
+
+DOCKER_CONTEXT = "docker-context"
+
+_MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2"}
+
+_COLUMNS = ("files", "links", "paths", "sizes")
+"""Definitions whose values `manifest.decode` checks by itself: there may be 100,000, and jsonschema
+takes tens of microseconds for each."""
+
+
+class InvalidDocument(ValueError):
+    """JSON that is broken or of another shape; the text says where and why."""
+
+
+def load_document(content: bytes, name: str) -> dict[str, Any]:
+    """The document in `content`, valid by the schema `name`. Raises InvalidDocument."""
+    document = parse_json(content)
+    check_document(document, name)
+    return document
+
+
+def load_manifest(content: bytes) -> dict[str, Any]:
+    """A Kontext manifest of any version known here. Raises InvalidDocument."""
+    document = parse_json(content)
+    version = document.get("version", 1)
+    if type(version) is not int or version not in _MANIFEST_VERSIONS:
+        raise InvalidDocument(f"it is of the unknown version {brief(version)}")
+    check_document(document, _MANIFEST_VERSIONS[version])
+    return document
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """A JSON object in UTF-8 (RFC 8259, 8.1), its shape unchecked. Raises InvalidDocument."""
+    try:
+        document = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidDocument(f"it is not JSON: {brief(error)}") from error
+    if not isinstance(document, dict):
+        raise InvalidDocument("it is no JSON object")
+    return document
+
+
+def check_document(document: dict[str, Any], name: str) -> None:
+    """Raises InvalidDocument, with the place, unless the schema `name` allows the document."""
+    validator = _validator(name)
+    try:
+        error = next(validator.iter_errors(document), None)
+    except RecursionError:
+        raise InvalidDocument("it is nested too deeply") from None
+    if error is not None:
+        place = "/".join(str(part) for part in error.absolute_path)
+        raise InvalidDocument(f"{brief(place) or 'it'}: {brief(error.message)}")
+
+
+@functools.cache
+def _validator(name: str) -> Any:
+    # 90 ms together: only where something must be validated.
+    from importlib import resources
+
+    import jsonschema
+
+    source = resources.files("kontext_plugin").joinpath("schemas", f"{name}.json").read_bytes()
+    rules = json.loads(source)
+    for column in _COLUMNS:
+        for keyword in ("additionalProperties", "items", "uniqueItems"):
+            rules.get("$defs", {}).get(column, {}).pop(keyword, None)
+    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        jsonschema.Draft202012Validator, type_checker=strict
+    )
+    return validator(rules)
+
+
+def _is_integer(_: object, value: object) -> bool:
+    return type(value) is int  # to JSON Schema, and to nobody else, 1.0 is one

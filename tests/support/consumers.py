@@ -1,0 +1,240 @@
+"""Whoever shows an image's sources, by its own means: each takes an image's name, gives a tree.
+
+What has to be mounted is mounted in a mount namespace of its own, which ends with its last process,
+however that ends: no mount is left behind.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.services import PASSWORD, USER, Docker
+from support.trees import SOURCES, Tree, in_archive, on_disk
+
+Consumer = Callable[[str], Tree]
+
+_TAR = f'tar --create --directory "$root" {SOURCES}'
+"""The sources below `$root` as an archive; it leaves the namespace through a pipe."""
+
+
+def run(*command: str | Path, **environment: str | Path) -> bytes:
+    """What a command prints; fails where it fails, and shows what it said."""
+    surroundings = os.environ | {name: str(value) for name, value in environment.items()}
+    done = subprocess.run(command, env=surroundings, capture_output=True, timeout=300)
+    assert done.returncode == 0, (command, done.stderr.decode(errors="replace"))
+    return done.stdout
+
+
+def in_mount_namespace(script: str, *arguments: str | Path, **environment: str | Path) -> Tree:
+    """What a script shows that mounts an image and writes `_TAR` of it."""
+    command = ["unshare", "--mount", "sh", "-euc", script, "sh", *arguments]
+    return in_archive(io.BytesIO(run(*command, **environment)))
+
+
+@dataclass
+class Crane:
+    """`crane export`, as in `crane export IMAGE - | tar -x`."""
+
+    program: str
+    config: Path  # docker's configuration, with the registry's password
+
+    def __call__(self, image: str) -> Tree:
+        archive = run(self.program, "export", image, "-", DOCKER_CONFIG=self.config)
+        return in_archive(io.BytesIO(archive))
+
+
+@dataclass
+class Run:
+    """`docker run`: the extractor copies into a workspace, a new one if none is given."""
+
+    docker: Docker
+    options: Sequence[str] = ()
+    workspace: Path | None = None
+
+    def __call__(self, image: str) -> Tree:
+        with tempfile.TemporaryDirectory() as new:
+            workspace = self.workspace or Path(new)
+            mount = f"type=bind,source={workspace},target=/workspace"
+            ran = self.docker("run", "--rm", "--mount", mount, image, *self.options)
+            assert ran.code == 0, ran.stderr
+            return on_disk(workspace)
+
+
+@dataclass
+class Pull:
+    """`docker kontext pull`, into a directory that lives as long."""
+
+    docker: Docker
+    directory: Path
+
+    def __call__(self, image: str) -> Tree:
+        pulled = self.docker("kontext", "pull", "--mirror", image, str(self.directory))
+        assert pulled.code == 0, pulled.stderr
+        return on_disk(self.directory)
+
+
+@dataclass
+class Export:
+    """`docker export` of a container that never ran: what the daemon's storage driver stacks."""
+
+    docker: Docker
+
+    def __call__(self, image: str) -> Tree:
+        created = self.docker("create", image)
+        assert created.code == 0, created.stderr
+        container = created.stdout.strip()
+        try:
+            return in_archive(
+                io.BytesIO(run("docker", "export", container, DOCKER_CONFIG=self.docker.config))
+            )
+        finally:
+            self.docker("rm", container)
+
+
+@dataclass
+class Buildah:
+    """containers/storage, which podman and CRI-O have, too; its overlay driver stacks layers."""
+
+    folder: Path
+    config: Path
+
+    SCRIPT = f"""
+        mount -t tmpfs none /var/lib  # it would keep a cache in /var/lib/containers
+        folder=$1 auth=$2 image=$3
+        buildah() {{
+            command buildah --root "$folder/root" --runroot "$folder/run" \
+                --storage-driver overlay "$@"
+        }}
+        container=$(buildah from --quiet --authfile "$auth" --tls-verify=false \
+            --signature-policy "$folder/policy.json" "docker://$image")
+        root=$(buildah mount "$container")
+        {_TAR}
+        buildah rm "$container" >&2
+    """
+
+    def __post_init__(self) -> None:
+        accept = {"default": [{"type": "insecureAcceptAnything"}]}
+        network = f'[network]\nnetwork_backend = "cni"\nnetwork_config_dir = "{self.folder}/cni"\n'
+        contents = {
+            "policy.json": json.dumps(accept),
+            "containers.conf": network,
+            "storage.conf": "",
+            "registries.conf": "",
+        }
+        for name, content in contents.items():
+            (self.folder / name).write_text(content)
+
+    def __call__(self, image: str) -> Tree:
+        return in_mount_namespace(
+            self.SCRIPT,
+            self.folder,
+            self.config / "config.json",
+            image,
+            CONTAINERS_CONF=self.folder / "containers.conf",
+            CONTAINERS_STORAGE_CONF=self.folder / "storage.conf",
+            CONTAINERS_REGISTRIES_CONF=self.folder / "registries.conf",
+        )
+
+
+@dataclass
+class Umoci:
+    """`umoci raw unpack` of an OCI layout: one layer after another onto a disk, no overlay."""
+
+    crane: Crane
+    layout: Path  # grows by the layers that it does not have
+
+    def __call__(self, image: str) -> Tree:
+        run(
+            *(self.crane.program, "pull", "--format=oci", image, self.layout),
+            DOCKER_CONFIG=self.crane.config,
+        )
+        self._tag()
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "root"
+            run("umoci", "raw", "unpack", "--image", f"{self.layout}:it", root)
+            return on_disk(root / SOURCES)
+
+    def _tag(self) -> None:
+        """umoci finds an image by a name in the index, not by its digest."""
+        index = self.layout / "index.json"
+        content = json.loads(index.read_text())
+        newest = content["manifests"][-1]
+        newest["annotations"] = {"org.opencontainers.image.ref.name": "it"}
+        index.write_text(json.dumps(content | {"manifests": [newest]}))
+
+
+@dataclass
+class Containerd:
+    """A containerd of the tests' own, as below Kubernetes: its overlayfs snapshotter."""
+
+    folder: Path
+    host: str  # the registry
+
+    SCRIPT = f"""
+        root=$3
+        ctr --address "$1" images mount "$2" "$root" >&2
+        {_TAR}
+    """
+
+    def __enter__(self) -> Containerd:
+        self.address = self.folder / "socket"
+        self._configure()
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                ["containerd", "--config", self.folder / "config.toml"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._wait()
+        return self
+
+    def _configure(self) -> None:
+        (self.folder / "config.toml").write_text(
+            f"""version = 2
+root = "{self.folder}/root"
+state = "{self.folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{self.address}"
+"""
+        )
+        hosts = self.folder / "hosts" / self.host
+        hosts.mkdir(parents=True)
+        secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        (hosts / "hosts.toml").write_text(
+            f"""[host."http://{self.host}"]
+capabilities = ["pull", "resolve"]
+[host."http://{self.host}".header]
+authorization = "Basic {secret}"
+"""
+        )
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if not subprocess.run(self._ctr("version"), capture_output=True).returncode:
+                return
+            time.sleep(0.05)
+        self.__exit__()
+        raise AssertionError((self.folder / "log").read_text())
+
+    def _ctr(self, *arguments: str | Path) -> list[str | Path]:
+        return ["ctr", "--address", self.address, *arguments]
+
+    def __call__(self, image: str) -> Tree:
+        run(*self._ctr("images", "pull", "--hosts-dir", self.folder / "hosts", image))
+        with tempfile.TemporaryDirectory() as root:
+            return in_mount_namespace(self.SCRIPT, self.address, image, root)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()

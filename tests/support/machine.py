@@ -1,0 +1,134 @@
+"""A machine that pushes: a directory, a cache and temporary files of its own, nothing shared."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.services import PASSWORD, Docker, Result
+from support.trees import Tree, in_archive, on_disk
+
+SHIM = Path(__file__).parents[2] / "kontext_plugin" / "docker-kontext"
+
+
+@dataclass
+class Machine:
+    """Knows the registry by the name `host`, which may be a proxy's, and asks it at `direct`."""
+
+    folder: Path
+    host: str
+    direct: str
+    crane: str
+    repository: str = "test/only"
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for folder in (self.source, self.temporary, self.folder / "docker"):
+            folder.mkdir(parents=True)
+        Docker(self.folder / "docker").log_in(self.host)
+        self.forget()
+        self.environment |= {
+            "HOME": str(self.folder),
+            "TMPDIR": str(self.temporary),
+            "DOCKER_CONFIG": str(self.folder / "docker"),
+        }
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    @property
+    def temporary(self) -> Path:
+        return self.folder / "tmp"
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.environment["KONTEXT_CACHE_DIR"])
+
+    @property
+    def tag(self) -> str:
+        return f"{self.host}/{self.repository}:v1"
+
+    def forget(self) -> None:
+        """As on another machine: no cache yet."""
+        number = 0
+        while (cache := self.folder / f"cache {number}").exists():
+            number += 1
+        self.environment["KONTEXT_CACHE_DIR"] = str(cache)
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """The plugin as docker starts it, so that the process is Python's own."""
+        return subprocess.Popen(
+            [SHIM, "kontext", "push", "-t", self.tag, *options, self.source],
+            env=os.environ | self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def push(self, *options: str) -> Result:
+        process = self.start(*options)
+        output, messages = process.communicate(timeout=120)
+        return Result(process.returncode, output.decode(), messages.decode())
+
+    def tree(self) -> Tree:
+        return on_disk(self.source)
+
+    def published(self) -> Tree | None:
+        """What the tag shows, whoever is between the machine and the registry."""
+        config = self.folder / "direct"
+        if not config.exists():
+            config.mkdir()
+            Docker(config).log_in(self.direct)
+        done = subprocess.run(
+            [self.crane, "export", f"{self.direct}/{self.repository}:v1", "-"],
+            env=os.environ | {"DOCKER_CONFIG": str(config)},
+            capture_output=True,
+        )
+        if done.returncode:
+            assert b"_UNKNOWN" in done.stderr, done.stderr
+            return None
+        return in_archive(io.BytesIO(done.stdout))
+
+    def cranes(self) -> list[int]:
+        """Those that still run for this machine."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (folder / "environ").read_bytes()
+                name = os.path.basename((folder / "cmdline").read_bytes().partition(b"\0")[0])
+            except OSError:
+                continue
+            if name == b"crane" and f"TMPDIR={self.temporary}\0".encode() in environment:
+                found.append(int(folder.name))
+        return found
+
+    def assert_clean(self) -> None:
+        """Nothing lies about, and nobody is left."""
+        assert ends_within(5, lambda: not self.cranes()), "a crane still runs"
+        assert [*self.temporary.iterdir()] == []
+        left = [path.name for path in self.cache.glob("*")] if self.cache.is_dir() else []
+        assert set(left) <= {"stats", "published", "pushed"}
+
+    def assert_failed(self, pushed: Result, message: str) -> None:
+        """Exit 1, one error with its hint, nothing on stdout, no traceback and no secret."""
+        assert (pushed.code, pushed.stdout) == (1, ""), pushed
+        assert pushed.stderr.count("ERROR: ") == 1, pushed.stderr
+        said = pushed.stderr[pushed.stderr.index("ERROR: ") :]
+        assert len(said.strip().splitlines()) == 2, said
+        assert message in said
+        for never in ("Traceback", "fault of Kontext's", PASSWORD, "\x1b", "\x00"):
+            assert never not in pushed.stderr, pushed.stderr
+
+
+def ends_within(seconds: float, done: Callable[[], bool], every: float = 0.02) -> bool:
+    limit = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(every)
+    return True

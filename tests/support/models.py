@@ -1,0 +1,196 @@
+"""Random trees, two models of how the layers of an image are seen, and one of a registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+from support.trees import Directory, File, Link, Node, Tree
+
+from kontext_plugin import manifest
+from kontext_plugin.delta import Changes
+from kontext_plugin.image.oci import Digest, Image, digest_of
+from kontext_plugin.image.oci import Layer as ImageLayer
+from kontext_plugin.image.spec import ImageSpec
+from kontext_plugin.image.tree import DIRECTORY
+from kontext_plugin.image.tree import Tree as Described
+from kontext_plugin.push.plan import Plan
+from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.runtime.schema import load_manifest
+
+BASE = Digest("sha256:" + "b" * 64)
+WANTED = ImageSpec(
+    base=BASE,
+    below=(ImageLayer(BASE, 1),),
+    extractor=BASE,
+    platform="linux/amd64",
+    labels={},
+    settings=lambda labels: {},
+    always_reuse=True,
+)
+
+Layer = Sequence[tuple[str, Node | None]]
+"""The entries of a layer in their order; None: a whiteout of the path."""
+
+PLAIN_NAMES = st.sampled_from(["a", "b", "c"])
+"""So few that two random trees often have one path, and as different kinds."""
+
+STRANGE = [
+    "a", "b", ".hidden", "...", "..a", "-rf", "two words", " ", "new\nline", "tab\t", 'quo"te',
+    "apo'strophe", "back\\slash", "star*", "[x]", "ä", "a\u0301", "ß😀", "\u202e", "wh", ".wh",
+    "n" * 100, "n" * 101, "n" * 155, "n" * 156, "n" * 255, "ö" * 127, "\x01", "\x7f",
+]  # fmt: skip
+STRANGE_NAMES = st.one_of(
+    st.sampled_from(STRANGE),
+    st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40).filter(
+        lambda name: name not in (".", "..", ".git") and not name.startswith(".wh.")
+    ),
+)
+
+Nested = Node | dict[str, Any]
+"""A directory as a map of what it holds."""
+
+
+def trees(names: st.SearchStrategy[str] = PLAIN_NAMES, leaves: int = 8) -> st.SearchStrategy[Tree]:
+    """Small trees; the contents are few too, so that changes of a mode alone occur."""
+    leaf: st.SearchStrategy[Nested] = st.one_of(
+        st.builds(File, st.sampled_from([b"", b"x", b"y", b"z" * 1025]), st.booleans()),
+        st.builds(Link, st.sampled_from(["a", "b/c", "/etc/hosts", "gone", "ä\n"])),
+        st.just({}),
+    )
+    branch = st.recursive(
+        leaf, lambda below: st.dictionaries(names, below, max_size=4), max_leaves=leaves
+    )
+    return st.dictionaries(names, branch, max_size=4).map(_flat)
+
+
+def histories(steps: int = 8) -> st.SearchStrategy[list[Tree]]:
+    """Trees that each differ little from the one before, by edits of very different sizes: their
+    images come to have long chains of ancestors."""
+    sizes = st.sampled_from([0, 1, 1000, 4000, 16_000, 64_000])
+    file = st.builds(lambda fill, size, run: File(fill * size, run), CONTENTS, sizes, st.booleans())
+    name = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3).map("/".join)
+    node = st.one_of(file, file, st.builds(Directory), st.just(Link("a")), st.none())
+    edits = st.dictionaries(name, node, min_size=1, max_size=2)
+    return st.lists(edits, min_size=3, max_size=steps).map(_edits)
+
+
+CONTENTS = st.sampled_from([b"x", b"y", b"z"])
+
+
+def _edits(edits: list[dict[str, Node | None]]) -> list[Tree]:
+    history: list[Tree] = [{"ballast": File(b"b" * 200_000)}]
+    for edit in edits:
+        tree = dict(history[-1])
+        for path, node in edit.items():
+            for other in [other for other in tree if other == path or other.startswith(f"{path}/")]:
+                if not (isinstance(node, Directory) and isinstance(tree[path], Directory)):
+                    del tree[other]
+            for parent in parents(path) if node is not None else ():
+                if not isinstance(tree.get(parent), Directory):
+                    tree[parent] = Directory()
+            if node is not None:
+                tree[path] = node
+        history.append(tree)
+    return history
+
+
+def _flat(nested: dict[str, Nested], prefix: str = "") -> Tree:
+    tree: Tree = {}
+    for name, node in nested.items():
+        if isinstance(node, dict):
+            tree[prefix + name] = Directory()
+            tree |= _flat(node, f"{prefix}{name}/")
+        else:
+            tree[prefix + name] = node
+    return tree
+
+
+def described(tree: Tree) -> Described:
+    """The tree as a manifest describes it."""
+    files = {path: node for path, node in tree.items() if isinstance(node, File)}
+    folders = [path for path, node in tree.items() if isinstance(node, Directory)]
+    digests = {path: hashlib.sha256(file.content).hexdigest() for path, file in files.items()}
+    return Described(
+        files=dict.fromkeys(folders, DIRECTORY) | digests,
+        sizes={path: len(file.content) for path, file in files.items()},
+        executable=frozenset(path for path, file in files.items() if file.executable),
+        links={path: node.target for path, node in tree.items() if isinstance(node, Link)},
+    )
+
+
+def layer(made: Changes, new: Tree) -> Layer:
+    """The entries that a delta to `new` with these changes has."""
+    above = {up for path in (*made.written, *made.whiteouts) for up in parents(path)}
+    entries = [(path, new[path]) for path in sorted(above | {*made.written})]
+    return [*entries, *((path, None) for path in made.whiteouts)]
+
+
+def overlay(layers: Iterable[Layer]) -> Tree:
+    """What an engine that mounts the layers over each other shows, lowest layer first.
+
+    Holds the layers to what every engine accepts: each path once, its parents there, and no name
+    beside its own whiteout (OCI image specification, layer.md).
+    """
+    shown: Tree = {}
+    for layer in layers:
+        paths = [path for path, _ in layer]
+        assert len(paths) == len(set(paths)), "a path is in a layer twice, or beside its whiteout"
+        folders = {path for path, node in layer if isinstance(node, Directory)} | {""}
+        for path, node in layer:
+            assert path.rpartition("/")[0] in folders, f"no parent of {path!r} in the layer"
+            if node is None:
+                assert path in shown, f"a whiteout of {path!r}, which is not there"
+            if not (isinstance(node, Directory) and isinstance(shown.get(path), Directory)):
+                shown = {
+                    other: kept
+                    for other, kept in shown.items()
+                    if other != path and not other.startswith(f"{path}/")
+                }
+            if node is not None:
+                shown[path] = node
+    return shown
+
+
+def crane_export(layers: Sequence[Layer]) -> Tree:
+    """What `crane export` shows (go-containerregistry, pkg/v1/mutate, extract)."""
+    shown: Tree = {}
+    hides: dict[str, bool] = {}  # paths that were seen, and whether they hide what is below them
+    for layer in reversed(layers):
+        for path, node in layer:
+            if path in hides and node is not None:
+                continue
+            if any(hides.get(parent) for parent in parents(path)):
+                continue
+            hides[path] = not isinstance(node, Directory)
+            if node is not None:
+                shown[path] = node
+    return shown
+
+
+def parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+_DOCUMENTS: dict[str, bytes] = {}
+"""All parts of manifests that were published, by their names, which say what they are."""
+
+
+def published(plan: Plan) -> KontextImage:
+    """What the tag shows once a plan is carried out, as another machine would read it."""
+    # Digests that no other plan has, as those of real images and layers.
+    lower = [ImageLayer(digest_of(repr(share).encode()), 1) for share in plan.lower]
+    beneath = (*plan.beneath, *lower)
+    content = manifest.encode(plan.manifest(layer.digest for layer in beneath))
+    _DOCUMENTS.update(plan.documents)
+    document = load_manifest(content)
+    parts = [json.loads(_DOCUMENTS[part.name]) for part in manifest.parts_of(document)]
+    undos = manifest.reverse_parts_of(document)
+    former = {part.digest: json.loads(_DOCUMENTS[part.name]) for part in undos}
+    layers = (*beneath, ImageLayer(digest_of(b"layer " + content), len(content)))
+    image = Image(digest_of(b"image " + content), layers, digest_of(content))
+    return KontextImage(image, manifest.decode(document, parts, former))

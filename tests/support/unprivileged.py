@@ -1,0 +1,36 @@
+"""Runs a piece of Python as a user for whom file modes count, also where the tests run as root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+_PRELUDE = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from kontext_plugin import manifest, workspace
+from kontext_plugin.cache import store
+from kontext_plugin.runtime import workers
+from kontext_plugin.source import ignore_rules, scan
+from kontext_plugin.terminal import steps
+from kontext_plugin.errors import KontextError
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+"""
+
+
+def run(program: str, *arguments: str) -> str:
+    """What the program prints. It has the names that the prelude imports; anything else fails."""
+    ended = subprocess.run(
+        # The interpreter may lie where that user may not go: everything is imported before.
+        [sys.executable, "-B", "-c", _PRELUDE + program, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout

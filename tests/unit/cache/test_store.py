@@ -1,0 +1,538 @@
+"""The cache: private, replaced as a whole, and as good as absent when anything is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import unprivileged
+from support.models import described
+from support.trees import Directory, File, Link
+
+from kontext_plugin.cache.store import Cache, open_cache
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image.oci import Digest, Image, Layer, digest_of
+from kontext_plugin.manifest import Lineage, Manifest, encode
+from kontext_plugin.registry.fetch import KontextImage
+
+A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
+STATS = {"d/é\n": b"/\n1\0", "f": b"\xff", "": b""}
+MANIFEST = Manifest(
+    described({"d": Directory(), "d/f": File(b"x", executable=True), "l": Link("é\n")}),
+    Lineage(
+        A,
+        B,
+        "linux/amd64",
+        generation=2,
+        layers=(A, B),
+        labels={"k": "v"},
+        replaced_directories=frozenset({"l"}),
+    ),
+)
+CONTENT = encode(MANIFEST)
+IMAGE = Image(A, (Layer(B, 5), Layer(A, 7)), digest_of(CONTENT))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(str(tmp_path / "cache"))
+
+
+def files(cache: Cache) -> list[Path]:
+    assert cache.root is not None
+    return [path for path in Path(cache.root).rglob("*") if path.is_file()]
+
+
+def test_what_was_saved_is_there(cache: Cache) -> None:
+    cache.save_stats("/one", STATS)
+    cache.save_stats("/two", {})
+    cache.save_published("r/r:t", IMAGE, MANIFEST, [B])
+    assert cache.stats("/one") == STATS
+    assert cache.stats("/two") == {}
+    assert cache.published("r/r:t", A) == KontextImage(IMAGE, MANIFEST, known=frozenset({B}))
+
+
+def test_the_last_save_counts(cache: Cache) -> None:
+    cache.save_stats("/one", STATS)
+    cache.save_stats("/one", {"f": b"7"})
+    assert cache.stats("/one") == {"f": b"7"}
+    assert len(files(cache)) == 1
+
+
+def test_what_was_pushed_is_remembered_the_latest_first(cache: Cache) -> None:
+    assert cache.pushed() == []
+    cache.save_pushed("/é\n", ["r/r:1", "r/r:2"])
+    cache.save_pushed("/\udcff", ["r/r:1"])
+    cache.save_pushed("/é\n", ["r/r:2"])
+    assert cache.pushed() == [("/é\n", "r/r:2"), ("/\udcff", "r/r:1"), ("/é\n", "r/r:1")]
+
+
+def test_what_was_pushed_is_bounded(cache: Cache) -> None:
+    for number in range(30):
+        cache.save_pushed("/d", [f"r/r:{number}-{tag}" for tag in range(20)])
+    pushed = cache.pushed()
+    assert len(pushed) == 200
+    assert pushed[0] == ("/d", "r/r:29-0")
+
+
+@pytest.mark.parametrize(
+    "pushed", [None, 7, [7], ["ab", "c"], [["a"]], {"a": "b"}, [["a", "b", 1]]]
+)
+def test_a_strange_record_of_pushes_is_none(cache: Cache, pushed: object) -> None:
+    cache._write("pushed", "", {"version": "kontext pushed 1", "pushed": pushed}, ())
+    assert cache.pushed() == []
+
+
+def test_another_key_or_digest_is_not_known(cache: Cache) -> None:
+    cache.save_stats("/one", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    assert cache.stats("/one/") == {}
+    assert cache.published("r/r:t", B) is None
+    assert cache.published("r/r:other", A) is None
+
+
+def test_only_the_user_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KONTEXT_CACHE_DIR", str(tmp_path / "cache"))
+    before = os.umask(0)
+    try:
+        cache = open_cache()
+        cache.save_stats("/one", STATS)
+        with cache.scratch() as folder:
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def again(content: bytes) -> bytes:
+    """A file of the cache with its checksum made right again."""
+    return hashlib.sha256(content).hexdigest().encode() + content
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda content: b"",
+    "cut in the checksum": lambda content: content[:30],
+    "cut behind the checksum": lambda content: content[:64],
+    "cut": lambda content: content[:-1],
+    "longer": lambda content: content + b"\0",
+    "one bit": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "zeros": lambda content: bytes(len(content)),
+    "no checksum": lambda content: content[64:],
+    "only a checksum": lambda content: again(b""),
+    "another version": lambda content: again(content[64:].replace(b"kontext ", b"kontekst ", 1)),
+    "other content": lambda content: again(b"\xff\0[]\n{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_as_good_as_absent(
+    damage: Callable[[bytes], bytes], cache: Cache
+) -> None:
+    cache.save_stats("/one", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    assert len(files(cache)) == 2
+    for path in files(cache):
+        path.write_bytes(damage(path.read_bytes()))
+    assert cache.stats("/one") == {}
+    assert cache.published("r/r:t", A) is None
+    cache.save_stats("/one", STATS)
+    assert cache.stats("/one") == STATS
+
+
+RECORDS = {
+    "no object": b"[]",
+    "no version": b"{}",
+    "no layers": json.dumps({"version": "kontext published 2", "digest": A}).encode(),
+    "layers of another shape": json.dumps(
+        {"version": "kontext published 2", "digest": A, "layers": [1]}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_a_record_of_another_shape_is_as_good_as_absent(record: bytes, cache: Cache) -> None:
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    (path,) = files(cache)
+    path.write_bytes(again(record + b"\n" + CONTENT))
+    assert cache.published("r/r:t", A) is None
+
+
+def test_a_directory_in_a_files_place_does_no_harm(cache: Cache) -> None:
+    cache.save_stats("/one", STATS)
+    (path,) = files(cache)
+    path.unlink()
+    (path / "x").mkdir(parents=True)
+    assert cache.stats("/one") == {}
+    cache.save_stats("/one", STATS)
+    assert cache.stats("/one") == {}
+
+
+def test_no_cache_is_no_error() -> None:
+    cache = Cache(None)
+    cache.save_stats("/one", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    assert cache.stats("/one") == {}
+    assert cache.published("r/r:t", A) is None
+
+
+def test_scratch_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "kontext-of-somebody-else"
+    other.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Cache(None).scratch() as folder:
+        assert Path(folder).parent == tmp_path
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    assert [*tmp_path.iterdir()] == [other]
+
+
+@pytest.mark.parametrize("error", [KontextError("x"), KeyboardInterrupt(), OSError()], ids=repr)
+def test_scratch_is_gone_after_an_exception(error: BaseException, cache: Cache) -> None:
+    with pytest.raises(type(error)), cache.scratch() as folder:
+        (Path(folder) / "d").mkdir()
+        (Path(folder) / "d/layer").write_bytes(b"x")
+        raise error
+    assert not os.path.exists(folder)
+
+
+def test_a_save_leaves_nothing_else_behind(cache: Cache, tmp_path: Path) -> None:
+    cache.save_stats("/one", STATS)
+    assert os.listdir(tmp_path / "cache") == ["stats"]
+
+
+def test_a_failed_save_leaves_the_old_file(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache.save_stats("/one", STATS)
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    cache.save_stats("/one", {})
+    assert cache.stats("/one") == STATS
+    assert os.listdir(tmp_path / "cache") == ["stats"]
+
+
+HOLD = """
+import sys
+from kontext_plugin.cache.store import Cache
+with Cache(sys.argv[1]).scratch() as folder:
+    open(folder + "/layer", "w").close()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_only_what_a_killed_push_left_is_swept(cache: Cache) -> None:
+    assert cache.root is not None
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, cache.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdin and process.stdout
+        layer = Path(process.stdout.readline().decode().strip()) / "layer"
+        with cache.scratch():
+            assert layer.exists(), "a living push lost its layer"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert layer.exists()
+        with cache.scratch() as own:
+            assert os.listdir(cache.root) == [os.path.basename(own)]
+
+
+def test_sweeping_follows_no_link(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").touch()
+    (tmp_path / "cache").mkdir(parents=True)
+    (tmp_path / "cache/kontext-scratch-aaaaaaaa").symlink_to(tmp_path / "precious")
+    with cache.scratch():
+        pass
+    assert (tmp_path / "precious/file").exists()
+
+
+def test_two_scratch_directories_at_once(cache: Cache) -> None:
+    with cache.scratch() as one, cache.scratch() as two:
+        assert one != two
+        assert os.path.isdir(one)
+
+
+def test_scratch_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(KontextError, match="no temporary directory") as raised,
+        Cache(str(tmp_path / "file")).scratch(),
+    ):
+        pass
+    assert "KONTEXT_CACHE_DIR" in raised.value.hint
+
+
+# Where it is
+
+PLACES = {
+    "own variable": ({"KONTEXT_CACHE_DIR": "own/deep", "XDG_CACHE_HOME": "xdg"}, "own/deep"),
+    "XDG": ({"XDG_CACHE_HOME": "xdg"}, "xdg/kontext"),
+    "home": ({}, "home/.cache/kontext"),
+    "empty variables": ({"KONTEXT_CACHE_DIR": "", "XDG_CACHE_HOME": ""}, "home/.cache/kontext"),
+}
+
+
+@pytest.mark.parametrize(("variables", "place"), PLACES.values(), ids=PLACES)
+def test_the_users_cache(
+    variables: dict[str, str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("KONTEXT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value) if value else "")
+    assert open_cache() == Cache(str(tmp_path / place))
+    assert stat.S_IMODE((tmp_path / place).stat().st_mode) == 0o700
+
+
+def test_a_read_only_cache_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KONTEXT_CACHE_DIR", str(tmp_path / "cache"))
+    open_cache(read_only=True).save_stats("/one", STATS)
+    assert [*tmp_path.iterdir()] == []
+    open_cache().save_stats("/one", STATS)
+    before = files(Cache(str(tmp_path)))
+    cache = open_cache(read_only=True)
+    cache.save_stats("/one", {})
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    assert cache.stats("/one") == STATS
+    assert files(Cache(str(tmp_path))) == before
+
+
+def test_a_relative_place_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KONTEXT_CACHE_DIR", "here")
+    assert open_cache() == Cache(str(tmp_path / "here"))
+
+
+def test_a_file_in_the_caches_place_means_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KONTEXT_CACHE_DIR", str(tmp_path / "file"))
+    assert open_cache() == Cache(None)
+
+
+CLOSED = """
+os.environ["KONTEXT_CACHE_DIR"] = sys.argv[1]
+print(store.open_cache().root)
+known = store.Cache(sys.argv[1])
+known.save_stats("/one", {})
+print(known.stats("/one"))
+known.save_stats("/two", {})
+"""
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o555], ids=oct)
+def test_a_cache_that_may_not_be_used_is_as_good_as_absent(mode: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "cache"
+        Cache(str(root)).save_stats("/one", STATS)
+        root.chmod(mode)
+        before = sorted(root.rglob("*"))
+        assert unprivileged.run(CLOSED, str(root)).splitlines() == ["None", "{}"]
+        assert sorted(root.rglob("*")) == before
+        root.chmod(0o700)
+
+
+def test_what_is_not_ours_is_never_swept(cache: Cache) -> None:
+    """The cache may be told to live among a user's own directories."""
+    assert cache.root is not None
+    theirs = [Path(cache.root) / name for name in ("tmp/uploads", "kontext-mine", "scratch")]
+    for folder in theirs:
+        folder.mkdir(parents=True)
+        (folder / "precious").touch()
+    with cache.scratch():
+        pass
+    assert all((folder / "precious").exists() for folder in theirs)
+
+
+def test_a_sweep_at_the_worst_moment(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another push may sweep the new folder before it is locked."""
+    make, swept = tempfile.mkdtemp, []
+
+    def made_and_swept(*arguments: Any, **options: Any) -> str:
+        folder = make(*arguments, **options)
+        if not swept:
+            swept.append(folder)
+            os.rmdir(folder)
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made_and_swept)
+    with cache.scratch() as folder:
+        assert os.path.isdir(folder)
+    assert swept
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link to an endless device"])
+def test_a_file_of_another_kind_is_as_good_as_none(cache: Cache, kind: str) -> None:
+    cache.save_stats("/d", {"f": b"1"})
+    (path,) = [path for path in Path(cache.root or "").rglob("*") if path.is_file()]
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    assert cache.stats("/d") == {}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "link to nothing", "readable by all"])
+def test_what_lies_in_a_files_place_is_replaced(cache: Cache, tmp_path: Path, kind: str) -> None:
+    """And nothing that it leads to is written."""
+    cache.save_stats("/d", {"f": b"1"})
+    (path,) = files(cache)
+    precious = tmp_path / "precious"
+    if kind == "readable by all":
+        path.chmod(0o644)
+        assert cache.stats("/d") == {"f": b"1"}
+    else:
+        path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        precious.write_text("precious")
+        path.symlink_to(precious)
+    elif kind == "link to nothing":
+        path.symlink_to(precious)
+    cache.save_stats("/d", {"f": b"2"})
+    assert cache.stats("/d") == {"f": b"2"}
+    status = path.lstat()
+    assert stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o600
+    assert precious.exists() == (kind == "link")
+    assert kind != "link" or precious.read_text() == "precious"
+
+
+def test_a_file_of_another_user_is_as_good_as_none(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder is shared, somebody could tell us that nothing has changed, and what of."""
+    cache.save_stats("/d", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    if os.geteuid() == 0:
+        for path in files(cache):
+            os.chown(path, 65534, -1)
+    else:
+        other = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
+    assert cache.stats("/d") == {}
+    assert cache.published("r/r:t", A) is None
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("KONTEXT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    assert open_cache() == Cache(None)
+    assert os.listdir(tmp_path) == []
+
+
+# What is shown and pruned
+
+
+def test_entries_tell_what_they_are_of(cache: Cache) -> None:
+    cache.save_stats("/a\udcff\n", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    with cache.scratch() as folder:
+        Path(folder, "layer").write_bytes(b"x" * 1000)
+        found = {entry.kind: entry for entry in cache.entries()}
+    assert found["stats"].key == "/a\udcff\n"
+    assert found["published"].key == "r/r:t"
+    assert (found["scratch"].size, found["scratch"].key) == (1000, "")
+    on_disk = {path.parent.name: path.stat() for path in files(cache)}
+    for kind, status in on_disk.items():
+        assert (found[kind].size, found[kind].saved) == (status.st_size, status.st_mtime)
+
+
+def test_an_entry_without_a_key_is_one_nevertheless(cache: Cache) -> None:
+    """As earlier versions wrote it, or damaged."""
+    cache.save_stats("/one", STATS)
+    (file,) = files(cache)
+    file.write_bytes(b"damaged")
+    (entry,) = cache.entries()
+    assert (entry.kind, entry.size, entry.key) == ("stats", 7, "")
+
+
+def test_pruning_leaves_what_is_not_ours(cache: Cache, tmp_path: Path) -> None:
+    cache.save_stats("/one", STATS)
+    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    size = sum(path.stat().st_size for path in files(cache))
+    root, name = tmp_path / "cache", "a" * 64
+    theirs = [
+        root / "mine",
+        root / "stats" / "mine",
+        root / "other" / name,
+        root / "stats" / ("b" * 65),
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (root / "stats" / name).mkdir()
+    (tmp_path / "precious").touch()
+    (root / "published" / name).symlink_to(tmp_path / "precious")
+    assert cache.prune() == size
+    assert cache.stats("/one") == {}
+    assert cache.published("r/r:t", A) is None
+    assert all(path.exists() for path in (*theirs, root / "stats" / name, tmp_path / "precious"))
+    assert (root / "published" / name).is_symlink()
+    assert cache.prune() == 0
+
+
+def test_pruning_follows_no_link(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    precious = tmp_path / "elsewhere" / ("a" * 64)
+    precious.touch()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/stats").symlink_to(tmp_path / "elsewhere")
+    assert (cache.entries(), cache.prune()) == ([], 0)
+    assert precious.exists()
+
+
+def test_pruning_beside_a_push(cache: Cache) -> None:
+    """What it holds stays, and what it saves afterwards is there."""
+    with cache.scratch() as folder:
+        layer = Path(folder, "layer")
+        layer.write_bytes(b"x" * 1000)
+        cache.save_stats("/one", STATS)
+        assert cache.prune() < 1000
+        assert layer.exists()
+        cache.save_stats("/one", STATS)
+        assert cache.stats("/one") == STATS
+
+
+def test_pruning_what_a_killed_push_left(cache: Cache, tmp_path: Path) -> None:
+    left = tmp_path / "cache/kontext-scratch-aaaaaaaa"
+    left.mkdir(parents=True)
+    (left / "layer").write_bytes(b"x" * 1000)
+    assert cache.prune() == 1000
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("root", [None, "/no/where"])
+def test_no_cache_holds_nothing(root: str | None) -> None:
+    assert (Cache(root).entries(), Cache(root).prune()) == ([], 0)
+
+
+def test_a_cache_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(KontextError, match="cannot be used: Not a directory"):
+        Cache(str(tmp_path / "file")).entries()

@@ -1,0 +1,341 @@
+"""crane's error texts, as it really prints them, become errors with a cause and a hint."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.tokens import MESSAGES_WITH_SECRETS as SECRETS
+
+from kontext_plugin.crane_driver.errors import (
+    Damaged,
+    NotFound,
+    Refused,
+    RegistryError,
+    explain,
+    no_answer,
+)
+from kontext_plugin.errors import FAILED
+from kontext_plugin.terminal.text import redact
+
+NAME = "host.io:5000/team/repo:t"
+ARGUMENTS = ("mutate", "host.io:5000/team/repo@sha256:0", "--tag", NAME, "--workdir", "/w")
+URL = "https://host.io:5000/v2/team/repo"
+
+
+class Case(NamedTuple):
+    text: str
+    kind: type[RegistryError]
+    message: str
+    hint: str
+
+
+CASES = {
+    "no manifest": Case(
+        f"Error: fetching manifest {NAME}: GET {URL}/manifests/t: MANIFEST_UNKNOWN: unknown; "
+        "map[Tag:t]",
+        NotFound,
+        "does not take host.io:5000/team/repo",
+        "created before the first push",
+    ),
+    "no repository": Case(
+        f"Error: GET {URL}/manifests/t: NAME_UNKNOWN: repository name not known to registry",
+        NotFound,
+        "does not take",
+        "created before the first push",
+    ),
+    "no blob": Case(
+        f"Error: GET {URL}/blobs/sha256:0: BLOB_UNKNOWN: blob unknown to registry",
+        NotFound,
+        "does not take",
+        "",
+    ),
+    "404 without a code": Case(
+        f"Error: HEAD {URL}/manifests/t: unexpected status code 404 Not Found (HEAD responses have "
+        "no body, use GET for details)",
+        NotFound,
+        "does not take",
+        "",
+    ),
+    "no login": Case(
+        f"Error: GET {URL}/manifests/t: UNAUTHORIZED: authentication required; [map[Action:pull]]",
+        Refused,
+        "host.io:5000 refused",
+        "docker login host.io:5000",
+    ),
+    "401 without a code": Case(
+        "Error: GET https://auth.host.io/token?scope=x: unexpected status code 401 Unauthorized",
+        Refused,
+        "refused",
+        "/docker/config.json",
+    ),
+    "denied": Case(
+        f"Error: POST {URL}/blobs/uploads/: DENIED: requested access to the resource is denied",
+        Refused,
+        "may not do that",
+        "rights",
+    ),
+    "403": Case(
+        f"Error: HEAD {URL}/manifests/t: unexpected status code 403 Forbidden",
+        Refused,
+        "may not do that",
+        "docker login",
+    ),
+    "nobody listens": Case(
+        f'Error: Get "{URL}/": dial tcp 127.0.0.1:5000: connect: connection refused',
+        RegistryError,
+        "host.io:5000 does not answer: connection refused",
+        "running",
+    ),
+    "no such host": Case(
+        f'Error: Get "{URL}/": dial tcp: lookup host.io on 10.0.0.1:53: no such host',
+        RegistryError,
+        "no such host",
+        "spelling",
+    ),
+    "no DNS": Case(
+        f'Error: Get "{URL}/": dial tcp: lookup host.io: Temporary failure in name resolution',
+        RegistryError,
+        "no such host",
+        "DNS",
+    ),
+    "unknown authority": Case(
+        f'Error: Get "{URL}/": tls: failed to verify certificate: x509: certificate signed by '
+        "unknown authority",
+        RegistryError,
+        "cannot be trusted: failed to verify certificate",
+        "SSL_CERT_FILE",
+    ),
+    "certificate of another": Case(
+        f'Error: Get "{URL}/": x509: certificate is valid for a.io, not host.io',
+        RegistryError,
+        "certificate is valid for a.io, not host.io",
+        "--insecure",
+    ),
+    "plain http": Case(
+        f'Error: Get "{URL}/": http: server gave HTTP response to HTTPS client',
+        RegistryError,
+        "speaks plain http",
+        "--insecure",
+    ),
+    "plain http, which fails as well": Case(
+        f'Error: Get "{URL}/": http: server gave HTTP response to HTTPS client; '
+        f'Get "{URL}/": read tcp 127.0.0.1:1->127.0.0.1:2: read: connection reset by peer',
+        RegistryError,
+        "broke the connection off",
+        "Try again",
+    ),
+    "plain http, which is refused": Case(
+        f'Error: Get "{URL}/": http: server gave HTTP response to HTTPS client; '
+        f"GET {URL}/: unexpected status code 500 Internal Server Error",
+        RegistryError,
+        "failed with status 500",
+        "log",
+    ),
+    "no HTTP": Case(
+        f'Error: Head "{URL}/manifests/t": net/http: HTTP/1.x transport connection broken: '
+        'malformed HTTP status code "no"',
+        RegistryError,
+        "host.io:5000 does not speak HTTP",
+        "proxy",
+    ),
+    "no HTTP header": Case(
+        f'Error: Get "{URL}/": net/http: HTTP/1.x transport connection broken: malformed MIME '
+        'header: missing colon: "x"',
+        RegistryError,
+        "does not speak HTTP",
+        "port",
+    ),
+    "another manifest": Case(
+        f'Error: pulling {NAME}: manifest digest: "sha256:1" does not match requested digest: '
+        f'"sha256:0" for "{NAME}"',
+        Damaged,
+        f"sent a damaged {NAME}",
+        "--fresh",
+    ),
+    "a blob of another size": Case(
+        f"Error: GET {URL}/blobs/sha256:0: Content-Length header 152 does not match expected "
+        "size 304",
+        Damaged,
+        "sent a damaged",
+        "--fresh",
+    ),
+    "registry's disk full": Case(
+        f"Error: PATCH {URL}/blobs/uploads/1: UNKNOWN: unknown error; map[Err:28 Op:write "
+        "Path:/var/lib/registry/data: write: no space left on device]",
+        RegistryError,
+        "no space left",
+        "Free some space there",
+    ),
+    "missing helper": Case(
+        "Error: fetching manifest: error getting credentials - err: exec: "
+        '"docker-credential-desktop": executable file not found in $PATH, out: ``',
+        RegistryError,
+        "docker-credential-desktop is not on PATH",
+        "/docker/config.json",
+    ),
+    "failing helper": Case(
+        "Error: error getting credentials - err: exit status 1, out: `the keychain is locked`",
+        RegistryError,
+        "credential helper for host.io:5000 failed",
+        "-D",
+    ),
+    "broken configuration": Case(
+        "Error: parsing config file (/docker/config.json): invalid character 'x' looking for "
+        "beginning of value",
+        RegistryError,
+        "/docker/config.json cannot be read",
+        "valid JSON",
+    ),
+    "time": Case(
+        f'Error: Get "{URL}/": dial tcp 10.1.1.1:443: i/o timeout',
+        RegistryError,
+        "does not answer in time",
+        "proxy",
+    ),
+    "too many requests": Case(
+        f"Error: GET {URL}/manifests/t: TOOMANYREQUESTS: You have reached your pull rate limit",
+        RegistryError,
+        "no more requests",
+        "log in",
+    ),
+    "no name": Case(
+        "Error: parsing reference: could not parse reference: Host.io/Repo",
+        RegistryError,
+        "Host.io/Repo is not an image name",
+        "REGISTRY/REPOSITORY:TAG",
+    ),
+    "server error": Case(
+        f"Error: PUT {URL}/manifests/t: unexpected status code 503 Service Unavailable: try later",
+        RegistryError,
+        "host.io:5000 failed with status 503",
+        "log",
+    ),
+    "cut off": Case(
+        f'Error: Patch "{URL}/blobs/uploads/1": write tcp: connection reset by peer',
+        RegistryError,
+        "broke the connection off",
+        "again",
+    ),
+    "end of file": Case(
+        f'Error: Get "{URL}/": EOF', RegistryError, "broke the connection off", "again"
+    ),
+    "other host answers": Case(
+        'Error: Get "https://base.io/v2/": dial tcp 1.2.3.4:443: connect: connection refused',
+        RegistryError,
+        "base.io does not answer",
+        "running",
+    ),
+    "unknown": Case(
+        "2026/01/01 pushing\nError: something odd\n", RegistryError, f"{NAME}: something odd", "-D"
+    ),
+    "braces": Case("Error: {name!r} {0} {", RegistryError, "{name!r} {0} {", "-D"),
+    "nothing": Case("", RegistryError, "it gave no reason", "-D"),
+    "long": Case("Error: " + "x" * 10_000, RegistryError, "x" * 400, "-D"),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_explain(case: Case) -> None:
+    error = explain(case.text, ARGUMENTS, {"DOCKER_CONFIG": "/docker"})
+    assert type(error) is case.kind
+    assert case.message in error.message
+    assert case.hint in error.hint
+    assert error.exit_code == FAILED
+    assert len(error.message) < 1000
+
+
+VERBS = {
+    "manifest": (("manifest", NAME), NAME),
+    "blob": (("blob", "host.io/r@sha256:0"), "host.io/r@sha256:0"),
+    "digest": (("digest", "--platform", "linux/amd64", NAME), NAME),
+    "mutate": (ARGUMENTS, NAME),
+    "push": (("push", "/layout", "host.io/r@sha256:0"), "host.io/r@sha256:0"),
+    "copy": (("copy", "host.io/r@sha256:0", NAME), NAME),
+    "tag": (("tag", "host.io/r@sha256:0", "new"), "host.io/r@sha256:0"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "name"), VERBS.values(), ids=VERBS)
+def test_the_image_is_named(arguments: tuple[str, ...], name: str) -> None:
+    error = explain("Error: something odd", arguments, {})
+    assert error.message == f"crane {arguments[0]} failed for {name}: something odd"
+
+
+HUB = 'Error: Get "https://index.docker.io/v2/": dial tcp: lookup index.docker.io: no such host'
+MEANT = {
+    "no registry": (("manifest", "me/app:t"), HUB, True),
+    "no registry, and another one answers": (
+        ("copy", "host.io/r@sha256:0", "me/app:t"),
+        HUB.replace("index.docker.io", "host.io"),
+        False,
+    ),
+    "Docker Hub by name": (("manifest", "docker.io/me/app:t"), HUB, False),
+    "Docker Hub by its other name": (("manifest", "index.docker.io/me/app:t"), HUB, False),
+    "Docker Hub itself": (("catalog", "docker.io"), HUB, False),
+    "another": (("manifest", NAME), HUB.replace("index.docker.io", "host.io:5000"), False),
+}
+
+
+@pytest.mark.parametrize(("arguments", "text", "said"), MEANT.values(), ids=MEANT)
+def test_who_forgot_the_registry_is_told_which_one_that_means(
+    arguments: tuple[str, ...], text: str, said: bool
+) -> None:
+    error = explain(text, arguments, {})
+    assert "index.docker.io is" not in error.message
+    assert ("me/app:t names no registry, which means Docker Hub." in error.hint) is said
+
+
+def test_a_login_to_docker_hub_is_one_that_docker_finds_again() -> None:
+    text = "Error: GET https://index.docker.io/v2/me/app/manifests/t: UNAUTHORIZED: no"
+    assert "'docker login docker.io'" in explain(text, ("manifest", "me/app:t"), {}).hint
+
+
+def test_the_users_own_configuration_is_named_without_another() -> None:
+    assert "~/.docker/config.json" in explain("Error: UNAUTHORIZED", ARGUMENTS, {}).hint
+
+
+def test_silence_is_explained() -> None:
+    error = no_answer(ARGUMENTS, 90)
+    assert error.message == "host.io:5000 has not answered for 90 s"
+    assert "--timeout" in error.hint
+
+
+@pytest.mark.parametrize("text", [text for text, _ in SECRETS.values()], ids=SECRETS)
+def test_no_secret_can_be_told_of(text: str) -> None:
+    assert "S3" not in redact(explain(f"Error: {text}", ARGUMENTS, {}).message)
+
+
+HOSTILE = [
+    "a", "?", ":", "a:", "://", "&a", "?a", "a@", "basic ", '"auth', "authorization", "out: `", "@",
+    "x509: ", "parsing config file (", 'exec: "docker-credential-', "https://", "\nError: ",
+    "server gave HTTP response to HTTPS client;", "status code 5", "\x1b[2J", "\u202e", "\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=repr)
+def test_a_long_text_takes_no_time_and_is_not_repeated(text: str) -> None:
+    """A registry chooses it. Ten times as much must take about ten times as long, no hundred."""
+
+    def seconds(length: int) -> float:
+        began = time.process_time()
+        error = explain("Error: " + text * (length // len(text)), ARGUMENTS, {})
+        redact(text * (length // len(text)))
+        assert len(error.message) < 800
+        return time.process_time() - began
+
+    assert seconds(200_000) < 40 * max(seconds(20_000), 0.005)
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=60))
+def test_any_text_is_an_error(text: str) -> None:
+    assert explain(text, ARGUMENTS, {}).message
+
+
+def test_a_short_tag_spoils_no_reason() -> None:
+    """What crane was told is cut out of what it says, but a tag of one digit is in every status."""
+    said = "Error: fetching: unexpected status code 401 Unauthorized"
+    assert isinstance(explain(said, ["tag", "r/r@sha256:x", "4"], {}), Refused)

@@ -1,0 +1,51 @@
+"""Whose variables go to whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from kontext_plugin.runtime.environment import of_git, of_helpers, of_workers
+
+NEEDED = {
+    "crane": "DOCKER_CONFIG REGISTRY_AUTH_FILE XDG_RUNTIME_DIR HOME PATH SSL_CERT_FILE "
+    "SSL_CERT_DIR HTTPS_PROXY https_proxy NO_PROXY no_proxy HTTP_PROXY http_proxy TMPDIR",
+    "ecr-login": "AWS_PROFILE AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN "
+    "AWS_WEB_IDENTITY_TOKEN_FILE AWS_CONTAINER_CREDENTIALS_RELATIVE_URI AWS_ECR_CACHE_DIR",
+    "gcloud": "CLOUDSDK_CONFIG CLOUDSDK_PYTHON GOOGLE_APPLICATION_CREDENTIALS GCE_METADATA_HOST",
+    "acr-env": "AZURE_CLIENT_ID AZURE_CLIENT_SECRET AZURE_TENANT_ID AZURE_FEDERATED_TOKEN_FILE "
+    "IDENTITY_ENDPOINT IDENTITY_HEADER MSI_ENDPOINT",
+    "pass": "PASSWORD_STORE_DIR GNUPGHOME GPG_TTY",
+    "secretservice": "DBUS_SESSION_BUS_ADDRESS DISPLAY WAYLAND_DISPLAY XAUTHORITY",
+    "osxkeychain": "HOME USER SECURITYSESSIONID",
+    "ghcr-login": "GITHUB_TOKEN GH_TOKEN",
+    "desktop.exe": "WSL_INTEROP WSLENV WSL_DISTRO_NAME",
+}
+OTHERS = "DATABASE_URL NPM_TOKEN STRIPE_KEY VAULT_TOKEN MY_HOME PATHS KONTEXT_ENV HOMES A_DOCKER_X"
+
+
+@pytest.mark.parametrize("names", NEEDED.values(), ids=NEEDED)
+def test_helpers_get_what_they_need(names: str) -> None:
+    environment = dict.fromkeys(names.split(), "value\nof two lines")
+    assert of_helpers(environment) == environment
+
+
+def test_nobody_gets_the_rest() -> None:
+    environment = dict.fromkeys(OTHERS.split(), "secret")
+    assert of_helpers(environment) == {}
+    assert of_git(environment) == {}
+    assert of_workers(environment) == {}
+
+
+def test_git_is_led_nowhere_else() -> None:
+    leading = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_CONFIG_PARAMETERS GIT_SSH_COMMAND"
+    assert of_git(dict.fromkeys(leading.split(), "x")) == {}
+
+
+def test_the_user_adds_names() -> None:
+    environment = dict.fromkeys(OTHERS.split(), "x") | {"KONTEXT_ENV": "VAULT_*, NPM_TOKEN,,P.THS"}
+    assert of_helpers(environment) == {"VAULT_TOKEN": "x", "NPM_TOKEN": "x"}
+
+
+def test_workers_get_no_credentials() -> None:
+    names = " ".join(NEEDED.values()).split()
+    assert of_workers(dict.fromkeys(names, "x")).keys() == {"PATH", "TMPDIR"}

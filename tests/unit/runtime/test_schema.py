@@ -1,0 +1,267 @@
+"""JSON from outside: whatever comes is a document of the known shape or one error with a place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from importlib import resources
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontext_plugin import manifest
+from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.tree import Tree
+from kontext_plugin.runtime.schema import (
+    IMAGE_MANIFEST,
+    InvalidDocument,
+    load_document,
+    load_manifest,
+    parse_json,
+)
+
+DIGEST = "sha256:" + "a" * 64
+DEEP = 100_000
+
+GOOD = json.loads(
+    manifest.encode(
+        manifest.Manifest(
+            Tree({"a": "b" * 64}, {"a": 1}),
+            manifest.Lineage(Digest(DIGEST), Digest(DIGEST), "linux/amd64"),
+        )
+    )
+)
+IMAGE = {
+    "schemaVersion": 2,
+    "config": {"digest": DIGEST, "size": 1},
+    "layers": [{"digest": DIGEST, "size": 1}],
+}
+
+
+def encoded(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+BROKEN = {
+    "nothing": b"",
+    "cut off": b'{"files":{',
+    "no JSON": b"files",
+    "two documents": b"{}{}",
+    "not UTF-8": b'{"files":{"\xff":""}}',
+    "NUL": b"\0",
+    "list": b"[]",
+    "string": b'"files"',
+    "number": b"1",
+    "null": b"null",
+    "deep lists": b"[" * DEEP,
+    "deep objects": b'{"a":' * DEEP,
+    "deep and closed": b'{"files":' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "huge number": b'{"version":' + b"9" * 100_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("load", [parse_json, load_manifest], ids=["parse", "manifest"])
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_what_is_no_json_object_is_refused(load: Any, content: bytes) -> None:
+    with pytest.raises(InvalidDocument, match=r"not JSON|no JSON object|too deep") as raised:
+        load(content)
+    assert len(str(raised.value)) < 300, "the message repeats what came"
+
+
+# Below the decoder's own limit, and far above what validating may recurse.
+@pytest.mark.parametrize("depth", [100, 300, 500, 900])
+def test_deep_nesting_is_refused_wherever_it_stands(depth: int) -> None:
+    deep: Any = []
+    for _ in range(depth):
+        deep = [deep]
+    for key in GOOD:
+        with pytest.raises((InvalidDocument, manifest.InvalidManifest)):
+            manifest.decode(load_manifest(encoded(GOOD | {key: deep})))
+
+
+VERSIONS = ["3", "0", "-1", '"2"', "true", "false", "null", "1e9", "2.0", "1.0", "NaN", "Infinity"]
+VERSIONS += ["[2]", "{}", '"' + "2" * 1000 + '"', "9" * 4000]
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version[:20])
+def test_an_unknown_version_is_named(version: str) -> None:
+    content = encoded(GOOD).replace(b'"version": 2', b'"version": ' + version.encode())
+    with pytest.raises(InvalidDocument, match="unknown version") as raised:
+        load_manifest(content)
+    assert len(str(raised.value)) < 300
+
+
+WRONG = {
+    "files list": ("files", [], "files"),
+    "files null": ("files", None, "files"),
+    "sizes object": ("sizes", {"a": 1}, "sizes"),
+    "executable text": ("executable", "a", "executable"),
+    "base no digest": ("base", "sha256:", "base"),
+    "base and newline": ("base", DIGEST + "\n", "base"),
+    "base sha512": ("base", "sha512:" + "a" * 128, "base"),
+    "extractor null": ("extractor", None, "extractor"),
+    "platform upper": ("platform", "Linux/amd64", "platform"),
+    "platform long": ("platform", "linux/" + "a" * 99, "platform"),
+    "generation negative": ("generation", -1, "generation"),
+    "generation text": ("generation", "1", "generation"),
+    "layers short": ("layers", ["sha256:abc"], "layers/0"),
+    "layers many": ("layers", [DIGEST] * 1001, "layers"),
+    "label number": ("labels", {"k": 1}, "labels/k"),
+    "replaced object": ("replacedDirectories", {}, "replacedDirectories"),
+}
+
+
+@pytest.mark.parametrize(("key", "value", "place"), WRONG.values(), ids=WRONG)
+def test_a_wrong_value_is_refused_with_its_place(key: str, value: Any, place: str) -> None:
+    with pytest.raises(InvalidDocument) as raised:
+        load_manifest(encoded(GOOD | {key: value}))
+    assert str(raised.value).startswith(f"{place}: ")
+    assert len(str(raised.value)) < 300
+
+
+WRONG_COLUMNS: dict[str, tuple[str, Any]] = {
+    "digest short": ("files", {"a": "b" * 63}),
+    "digest upper": ("files", {"a": "B" * 64}),
+    "digest and newline": ("files", {"a": "b" * 64 + "\n"}),
+    "digest null": ("files", {"a": None}),
+    "digest number": ("files", {"a": 1}),
+    "size negative": ("sizes", [-1]),
+    "size text": ("sizes", ["1"]),
+    "size true": ("sizes", [True]),
+    "size fraction": ("sizes", [1.5]),
+    "size NaN": ("sizes", [float("nan")]),
+    "size infinite": ("sizes", [float("inf")]),
+    "executable twice": ("executable", ["a", "a"]),
+    "executable number": ("executable", [1]),
+    "link null": ("links", {"l": None}),
+    "link empty": ("links", {"l": ""}),
+    "replaced number": ("replacedDirectories", [1]),
+    "size too large": ("sizes", [2**63]),
+    "sizes of two kinds": ("sizes", [1, "1"]),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_COLUMNS.values(), ids=WRONG_COLUMNS)
+def test_a_wrong_value_in_a_column_is_refused(key: str, value: Any) -> None:
+    """By the published schema, and without it, since jsonschema is slow."""
+    document = GOOD | {key: value}
+    assert not published_schema("manifest-v2").is_valid(document)
+    with pytest.raises(manifest.InvalidManifest):
+        manifest.decode(load_manifest(encoded(document)))
+
+
+def published_schema(name: str) -> jsonschema.Draft202012Validator:
+    path = resources.files("kontext_plugin").joinpath("schemas", f"{name}.json")
+    return jsonschema.Draft202012Validator(json.loads(path.read_bytes()))
+
+
+@pytest.mark.parametrize("key", sorted(GOOD.keys() - {"version"}))
+def test_a_missing_key_is_named(key: str) -> None:
+    with pytest.raises(InvalidDocument, match=f"'{key}' is a required property"):
+        load_manifest(encoded({k: v for k, v in GOOD.items() if k != key}))
+
+
+def test_version_1_has_nothing_but_files() -> None:
+    assert load_manifest(b'{"files":{"a":""}}') == {"files": {"a": ""}}
+    with pytest.raises(InvalidDocument, match="sizes"):
+        load_manifest(b'{"files":{},"sizes":[]}')
+
+
+def test_a_key_that_comes_twice_counts_once() -> None:
+    content = encoded(GOOD).replace(b'"files":', b'"files": {"../../etc/passwd": ""}, "files":')
+    assert content.count(b'"files"') == 2
+    assert load_manifest(content) == GOOD
+
+
+WRONG_IMAGES: dict[str, tuple[dict[str, Any], str]] = {
+    "version 1": ({"schemaVersion": 1}, "schemaVersion"),
+    "layers object": ({"layers": {}}, "layers"),
+    "layer text": ({"layers": ["x"]}, "layers/0"),
+    "layer without digest": ({"layers": [{"size": 1}]}, "layers/0"),
+    "layer without size": ({"layers": [{"digest": DIGEST}]}, "layers/0"),
+    "digest that climbs": ({"layers": [{"digest": "../../x", "size": 1}]}, "layers/0/digest"),
+    "digest, newline": ({"layers": [{"digest": DIGEST + "\n", "size": 1}]}, "layers/0/digest"),
+    "size negative": ({"layers": [{"digest": DIGEST, "size": -1}]}, "layers/0/size"),
+    "size text": ({"layers": [{"digest": DIGEST, "size": "1"}]}, "layers/0/size"),
+    "size NaN": ({"layers": [{"digest": DIGEST, "size": float("nan")}]}, "layers/0/size"),
+    "many layers": ({"layers": IMAGE["layers"] * 1001}, "layers"),
+    "config null": ({"config": None}, "config"),
+    "media type list": ({"mediaType": []}, "mediaType"),
+    "annotations list": ({"annotations": []}, "annotations"),
+    "annotation null": (
+        {"annotations": {"dev.kontext.manifest": None}},
+        "annotations/dev.kontext.manifest",
+    ),
+    "size of no integer": ({"layers": [{"digest": DIGEST, "size": 1.0}]}, "layers/0/size"),
+}
+
+
+@pytest.mark.parametrize(("changes", "place"), WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_a_wrong_image_is_refused_with_its_place(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidDocument) as raised:
+        load_document(encoded(IMAGE | changes), IMAGE_MANIFEST)
+    assert str(raised.value).startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"annotations": None}, {"annotations": {"a": "b"}}, {"layers": []}, {"subject": [1]}],
+    ids=str,
+)
+def test_a_good_image_is_taken(changes: dict[str, Any]) -> None:
+    assert load_document(encoded(IMAGE | changes), IMAGE_MANIFEST) == IMAGE | changes
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda below: st.lists(below) | st.dictionaries(st.text(), below),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(GOOD)), JSON)
+def test_nothing_but_a_manifest_or_an_error_comes_out(key: str, value: Any) -> None:
+    with contextlib.suppress(InvalidDocument, manifest.InvalidManifest):
+        manifest.decode(load_manifest(encoded(GOOD | {key: value})))
+
+
+COLUMNS = {
+    "files": st.dictionaries(st.sampled_from(["a", "b"]), JSON | st.sampled_from(["", "b" * 64])),
+    "sizes": st.lists(JSON | st.integers(0, 9), max_size=2),
+    "executable": st.lists(JSON | st.just("a"), max_size=2),
+    "links": st.dictionaries(st.sampled_from(["l", "m"]), JSON | st.just("a")),
+    "replacedDirectories": st.lists(JSON | st.just("a"), max_size=2),
+}
+
+
+@given(st.sampled_from(sorted(COLUMNS)).flatmap(lambda key: COLUMNS[key].map(lambda v: {key: v})))
+def test_what_the_schema_refuses_is_refused_without_it(changes: dict[str, Any]) -> None:
+    document = json.loads(encoded(GOOD | changes))
+    try:
+        manifest.decode(load_manifest(encoded(document)))
+    except (InvalidDocument, manifest.InvalidManifest):
+        return
+    assert published_schema("manifest-v2").is_valid(document)
+
+
+def test_the_definitions_of_the_parts_are_those_of_a_manifest() -> None:
+    names = ("manifest-v2", "manifest-part", "manifest-undo")
+    whole, *parts = (published_schema(name).schema["$defs"] for name in names)
+    for part in parts:
+        assert {name: whole[name] for name in part} == part
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_no_bytes_do_harm(content: bytes) -> None:
+    with contextlib.suppress(InvalidDocument):
+        load_manifest(content)
+
+
+def test_the_schemas_are_schemas() -> None:
+    schemas = list(resources.files("kontext_plugin").joinpath("schemas").iterdir())
+    assert len(schemas) >= 6
+    for path in schemas:
+        jsonschema.Draft202012Validator.check_schema(json.loads(path.read_bytes()))

@@ -1,0 +1,432 @@
+"""What git says of a work tree, and that asking it runs nothing of the repository's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image.spec import REVISION, SOURCE
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.source import git
+from kontext_plugin.source.ignore_rules import IgnoreRules, parse_rules
+from kontext_plugin.source.scan import scan
+from kontext_plugin.terminal.steps import Steps
+
+IDENTITY = ["-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "init.defaultBranch=main"]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *IDENTITY, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def repository(folder: Path, files: dict[str, str] | None = None, ignore: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    run(folder, "init", "-q")
+    if ignore:
+        write(folder, ".gitignore", ignore)
+    for name, content in (files or {}).items():
+        write(folder, name, content)
+    return folder
+
+
+def write(folder: Path, name: str, content: str = "x") -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content)
+
+
+def commit(folder: Path) -> str:
+    run(folder, "add", "-A")
+    run(folder, "commit", "-qm", "c", "--allow-empty")
+    return run(folder, "rev-parse", "HEAD").strip()
+
+
+def scanned(root: Path, rules: IgnoreRules | None = None, *, keep_git: bool = False) -> set[str]:
+    """The paths that a push with --gitignore would see."""
+    with Workers(1) as workers:
+        found = scan(
+            str(root),
+            rules or IgnoreRules(),
+            {},
+            workers,
+            Steps(),
+            keep_git=keep_git,
+            not_ignored=git.list_not_ignored(str(root), quiet),
+        )
+    return found.tree.paths()
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return repository(
+        tmp_path / "tree",
+        {"a": "a", "src/b": "b", "src/b.o": "o", "out/c": "c", "src/new": "n"},
+        ignore="*.o\n/out\n",
+    )
+
+
+def test_what_git_ignores_is_left_out(tree: Path) -> None:
+    assert scanned(tree) == {".gitignore", "a", "src", "src/b", "src/new"}
+
+
+def test_tracked_files_stay_though_a_rule_matches(tree: Path) -> None:
+    run(tree, "add", "-f", "src/b.o")
+    assert "src/b.o" in scanned(tree)
+
+
+def test_tracked_files_that_are_gone_leave_nothing(tree: Path) -> None:
+    write(tree, "gone/f")
+    write(tree, "gone/f.o")
+    commit(tree)
+    (tree / "gone/f").unlink()
+    assert "gone" not in scanned(tree)
+
+
+def test_empty_directories_are_left_out(tree: Path) -> None:
+    (tree / "empty").mkdir()
+    assert "empty" not in scanned(tree)
+
+
+def test_all_of_gits_ignore_files_count(tree: Path) -> None:
+    write(tree, "src/.gitignore", "b\n!b.o\n")
+    write(tree, ".git/info/exclude", "a\n")
+    write(Path.home(), ".config/git/ignore", "new\n")
+    assert scanned(tree) == {".gitignore", "src", "src/.gitignore", "src/b.o"}
+
+
+def test_a_directory_in_the_work_tree(tree: Path) -> None:
+    assert scanned(tree / "src") == {"b", "new"}
+
+
+def test_both_kinds_of_rules_leave_out(tree: Path) -> None:
+    rules = parse_rules("a\nsrc\n!src/b\n!src/b.o\n!out\n", "rules")
+    assert scanned(tree, rules) == {".gitignore", "src", "src/b"}
+
+
+def test_a_kept_git_is_whole(tree: Path) -> None:
+    commit(tree)
+    paths = scanned(tree, keep_git=True)
+    assert {".git", ".git/HEAD", ".git/objects", ".git/refs/tags"} <= paths
+    assert "out" not in paths
+
+
+@pytest.mark.parametrize("name", ["n\new", 'q"', "tab\t", "é", "? x", "H 160000 ", "-x", " ", "\\"])
+def test_names_as_they_are(tree: Path, name: str) -> None:
+    write(tree, name)
+    write(tree, f"src/{name}/f")
+    assert {name, f"src/{name}", f"src/{name}/f"} <= scanned(tree)
+    commit(tree)
+    assert {name, f"src/{name}", f"src/{name}/f"} <= scanned(tree)
+
+
+def test_links_are_kept_and_not_followed(tree: Path) -> None:
+    (tree / "link").symlink_to("out")
+    (tree / "dangling").symlink_to("nowhere")
+    paths = scanned(tree)
+    assert {"link", "dangling"} <= paths
+    assert not any(path.startswith("link/") for path in paths)
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["submodule", "untracked repository"])
+def test_a_repository_in_the_repository_is_asked_as_well(tree: Path, tracked: bool) -> None:
+    inner = repository(tree / "in/ner", {"f": "f", "f.log": "l", "f.o": "o"}, ignore="*.log\n")
+    deep = repository(inner / "deep", {"g": "g", "h": "h"}, ignore="h\n")
+    commit(deep)
+    commit(inner)
+    if tracked:
+        commit(tree)
+    below = {path.removeprefix("in/ner/") for path in scanned(tree) if path.startswith("in/ner/")}
+    assert below == {".gitignore", "f", "f.o", "deep", "deep/.gitignore", "deep/g"}
+
+
+def test_a_submodule_that_is_not_checked_out_is_nothing(tree: Path) -> None:
+    commit(repository(tree / "sub", {"f": "f"}))
+    commit(tree)
+    subprocess.run(["rm", "-r", str(tree / "sub")], check=True)
+    (tree / "sub").mkdir()
+    assert "sub" not in scanned(tree)
+
+
+def test_submodules_that_are_links_lead_nowhere(tree: Path) -> None:
+    """Each of three that lead back would be asked for what the three have, forty links deep."""
+    nothing = "1" * 40
+    for name in ("l", "m", "n"):
+        (tree / name).symlink_to(".")
+        run(tree, "update-index", "--add", "--cacheinfo", f"160000,{nothing},{name}")
+        run(tree, "update-index", "--add", "--cacheinfo", f"160000,{nothing},{name}2/sub")
+        (tree / f"{name}2").symlink_to(".")
+    (tree / "sub").symlink_to(".")
+    assert git.list_not_ignored(str(tree), quiet).files >= {"a", "src/b"}
+
+
+def test_a_broken_submodule_is_an_error_and_not_the_outer_ones(tree: Path) -> None:
+    commit(repository(tree / "sub", {"f": "f"}))
+    commit(tree)
+    (tree / "sub/.git/HEAD").unlink()
+    with pytest.raises(KontextError, match=r"sub.*not a git repository"):
+        scanned(tree)
+
+
+NAMES = st.text("ab.", min_size=1, max_size=2).filter(lambda name: set(name) != {"."})
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+LINES = st.lists(st.sampled_from(["a", "b", "/a", "a/", "*", "!a", "!b", "a/b", "**/b", "!*/"]))
+
+
+@given(st.sets(PATHS, max_size=12), LINES, LINES)
+def test_it_is_what_git_would_add(
+    tmp_path_factory: pytest.TempPathFactory, paths: set[str], top: list[str], below: list[str]
+) -> None:
+    root = repository(tmp_path_factory.mktemp("t"), {"keep": ""}, ignore="!keep\n" + "\n".join(top))
+    for path in sorted(paths, key=len, reverse=True):
+        if not (root / path).exists() and not any(p.is_file() for p in (root / path).parents):
+            write(root, path)
+    if (root / "a").is_dir():
+        write(root, "a/.gitignore", "\n".join(below))
+    write(root, ".git/info/exclude", "!keep\n!.gitignore\n")
+    run(root, "add", "-f", "keep")
+    seen = {path for path in scanned(root) if not (root / path).is_dir()}
+    run(root, "add", "-A")
+    assert seen == set(run(root, "ls-files", "-z").split("\0")) - {""}
+
+
+def broken_head(root: Path, patch: pytest.MonkeyPatch) -> None:
+    (root / ".git/HEAD").write_text("junk")
+
+
+def broken_config(root: Path, patch: pytest.MonkeyPatch) -> None:
+    (root / ".git/config").write_text("[core\n")
+
+
+def broken_index(root: Path, patch: pytest.MonkeyPatch) -> None:
+    (root / ".git/index").write_bytes(b"junk" * 100)
+
+
+def no_repository(root: Path, patch: pytest.MonkeyPatch) -> None:
+    (root / ".git").rename(root / "was-git")
+
+
+def no_git(root: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("PATH", str(root))
+
+
+def somebody_elses(root: Path, patch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a directory away")
+    os.chown(root, 12345, 12345)
+    os.chown(root / ".git", 12345, 12345)
+
+
+FAILURES = {
+    "broken HEAD": (broken_head, "not a git repository"),
+    "broken configuration": (broken_config, "bad config line 1"),
+    "broken index": (broken_index, "index"),
+    "no repository": (no_repository, "not a git repository"),
+    "no git": (no_git, "no git on PATH"),
+    "somebody else's": (somebody_elses, "dubious ownership"),
+}
+
+
+@pytest.mark.parametrize(("break_it", "words"), FAILURES.values(), ids=FAILURES)
+def test_a_git_that_fails_fails_gitignore_and_not_the_labels(
+    tree: Path,
+    break_it: Callable[[Path, pytest.MonkeyPatch], None],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit(tree)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tree.parent))
+    break_it(tree, monkeypatch)
+    with pytest.raises(KontextError, match=words) as raised:
+        git.list_not_ignored(str(tree), quiet)
+    assert str(tree) in raised.value.message
+    assert git.read_labels(str(tree), quiet) == {}
+
+
+def test_a_directory_that_is_ignored_altogether_is_an_error(tree: Path) -> None:
+    with pytest.raises(KontextError, match="leaves nothing"):
+        git.list_not_ignored(str(tree / "out"), quiet)
+    assert git.read_labels(str(tree / "out"), quiet) == {}
+
+
+def test_the_environment_of_a_hook_leads_nowhere_else(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = commit(tree)
+    other = repository(tmp_path / "other", {"f": "f"})
+    commit(other)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
+    assert "a" in git.list_not_ignored(str(tree), quiet).files
+    assert git.read_labels(str(tree), quiet)[REVISION] == here
+
+
+def test_labels(tree: Path) -> None:
+    assert git.read_labels(str(tree), quiet) == {}
+    here = commit(tree)
+    assert git.read_labels(str(tree), quiet) == {REVISION: here}
+    run(tree, "remote", "add", "origin", "https://me:s3cret@example.com/app.git")
+    source = {SOURCE: "https://example.com/app.git"}
+    assert git.read_labels(str(tree), quiet) == {REVISION: here} | source
+    write(tree, "src/b", "changed")
+    assert git.read_labels(str(tree), quiet) == {REVISION: f"{here}-dirty"} | source
+    assert git.read_labels(str(tree / "src"), quiet)[REVISION] == f"{here}-dirty"
+
+
+def test_what_is_beside_the_directory_does_not_make_it_dirty(tree: Path) -> None:
+    here = commit(tree)
+    write(tree, "a", "changed")
+    write(tree, "new")
+    assert git.read_labels(str(tree / "src"), quiet) == {REVISION: here}
+
+
+def test_a_linked_work_tree_and_a_user_who_hides_untracked_files(
+    tree: Path, tmp_path: Path
+) -> None:
+    here = commit(tree)
+    run(tree, "config", "status.showUntrackedFiles", "no")
+    run(tree, "worktree", "add", "-q", str(tmp_path / "linked"))
+    linked = tmp_path / "linked"
+    assert git.read_labels(str(linked), quiet) == {REVISION: here}
+    write(linked, "new")
+    assert git.read_labels(str(linked), quiet) == {REVISION: f"{here}-dirty"}
+    assert "new" in scanned(linked)
+
+
+def test_where_there_is_no_work_tree_git_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git, "_run", pytest.fail)
+    assert git.read_labels(str(tmp_path), quiet) == {}
+
+
+def test_nothing_is_written(tree: Path) -> None:
+    commit(tree)
+    os.utime(tree / "a", (1, 1))  # which `git status` would note in the index
+
+    def state() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in (tree / ".git").rglob("*")}
+
+    before = state()
+    git.read_labels(str(tree), quiet)
+    git.list_not_ignored(str(tree), quiet)
+    assert state() == before
+
+
+def fsmonitor(root: Path, program: str) -> None:
+    run(root, "config", "core.fsmonitor", program)
+
+
+def clean_filter(root: Path, program: str) -> None:
+    run(root, "config", "filter.e.v.il.clean", program)
+    run(root, "config", "filter.e.v.il.required", "true")
+    (root / ".gitattributes").write_text("* filter=e.v.il\n")
+
+
+def process_filter(root: Path, program: str) -> None:
+    run(root, "config", "filter.evil.process", program)
+    (root / ".gitattributes").write_text("* filter=evil\n")
+
+
+def included_filter(root: Path, program: str) -> None:
+    clean_filter(root, program)
+    (root / ".git/config").rename(root / ".git/more")
+    (root / ".git/config").write_text("[include]\n\tpath = more\n")
+
+
+def hook(root: Path, program: str) -> None:
+    (root / "hooks").mkdir()
+    (root / "hooks/post-index-change").symlink_to(program)
+    run(root, "config", "core.hooksPath", str(root / "hooks"))
+
+
+def missing_objects(root: Path, program: str) -> None:
+    """A partial clone, whose HEAD must be fetched to be compared."""
+    run(root, "config", "extensions.partialClone", "origin")
+    run(root, "config", "remote.origin.url", "ssh://example.com/app")
+    run(root, "config", "remote.origin.promisor", "true")
+    run(root, "config", "core.repositoryFormatVersion", "1")
+    run(root, "config", "core.sshCommand", program)
+    top = run(root, "rev-parse", "HEAD^{tree}").strip()
+    (root / ".git/objects" / top[:2] / top[2:]).unlink()
+
+
+def in_a_submodule(root: Path, program: str) -> None:
+    inner = repository(root / "sub", {"f": "f"})
+    commit(inner)
+    run(root, "add", "sub")
+    run(root, "commit", "-qm", "sub")
+    clean_filter(inner, program)
+    os.utime(inner / "f", (1, 1))
+
+
+HOSTILE = {
+    "fsmonitor": fsmonitor,
+    "clean filter": clean_filter,
+    "process filter": process_filter,
+    "included filter": included_filter,
+    "hook": hook,
+    "missing objects": missing_objects,
+    "in a submodule": in_a_submodule,
+}
+
+
+@pytest.mark.parametrize("plant", HOSTILE.values(), ids=HOSTILE)
+def test_a_repository_runs_no_program(
+    tree: Path, tmp_path: Path, plant: Callable[[Path, str], None]
+) -> None:
+    commit(tree)
+    ran = tmp_path / "ran"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n: > {ran}\nexit 1\n")
+    program.chmod(0o755)
+    plant(tree, str(program))
+    ran.unlink(missing_ok=True)
+    os.utime(tree / "a", (1, 1))  # its content has to be looked at
+
+    git.list_not_ignored(str(tree), quiet)
+    git.read_labels(str(tree), quiet)
+    assert not ran.exists()
+
+    subprocess.run(["git", "status"], cwd=tree, capture_output=True)
+    assert ran.exists(), "git itself was to run it: what did the test look at?"
+
+
+def test_the_users_own_filters_work(tree: Path) -> None:
+    run(tree, "config", "--global", "filter.lower.clean", "tr A-Z a-z")
+    (tree / ".gitattributes").write_text("a filter=lower\n")
+    here = commit(tree)
+    write(tree, "a", "A")
+    assert git.read_labels(str(tree), quiet) == {REVISION: here}
+
+
+def test_a_filter_that_cannot_be_switched_off_leaves_no_labels(tree: Path) -> None:
+    commit(tree)
+    run(tree, "config", "filter.a=b.clean", "false")
+    said: list[str] = []
+    assert git.read_labels(str(tree), said.append) == {}
+    assert "cannot be switched off" in said[-1]
+
+
+def test_what_holds_git_ends(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(tree)
+    (tree / ".git/info/exclude").unlink()
+    os.mkfifo(tree / ".git/info/exclude")
+    monkeypatch.setattr(git, "_LABELS_PATIENCE", 0.3)
+    monkeypatch.setattr(git, "_FILES_PATIENCE", 0.3)
+    assert git.read_labels(str(tree), quiet) == {}
+    with pytest.raises(KontextError, match="has not answered"):
+        git.list_not_ignored(str(tree), quiet)

@@ -1,0 +1,109 @@
+"""Text as it may be shown: without secrets, harmless to a terminal, numbers as docker has them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.tokens import MESSAGES_WITH_SECRETS as SECRETS
+
+from kontext_plugin.terminal.text import duration, number, printable, redact, size
+
+PRINTABLE = {
+    "plain": ("a b\nc", "a b\nc"),
+    "other scripts": ("äß漢字😀", "äß漢字😀"),
+    "escape": ("\x1b[2J", r"\x1b[2J"),
+    "C1 escape": ("\x9b2J", r"\x9b2J"),
+    "carriage return": ("good\rbad", r"good\rbad"),
+    "tab": ("a\tb", r"a\tb"),
+    "bell, backspace, delete": ("\a\b\x7f", r"\x07\x08\x7f"),
+    "NUL": ("\0", r"\x00"),
+    "right to left": ("\u202etxt.exe", r"\u202etxt.exe"),
+    "invisible": ("a\u200bb", r"a\u200bb"),
+    "line separator": ("a\u2028b\x85", r"a\u2028b\x85"),
+    "not UTF-8": ("\udcff", r"\udcff"),
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), PRINTABLE.values(), ids=PRINTABLE)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text(st.characters()))
+def test_nothing_but_line_ends_and_what_prints_comes_through(text: str) -> None:
+    shown = printable(redact(text))
+    assert all(character == "\n" or character.isprintable() for character in shown)
+    shown.encode()
+
+
+@pytest.mark.parametrize("category", ["Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"])
+def test_no_character_of_a_dangerous_category_comes_through(category: str) -> None:
+    """Controls, formats (which turn text round or hide in it), unknown ones, line separators."""
+    characters = [chr(code) for code in range(0x110000) if chr(code) != "\n"]
+    some = [character for character in characters if unicodedata.category(character) == category]
+    assert some
+    assert not set(some) & set(printable("".join(some)))
+
+
+@pytest.mark.parametrize(("text", "stays"), SECRETS.values(), ids=SECRETS)
+def test_no_secret_stays(text: str, stays: str) -> None:
+    assert "S3" not in redact(text)
+    assert stays in redact(text)
+
+
+PLAIN = [
+    "host.io:5000/r/r:t@sha256:00", "a@b.c", "'src/a b@c'", "10:20", "what?", "https://host.io/v2/x",
+    "https://[::1]:5000/v2/", "Basically fine", "no authorization for it", '"tokens": "many"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redact(f"x {text} y") == f"x {text} y"
+
+
+@given(
+    st.text(st.sampled_from("aA:/@?&=\"'`\\{}[] \n.0…"), max_size=30),
+    st.sampled_from(sorted(SECRETS)),
+)
+def test_no_secret_stays_whatever_is_around(around: str, kind: str) -> None:
+    text = SECRETS[kind][0]
+    assert "S3" not in redact(f"{around} {text} {around}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.9, "0s"), (59.9, "59s"), (60, "1m00s"), (3725, "1h02m05s")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+SIZES = {
+    0: "0B", 1: "1B", 999: "999B", 1000: "1kB", 1234: "1.23kB", 99_949: "99.9kB",
+    999_499: "999kB", 999_500: "1MB", 999_999: "1MB", 10**6: "1MB", 123_456_789: "123MB",
+    10**9: "1GB", 8 * 1024**3: "8.59GB", 10**12: "1TB", 999 * 10**12: "999TB",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "text"), SIZES.items())
+def test_size(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@given(st.integers(0, 10**14))
+def test_a_size_is_short_and_near(count: int) -> None:
+    text = size(count)
+    digits = text.rstrip("BkMGT")
+    assert "e" not in digits and len(digits) <= 4
+    unit = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}[text[len(digits) :]]
+    assert abs(float(digits) * unit - count) <= count / 190
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (1234567, "1,234,567 files")]
+)
+def test_number(count: int, text: str) -> None:
+    assert number(count, "file") == text

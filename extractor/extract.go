@@ -9,10 +9,11 @@ import (
 	"syscall"
 )
 
-// extract copies the source tree over the target tree. It counts files and links.
+// extract copies the source tree over the target tree. It returns how many files and links
+// it wrote, and how many were right before.
 func extract(p *pool, t trees) (written, unchanged int64) {
 	var changes, total atomic.Int64
-	walk(p, t, p.fail, func(here trees, _ string) (below []string) {
+	walk(p, t, p.fail, func(here trees, _ string) (subdirs []string) {
 		var files sync.WaitGroup
 		defer files.Wait()
 		put := func(name string, place func(*pool, trees, string) (bool, error)) {
@@ -38,26 +39,26 @@ func extract(p *pool, t trees) (written, unchanged int64) {
 			}
 			switch name := entry.name; entry.kind {
 			case fs.ModeDir:
-				// Made here and now, as nothing below it can wait.
+				// The walk opens the directory as soon as the visit returns.
 				if err := makeDir(here.target, name); err != nil {
 					p.fail(failed("mkdir", here.target, name, err))
 					return nil
 				}
-				below = append(below, name)
+				subdirs = append(subdirs, name)
 			case fs.ModeSymlink:
 				put(name, placeLink)
 			case 0:
 				put(name, placeFile)
 			default:
-				p.fail(failed("copy", here.source, name, errors.New("neither a file, a directory nor a link")))
+				p.fail(failed("copy", here.source, name, errors.New("unsupported file type: expected a file, a directory or a link")))
 			}
 		}
-		return below
+		return subdirs
 	})
 	return changes.Load(), total.Load() - changes.Load()
 }
 
-// makeDir makes name a directory, without following a link of that name.
+// makeDir puts a directory in place of anything else, a link included. It keeps a directory.
 func makeDir(parent dir, name string) error {
 	old, err := parent.Lstat(name)
 	switch {
@@ -74,7 +75,8 @@ func makeDir(parent dir, name string) error {
 	return parent.Mkdir(name, 0o755)
 }
 
-// openUp makes a directory usable to its owner, and leaves a usable one alone.
+// openUp lets the owner use a directory. It changes no directory of another user, and none for
+// root, who needs no permission.
 func openUp(parent dir, name string, dir fs.FileInfo) error {
 	stat := dir.Sys().(*syscall.Stat_t)
 	uid := os.Geteuid()

@@ -16,41 +16,41 @@ import (
 func TestExtractIntoEmptyWorkspace(t *testing.T) {
 	name255 := strings.Repeat("n", 255)
 	tests := map[string]tree{
-		"nothing":          {},
-		"kinds":            {"d": "dir", "d/e": "dir", "d/f": "file:f", "x": "exec:x", "l": "link:d/f", "empty": "file:"},
-		"dangling link":    {"l": "link:nowhere"},
-		"absolute link":    {"l": "link:/etc/passwd"},
-		"escaping link":    {"d": "dir", "d/l": "link:../../../outside"},
-		"link to itself":   {"l": "link:l"},
-		"newline":          {"a\nb": "file:1", "d\n": "dir", "d\n/\n": "file:2"},
-		"backslash":        {`a\b`: "file:1", `..\x`: "file:2"},
-		"leading dash":     {"-rf": "file:1", "--": "dir", "--/--help": "file:2"},
-		"dots":             {"...": "file:1", "..a": "dir", "..a/.b": "file:2", "a.": "file:3"},
-		"blanks":           {" ": "file:1", "\t": "dir", "\t/ x ": "file:2"},
-		"not UTF-8":        {"\xff\xfe": "file:1", "\xc3": "dir", "\xc3/\x80": "link:\xff"},
-		"longest names":    {name255: "dir", name255 + "/" + name255: "file:1", name255 + "/" + name255[1:]: "link:" + name255},
-		"longest link":     {"l": "link:" + strings.Repeat("/x", longestLink/2)},
-		"glob and shell":   {"*": "file:1", "$(x)": "file:2", "~": "dir"},
-		"one buffer":       {"f": "file:" + strings.Repeat("x", bufferSize)},
-		"over one buffer":  {"f": "file:" + strings.Repeat("x", bufferSize+1)},
-		"several buffers":  {"f": "exec:" + strings.Repeat("0123456", bufferSize)},
-		"hundreds of them": manyFiles(2000),
+		"nothing":                         {},
+		"kinds":                           {"d": "dir", "d/e": "dir", "d/f": "file:f", "x": "exec:x", "l": "link:d/f", "empty": "file:"},
+		"dangling link":                   {"l": "link:nowhere"},
+		"absolute link":                   {"l": "link:/etc/passwd"},
+		"escaping link":                   {"d": "dir", "d/l": "link:../../../outside"},
+		"link to itself":                  {"l": "link:l"},
+		"newline":                         {"a\nb": "file:1", "d\n": "dir", "d\n/\n": "file:2"},
+		"backslash":                       {`a\b`: "file:1", `..\x`: "file:2"},
+		"leading dash":                    {"-rf": "file:1", "--": "dir", "--/--help": "file:2"},
+		"names with dots":                 {"...": "file:1", "..a": "dir", "..a/.b": "file:2", "a.": "file:3"},
+		"names of white space":            {" ": "file:1", "\t": "dir", "\t/ x ": "file:2"},
+		"names not in UTF-8":              {"\xff\xfe": "file:1", "\xc3": "dir", "\xc3/\x80": "link:\xff"},
+		"longest names":                   {name255: "dir", name255 + "/" + name255: "file:1", name255 + "/" + name255[1:]: "link:" + name255},
+		"longest link":                    {"l": "link:" + strings.Repeat("/x", longestLink/2)},
+		"names with a meaning in a shell": {"*": "file:1", "$(x)": "file:2", "~": "dir"},
+		"one buffer":                      {"f": "file:" + strings.Repeat("x", bufferSize)},
+		"over one buffer":                 {"f": "file:" + strings.Repeat("x", bufferSize+1)},
+		"several buffers":                 {"f": "exec:" + strings.Repeat("0123456", bufferSize)},
+		"many files":                      manyFiles(2000),
 	}
 	for name, sources := range tests {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, sources)
-			files := 0
+			files := int64(0)
 			for _, what := range sources {
 				if what != "dir" {
 					files++
 				}
 			}
-			if got, want := f.succeed(), fmt.Sprintf("kontext: %d files: %d written, 0 already right in %q\n", files, files, f.target); got != want {
+			if got, want := f.succeed(), fmt.Sprintf("kontext: %s: %d written, 0 already right in %q\n", countFiles(files), files, f.target); got != want {
 				t.Errorf("summary is %q, want %q", got, want)
 			}
 			wantTree(t, f.target, sources)
 
-			if got, want := f.succeed(), fmt.Sprintf("kontext: %d files: 0 written, %d already right in %q\n", files, files, f.target); got != want {
+			if got, want := f.succeed(), fmt.Sprintf("kontext: %s: 0 written, %d already right in %q\n", countFiles(files), files, f.target); got != want {
 				t.Errorf("summary of the second run is %q, want %q", got, want)
 			}
 			wantTree(t, f.target, sources)
@@ -58,30 +58,30 @@ func TestExtractIntoEmptyWorkspace(t *testing.T) {
 	}
 }
 
-func TestExtractOverWhatIsThere(t *testing.T) {
+func TestExtractIntoUsedWorkspace(t *testing.T) {
 	tests := map[string]struct{ sources, before, after tree }{
-		"file for file":            {tree{"x": "file:new"}, tree{"x": "file:old, longer"}, nil},
-		"same size":                {tree{"x": "file:text 1"}, tree{"x": "file:text 2"}, nil},
-		"late difference":          {tree{"x": "file:" + strings.Repeat("x", 2*bufferSize) + "1"}, tree{"x": "file:" + strings.Repeat("x", 2*bufferSize) + "2"}, nil},
-		"becomes executable":       {tree{"x": "exec:x"}, tree{"x": "file:x"}, nil},
-		"no longer executable":     {tree{"x": "file:x"}, tree{"x": "exec:x"}, nil},
-		"file for directory":       {tree{"x": "file:x"}, parents(tree{"x/y/z": "file:z"}), nil},
-		"file for empty directory": {tree{"x": "file:x"}, tree{"x": "dir"}, nil},
-		"file for link":            {tree{"x": "file:x"}, tree{"x": "link:gone"}, nil},
-		"file for fifo":            {tree{"x": "file:x"}, tree{"x": "fifo"}, nil},
-		"empty file for fifo":      {tree{"x": "file:"}, tree{"x": "fifo"}, nil},
-		"directory for file":       {parents(tree{"x/y": "file:y"}), tree{"x": "file:x"}, nil},
-		"directory for link":       {parents(tree{"x/y": "file:y"}), tree{"x": "link:gone"}, nil},
-		"directory for fifo":       {parents(tree{"x/y": "file:y"}), tree{"x": "fifo"}, nil},
-		"link for file":            {tree{"x": "link:new"}, tree{"x": "file:old"}, nil},
-		"link for link":            {tree{"x": "link:new"}, tree{"x": "link:old"}, nil},
-		"link for directory":       {tree{"x": "link:new"}, parents(tree{"x/y": "file:y"}), nil},
-		"link for fifo":            {tree{"x": "link:new"}, tree{"x": "fifo"}, nil},
-		"link inside to the file":  {tree{"x": "file:x"}, tree{"x": "link:y", "y": "file:x"}, tree{"x": "file:x", "y": "file:x"}},
-		"link inside to the directory": {
+		"file for file":                    {tree{"x": "file:new"}, tree{"x": "file:old, longer"}, nil},
+		"same size":                        {tree{"x": "file:text 1"}, tree{"x": "file:text 2"}, nil},
+		"late difference":                  {tree{"x": "file:" + strings.Repeat("x", 2*bufferSize) + "1"}, tree{"x": "file:" + strings.Repeat("x", 2*bufferSize) + "2"}, nil},
+		"executable for not executable":    {tree{"x": "exec:x"}, tree{"x": "file:x"}, nil},
+		"not executable for executable":    {tree{"x": "file:x"}, tree{"x": "exec:x"}, nil},
+		"file for directory":               {tree{"x": "file:x"}, parents(tree{"x/y/z": "file:z"}), nil},
+		"file for empty directory":         {tree{"x": "file:x"}, tree{"x": "dir"}, nil},
+		"file for link":                    {tree{"x": "file:x"}, tree{"x": "link:gone"}, nil},
+		"file for fifo":                    {tree{"x": "file:x"}, tree{"x": "fifo"}, nil},
+		"empty file for fifo":              {tree{"x": "file:"}, tree{"x": "fifo"}, nil},
+		"directory for file":               {parents(tree{"x/y": "file:y"}), tree{"x": "file:x"}, nil},
+		"directory for link":               {parents(tree{"x/y": "file:y"}), tree{"x": "link:gone"}, nil},
+		"directory for fifo":               {parents(tree{"x/y": "file:y"}), tree{"x": "fifo"}, nil},
+		"link for file":                    {tree{"x": "link:new"}, tree{"x": "file:old"}, nil},
+		"link for link":                    {tree{"x": "link:new"}, tree{"x": "link:old"}, nil},
+		"link for directory":               {tree{"x": "link:new"}, parents(tree{"x/y": "file:y"}), nil},
+		"link for fifo":                    {tree{"x": "link:new"}, tree{"x": "fifo"}, nil},
+		"file for a link to an equal file": {tree{"x": "file:x"}, tree{"x": "link:y", "y": "file:x"}, tree{"x": "file:x", "y": "file:x"}},
+		"directory for a link to an equal directory": {
 			parents(tree{"x/f": "file:x"}), parents(tree{"x": "link:y", "y/f": "file:y"}), parents(tree{"x/f": "file:x", "y/f": "file:y"}),
 		},
-		"the rest stays": {tree{"x": "file:x"}, tree{"y": "file:y", "d": "dir", "d/l": "link:x"}, tree{"x": "file:x", "y": "file:y", "d": "dir", "d/l": "link:x"}},
+		"entries that the image lacks": {tree{"x": "file:x"}, tree{"y": "file:y", "d": "dir", "d/l": "link:x"}, tree{"x": "file:x", "y": "file:y", "d": "dir", "d/l": "link:x"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -96,17 +96,17 @@ func TestExtractOverWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestLinksInWorkspaceLeadNowhere(t *testing.T) {
+func TestLinksInWorkspaceAreNotFollowed(t *testing.T) {
 	sources := parents(tree{"d/deep": "file:ours", "precious": "exec:precious", "l": "link:ours"})
 	tests := map[string]func(f *fixture) tree{
-		"directory, absolute": func(f *fixture) tree { return tree{"d": "link:" + f.outside + "/d"} },
-		"directory, relative": func(*fixture) tree { return tree{"d": "link:../outside/d"} },
-		"file, other content": func(f *fixture) tree { return tree{"precious": "link:" + f.outside + "/d/deep"} },
-		"file, same content":  func(f *fixture) tree { return tree{"precious": "link:" + f.outside + "/precious"} },
-		"file, to be made":    func(f *fixture) tree { return tree{"precious": "link:" + f.outside + "/new"} },
-		"link":                func(f *fixture) tree { return tree{"l": "link:" + f.outside} },
-		"below a directory":   func(f *fixture) tree { return tree{"d": "dir", "d/deep": "link:" + f.outside + "/d/deep"} },
-		"one the image lacks": func(f *fixture) tree { return tree{"other": "link:" + f.outside} },
+		"directory, absolute":          func(f *fixture) tree { return tree{"d": "link:" + f.outside + "/d"} },
+		"directory, relative":          func(*fixture) tree { return tree{"d": "link:../outside/d"} },
+		"file, other content":          func(f *fixture) tree { return tree{"precious": "link:" + f.outside + "/d/deep"} },
+		"file, same content":           func(f *fixture) tree { return tree{"precious": "link:" + f.outside + "/precious"} },
+		"file, link to a missing path": func(f *fixture) tree { return tree{"precious": "link:" + f.outside + "/new"} },
+		"link":                         func(f *fixture) tree { return tree{"l": "link:" + f.outside} },
+		"in a directory":               func(f *fixture) tree { return tree{"d": "dir", "d/deep": "link:" + f.outside + "/d/deep"} },
+		"entry that the image lacks":   func(f *fixture) tree { return tree{"other": "link:" + f.outside} },
 	}
 	for name, before := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -119,7 +119,7 @@ func TestLinksInWorkspaceLeadNowhere(t *testing.T) {
 	}
 }
 
-func TestHardLinkIsNotWrittenThrough(t *testing.T) {
+func TestOtherHardLinksDoNotChange(t *testing.T) {
 	tests := map[string]string{"content": "exec:ours", "mode": "exec:precious"}
 	for name, what := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -132,11 +132,11 @@ func TestHardLinkIsNotWrittenThrough(t *testing.T) {
 	}
 }
 
-func TestRightFileIsUntouched(t *testing.T) {
+func TestUnchangedFileIsUntouched(t *testing.T) {
 	sources := parents(tree{"d/f": "file:f", "x": "exec:x", "l": "link:d", "empty": "file:", "big": "file:" + strings.Repeat("big", bufferSize)})
 	f := newFixture(t, sources)
 	plant(t, f.target, sources)
-	must(t, os.Chmod(filepath.Join(f.target, "d/f"), 0o600)) // only the executable bit is ours to set
+	must(t, os.Chmod(filepath.Join(f.target, "d/f"), 0o600)) // a different mode with the same executable bit
 	long := time.Unix(1e9, 0)
 	before := map[string]uint64{}
 	for name := range sources {
@@ -162,7 +162,7 @@ func TestRightFileIsUntouched(t *testing.T) {
 	}
 }
 
-func TestOnlyModeIsFixed(t *testing.T) {
+func TestModeAloneIsFixedInPlace(t *testing.T) {
 	f := newFixture(t, tree{"x": "exec:x"})
 	plant(t, f.target, tree{"x": "file:x"})
 	file := filepath.Join(f.target, "x")
@@ -174,8 +174,8 @@ func TestOnlyModeIsFixed(t *testing.T) {
 	wantTree(t, f.target, tree{"x": "exec:x"})
 }
 
-// A reader of the old file goes on reading the old file.
-func TestChangedFileIsReplacedNotRewritten(t *testing.T) {
+// A program that has the old file open continues to read the old content.
+func TestChangedFileIsReplaced(t *testing.T) {
 	f := newFixture(t, tree{"x": "file:new"})
 	plant(t, f.target, tree{"x": "file:old"})
 	reader := must2(os.Open(filepath.Join(f.target, "x")))
@@ -218,10 +218,10 @@ func TestDirectoryKeepsItsMode(t *testing.T) {
 	}
 }
 
-// New directories belong to the group of a shared workspace, as any made there do.
+// In a shared workspace, new directories belong to the group of the workspace.
 func TestSetgidIsInherited(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux hands the bit down")
+		t.Skip("only Linux gives the bit to new directories")
 	}
 	f := newFixture(t, parents(tree{"d/e/f": "file:f"}))
 	must(t, os.Chmod(f.target, 0o775|os.ModeSetgid))
@@ -233,8 +233,8 @@ func TestSetgidIsInherited(t *testing.T) {
 
 func TestDeepTree(t *testing.T) {
 	tests := map[string]string{
-		"many levels":                        strings.Repeat("d/", 300),
-		"longer than a system call may take": strings.Repeat(strings.Repeat("d", 250)+"/", 20),
+		"many levels":                 strings.Repeat("d/", 300),
+		"a path longer than PATH_MAX": strings.Repeat(strings.Repeat("d", 250)+"/", 20),
 	}
 	for name, deep := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -263,12 +263,12 @@ func TestDeepTree(t *testing.T) {
 	}
 }
 
-func TestSourceOfAnotherKind(t *testing.T) {
+func TestUnsupportedFileType(t *testing.T) {
 	f := newFixture(t, tree{"pipe\x1b[31m": "fifo"})
-	f.refuse(nil, fmt.Sprintf("copy %q: neither a file, a directory nor a link", f.source+"/pipe\x1b[31m"))
+	f.refuse(nil, fmt.Sprintf("copy %q: unsupported file type: expected a file, a directory or a link", f.source+"/pipe\x1b[31m"))
 }
 
-func TestNoNewWorkAfterAnError(t *testing.T) {
+func TestNoNewWorkAfterFailure(t *testing.T) {
 	f := newFixture(t, manyFiles(100))
 	trees, err := openTrees(f.source, f.target, false)
 	must(t, err)
@@ -288,13 +288,13 @@ func TestAsOrdinaryUser(t *testing.T) {
 		options []string
 		after   tree
 	}{
-		"empty":            {func(*testing.T, *fixture) {}, []string{"--mirror", "--verify"}, sources},
-		"missing, below a": {func(t *testing.T, f *fixture) { f.target += "/a/b" }, nil, sources},
+		"empty":          {func(*testing.T, *fixture) {}, []string{"--mirror", "--verify"}, sources},
+		"missing target": {func(t *testing.T, f *fixture) { f.target += "/a/b" }, nil, sources},
 		"unreadable file": {func(t *testing.T, f *fixture) {
 			plant(t, f.target, tree{"x": "exec:x"})
 			must(t, os.Chmod(f.target+"/x", 0))
 		}, nil, sources},
-		"directories that shut the user out": {func(t *testing.T, f *fixture) {
+		"directories without permissions for their owner": {func(t *testing.T, f *fixture) {
 			plant(t, f.target, tree{"d": "dir", "d/e": "dir"})
 			must(t, os.Chmod(f.target+"/d/e", 0o500))
 			must(t, os.Chmod(f.target+"/d", 0))
@@ -332,7 +332,7 @@ func TestFileOfAnotherUser(t *testing.T) {
 		t.Errorf("the owner is %d", owner)
 	}
 	if inode(t, f.target+"/same") != same {
-		t.Error("a right file was replaced")
+		t.Error("an unchanged file was replaced")
 	}
 }
 
@@ -371,7 +371,7 @@ func TestFullDisk(t *testing.T) {
 		if code != exitFailed || !strings.Contains(stderr, "no space left on device") {
 			t.Errorf("exit code %d: %s", code, stderr)
 		}
-		// What is there is whole: no temporary name, no half of a file.
+		// Every file is complete, and there is no temporary file.
 		for name, what := range harvest(t, f.target) {
 			if sources[name] != what {
 				t.Errorf("%q is %q", name, what)
@@ -380,7 +380,7 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
-// Killed at any moment, it leaves no half of a file under its name; and the next run makes it right.
+// A killed run leaves no incomplete file, except temporary ones. The next run completes it.
 func TestKilled(t *testing.T) {
 	sources := tree{}
 	for i := range 20 {
@@ -394,7 +394,7 @@ func TestKilled(t *testing.T) {
 	}
 	must(t, cmd.Process.Kill())
 	if cmd.Wait() == nil {
-		t.Error("it was not killed in time")
+		t.Error("the run ended before it was killed")
 	}
 	for name, what := range harvest(t, f.target) {
 		if !strings.HasPrefix(name, ".kontext-") && what != sources[name] {
@@ -405,7 +405,7 @@ func TestKilled(t *testing.T) {
 	wantTree(t, f.target, sources)
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestManyFilesOfEveryState(t *testing.T) {
 	sources := manyFiles(1500)
 	f := newFixture(t, sources)
 	before, i := maps.Clone(sources), 0

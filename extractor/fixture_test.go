@@ -21,10 +21,10 @@ import (
 	"unicode/utf8"
 )
 
-// A tree maps each path to what is there: "dir", "fifo", "file:CONTENT", "exec:CONTENT" or "link:TARGET".
+// A tree maps each path to a spec: "dir", "fifo", "file:CONTENT", "exec:CONTENT" or "link:TARGET".
 type tree map[string]string
 
-// A fixture is an image's two paths and an empty workspace, with a place outside of all three.
+// A fixture is the two paths of an image, a workspace, and a directory outside of all three.
 type fixture struct {
 	t                                 *testing.T
 	source, manifest, target, outside string
@@ -33,7 +33,7 @@ type fixture struct {
 func newFixture(t *testing.T, sources tree) *fixture {
 	t.Helper()
 	top := t.TempDir()
-	// Other users must get in, as some tests run as one.
+	// Some tests run the extractor as another user.
 	for _, dir := range []string{filepath.Dir(top), top} {
 		must(t, os.Chmod(dir, 0o755))
 	}
@@ -71,7 +71,7 @@ func (f *fixture) succeed(options ...string) string {
 	return stdout
 }
 
-// refuse runs the extractor, which must fail with exactly these lines.
+// refuse runs the extractor and checks that it fails with exactly these lines.
 func (f *fixture) refuse(options []string, want ...string) {
 	f.t.Helper()
 	code, stdout, stderr := f.run(options...)
@@ -115,7 +115,7 @@ func manifestOf(sources tree) map[string]any {
 	return map[string]any{"version": 2, "files": files, "executable": executable, "links": links, "sizes": []int{1}, "later": nil}
 }
 
-// plant makes a tree below dir, with modes that do not depend on the umask.
+// plant creates a tree in dir. The modes do not depend on the umask.
 func plant(t *testing.T, dir string, what tree) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(what)) {
@@ -140,12 +140,12 @@ func plant(t *testing.T, dir string, what tree) {
 			must(t, os.WriteFile(file, []byte(content), mode))
 			must(t, os.Chmod(file, mode))
 		default:
-			t.Fatalf("%q: no kind %q", name, kind)
+			t.Fatalf("%q: unknown kind %q", name, kind)
 		}
 	}
 }
 
-// harvest is the reverse of plant. Modes that an extractor never makes are told apart.
+// harvest returns the tree in dir. For a mode that plant does not set, the spec is the mode.
 func harvest(t *testing.T, dir string) tree {
 	t.Helper()
 	have := tree{}
@@ -183,7 +183,7 @@ func wantTree(t *testing.T, dir string, want tree) {
 		delete(have, name)
 	}
 	for name, what := range have {
-		t.Errorf("%.80q is there: %.80q", name, what)
+		t.Errorf("%.80q is %.80q, want nothing", name, what)
 	}
 }
 
@@ -198,7 +198,7 @@ const (
 	otherUser    = 1000
 )
 
-// TestMain lets the test program stand in for the extractor, see command.
+// TestMain runs the test program as the extractor for a process of command.
 func TestMain(m *testing.M) {
 	if encoded, found := os.LookupEnv(argsVariable); found {
 		var args []string
@@ -210,7 +210,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// command is the extractor as a process of its own.
+// command returns the extractor as a separate process.
 func (f *fixture) command(options ...string) *exec.Cmd {
 	args := must2(json.Marshal(append([]string{f.source, f.manifest, f.target}, options...)))
 	cmd := exec.Command(ownProgram())
@@ -219,7 +219,7 @@ func (f *fixture) command(options ...string) *exec.Cmd {
 	return cmd
 }
 
-// runAsUser runs the extractor as a user without privileges.
+// runAsUser runs the extractor as a user other than root.
 func (f *fixture) runAsUser(options ...string) (code int, output string) {
 	f.t.Helper()
 	cmd := f.command(options...)
@@ -234,7 +234,7 @@ func (f *fixture) runAsUser(options ...string) (code int, output string) {
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
-// giveToUser hands a tree over to the user of runAsUser.
+// giveToUser makes the user of runAsUser the owner of a tree.
 func giveToUser(t *testing.T, dir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -245,7 +245,7 @@ func giveToUser(t *testing.T, dir string) {
 	}))
 }
 
-// needRoot skips a test that only root can run.
+// needRoot skips the test unless root runs it.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -272,7 +272,7 @@ func must2[T any](value T, err error) T {
 	return value
 }
 
-// parents adds the directories that the paths of a tree need.
+// parents adds the parent directories of all paths to a tree, and returns it.
 func parents(what tree) tree {
 	for name := range maps.Clone(what) {
 		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {

@@ -1,5 +1,5 @@
-// Kontext-extractor is the entrypoint of a context image: it copies the
-// sources that the image holds into the workspace.
+// Kontext-extractor is the entrypoint of a Kontext image. It copies the sources in the image
+// into the workspace.
 package main
 
 import (
@@ -23,11 +23,11 @@ const (
 
 const usage = `Usage: kontext-extractor [--mirror] [--verify] [--quiet] [DIR]
 
-Copies the sources that this image holds into DIR (default: the working directory).
-What already has the right content there is left untouched.
+Copies the sources in this image into DIR (default: the working directory).
+Files that are already right stay untouched.
 
   --mirror   then remove everything in DIR that the image does not have, but keep every .git
-  --verify   then read everything back and compare it with the image's manifest
+  --verify   then read DIR back and compare it with the image's manifest
   --quiet    print nothing on success
   --help     show this text
 `
@@ -37,7 +37,7 @@ const (
 	exitUsage  = 2
 )
 
-// maxShown problems are printed; the rest is only counted.
+// maxShown is how many problems are printed. The rest is counted.
 const maxShown = 10
 
 type options struct {
@@ -60,7 +60,7 @@ func run(args []string, source, manifest string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
-	// Directories are 0755 whatever umask the container was given.
+	// The mode of a directory must not depend on the umask of the container.
 	defer syscall.Umask(syscall.Umask(0))
 
 	summary, problems := work(opts, source, manifest)
@@ -74,7 +74,7 @@ func run(args []string, source, manifest string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// parse takes options before and after DIR, as users of GNU tools expect.
+// parse accepts options before and after DIR, as GNU tools do.
 func parse(args []string) (options, error) {
 	var opts options
 	flags := flag.NewFlagSet("", flag.ContinueOnError)
@@ -96,7 +96,7 @@ func parse(args []string) (options, error) {
 	}
 	switch {
 	case len(dirs) > 1:
-		return opts, fmt.Errorf("one DIR at most, not %d: %q", len(dirs), dirs)
+		return opts, fmt.Errorf("expected at most one DIR, got %d: %q", len(dirs), dirs)
 	case len(dirs) == 0:
 		opts.dir = "."
 	case dirs[0] == "":
@@ -107,9 +107,9 @@ func parse(args []string) (options, error) {
 	return opts, nil
 }
 
-// work does what the options ask for, step by step, up to the first step that fails.
+// work runs the steps that the options ask for. It stops after the first step that fails.
 func work(opts options, source, manifest string) (summary string, problems []error) {
-	// The target is made absolute at once, so that every message names it in full.
+	// With an absolute path, every message names a file in full.
 	dir, err := filepath.Abs(opts.dir)
 	if err != nil {
 		return "", []error{err}
@@ -132,7 +132,7 @@ func work(opts options, source, manifest string) (summary string, problems []err
 	defer context.AfterFunc(interrupted, func() { p.fail(errors.New("interrupted")) })()
 
 	written, unchanged := extract(p, t)
-	summary = fmt.Sprintf("%d files: %d written, %d already right", written+unchanged, written, unchanged)
+	summary = fmt.Sprintf("%s: %d written, %d already right", countFiles(written+unchanged), written, unchanged)
 	if opts.mirror && !p.stopped() {
 		summary += fmt.Sprintf(", %d removed", mirror(p, t))
 	}
@@ -141,6 +141,13 @@ func work(opts options, source, manifest string) (summary string, problems []err
 		summary += ", verified"
 	}
 	return fmt.Sprintf("%s in %q", summary, dir), p.problems()
+}
+
+func countFiles(count int64) string {
+	if count == 1 {
+		return "1 file"
+	}
+	return fmt.Sprintf("%d files", count)
 }
 
 func printProblems(w io.Writer, problems []error) {

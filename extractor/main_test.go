@@ -16,7 +16,7 @@ func TestUsage(t *testing.T) {
 	}{
 		"unknown option": {[]string{"--nope"}, "kontext: flag provided but not defined: -nope\n\n" + usage},
 		"bad value":      {[]string{"--mirror=maybe"}, "kontext: invalid boolean value \"maybe\" for -mirror: parse error\n\n" + usage},
-		"two DIRs":       {[]string{"a", "b\x1b"}, "kontext: one DIR at most, not 2: [\"a\" \"b\\x1b\"]\n\n" + usage},
+		"two DIRs":       {[]string{"a", "b\x1b"}, "kontext: expected at most one DIR, got 2: [\"a\" \"b\\x1b\"]\n\n" + usage},
 		"empty DIR":      {[]string{""}, "kontext: DIR is empty\n\n" + usage},
 	}
 	for name, test := range tests {
@@ -44,7 +44,7 @@ func TestParse(t *testing.T) {
 		args []string
 		want options
 	}{
-		"nothing":            {nil, options{dir: "."}},
+		"no arguments":       {nil, options{dir: "."}},
 		"all before DIR":     {[]string{"--mirror", "--verify", "--quiet", "d"}, options{true, true, true, "d"}},
 		"option after DIR":   {[]string{"d", "--mirror"}, options{mirror: true, dir: "d"}},
 		"DIR with a dash":    {[]string{"--verify", "--", "-d"}, options{verify: true, dir: "-d"}},
@@ -66,7 +66,7 @@ func TestDirDefaultsToWorkingDirectory(t *testing.T) {
 	if code := run(nil, f.source, f.manifest, &stdout, &stderr); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &stderr)
 	}
-	if want := fmt.Sprintf("kontext: 1 files: 1 written, 0 already right in %q\n", f.target); stdout.String() != want {
+	if want := fmt.Sprintf("kontext: 1 file: 1 written, 0 already right in %q\n", f.target); stdout.String() != want {
 		t.Errorf("summary is %q", &stdout)
 	}
 	wantTree(t, f.target, tree{"f": "file:f"})
@@ -88,7 +88,7 @@ func TestSummaryNamesEachStep(t *testing.T) {
 	}
 }
 
-func TestProblemsAreSortedAndCapped(t *testing.T) {
+func TestProblemsAreSortedAndLimited(t *testing.T) {
 	tests := map[string]struct{ count, lines int }{
 		"one":    {1, 1},
 		"ten":    {10, 10},
@@ -116,7 +116,7 @@ func TestProblemsAreSortedAndCapped(t *testing.T) {
 	}
 }
 
-// A message holds the path once, quoted, however the os package wrapped it.
+// A message contains the path once, and quoted.
 func TestProblemText(t *testing.T) {
 	const bad = "\x1b]0;pwned\a\n"
 	_, missing := os.Lstat("/nowhere/" + bad)
@@ -125,6 +125,6 @@ func TestProblemText(t *testing.T) {
 		t.Errorf("text is %q, want %q", err, want)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		t.Error("the cause is lost")
+		t.Error("errors.Is does not find the cause")
 	}
 }

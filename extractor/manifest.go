@@ -15,26 +15,27 @@ import (
 
 const manifestVersion = 2
 
-// An item is what the manifest says of one path.
+// An item is one path of the manifest.
 type item struct {
 	kind       fs.FileMode // fs.ModeDir, fs.ModeSymlink or 0
-	sha256     string      // of a file
+	sha256     string      // of a file, in lower-case hex
 	executable bool        // of a file
 	to         string      // of a link
 }
 
-// A listing is a manifest as a tree: the items of each directory by name. The top is ".".
+// A listing is a manifest as a tree: it maps the path of a directory to the directory's items by
+// name. The path of the top is ".".
 type listing map[string]map[string]item
 
-// columns are what a manifest lists. The whole listing is the union of its own and its parts'.
+// columns are the paths in a manifest or in one of its parts.
 type columns struct {
-	file       string // it stands in this one
+	file       string // the path of the manifest or part
 	Files      map[string]string
 	Executable []string
 	Links      map[string]string
 }
 
-// readManifest reads a manifest with its parts, and checks everything in it that verify relies on.
+// readManifest reads a manifest and its parts. It checks everything that verify relies on.
 func readManifest(file string) (listing, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -65,7 +66,7 @@ func parseManifest(data []byte) (top columns, parts []string, err error) {
 		return top, nil, err
 	}
 	if version.Version != manifestVersion {
-		return top, nil, fmt.Errorf("it is version %d, this extractor knows version %d", version.Version, manifestVersion)
+		return top, nil, fmt.Errorf("unsupported version %d: this extractor reads version %d", version.Version, manifestVersion)
 	}
 	var root struct {
 		columns
@@ -75,8 +76,8 @@ func parseManifest(data []byte) (top columns, parts []string, err error) {
 		return top, nil, err
 	}
 	for _, name := range root.Parts {
-		if !isSHA256(name) { // it becomes part of a path
-			return top, nil, fmt.Errorf("%q is no part's SHA-256", name)
+		if !isSHA256(name) { // the name becomes part of a path
+			return top, nil, fmt.Errorf("invalid part name %q: expected a SHA-256", name)
 		}
 	}
 	return root.columns, root.Parts, nil
@@ -88,13 +89,13 @@ func readPart(file, name string) (part columns, err error) {
 		return part, err
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != name {
-		return part, errors.New("its SHA-256 is not its name")
+		return part, errors.New("the content does not match the SHA-256 in the file name")
 	}
 	part.file = file
 	return part, json.Unmarshal(data, &part)
 }
 
-// union needs all columns at once, as a path's directory may stand in another part.
+// union merges the columns of all parts. The directory of a path can be in another part.
 func union(all []columns) (listing, error) {
 	l := listing{".": {}}
 	for _, c := range all {
@@ -125,7 +126,7 @@ func union(all []columns) (listing, error) {
 			dir, base := path.Dir(name), path.Base(name)
 			it, found := l[dir][base]
 			if !found || it.kind != 0 {
-				return nil, &problem{"read manifest", c.file, fmt.Errorf("%q is executable and no file", name)}
+				return nil, &problem{"read manifest", c.file, fmt.Errorf("%q is executable but not a file", name)}
 			}
 			it.executable = true
 			l[dir][base] = it
@@ -134,18 +135,17 @@ func union(all []columns) (listing, error) {
 	return l, nil
 }
 
-// add takes only a path whose parent is listed: verify walks down from the top
-// and would miss any other.
+// add adds a path. It rejects a path whose directory is not listed: verify would never reach it.
 func (l listing) add(name string, it item) error {
 	if !fs.ValidPath(name) || name == "." || strings.ContainsRune(name, 0) {
-		return fmt.Errorf("%q is no clean relative path", name)
+		return fmt.Errorf("%q is not a clean relative path", name)
 	}
 	if it.kind == 0 && !isSHA256(it.sha256) {
-		return fmt.Errorf("%q has a bad SHA-256: %q", name, it.sha256)
+		return fmt.Errorf("%q has an invalid SHA-256: %q", name, it.sha256)
 	}
 	dir, base := path.Dir(name), path.Base(name)
 	if l[dir] == nil {
-		return fmt.Errorf("%q is listed and its directory is not", name)
+		return fmt.Errorf("%q is listed but its directory is not", name)
 	}
 	if _, twice := l[dir][base]; twice {
 		return fmt.Errorf("%q is listed twice", name)

@@ -35,37 +35,37 @@ func TestReadManifest(t *testing.T) {
 	}
 }
 
-func TestReadManifestRefuses(t *testing.T) {
+func TestReadManifestRejects(t *testing.T) {
 	files := func(files string) string { return `{"version":2,"files":{` + files + `}}` }
 	tests := map[string]struct{ data, problem string }{
-		"no JSON":               {`version 2`, "invalid character"},
-		"nothing":               {``, "unexpected end"},
-		"half of it":            {`{"version":2,"files":{`, "unexpected end"},
-		"two":                   {`{"version":2}{"version":2}`, "after top-level value"},
-		"a list":                {`[]`, "cannot unmarshal array"},
-		"no version":            {`{"files":{}}`, "it is version 0, this extractor knows version 2"},
-		"version 1":             {`{"version":1,"files":[]}`, "it is version 1, this extractor knows version 2"},
-		"version 3":             {`{"version":3}`, "it is version 3, this extractor knows version 2"},
-		"a version in words":    {`{"version":"2"}`, "cannot unmarshal string"},
-		"files are a list":      {`{"version":2,"files":[]}`, "cannot unmarshal array"},
-		"short sum":             {files(`"a":"abc0"`), `"a" has a bad SHA-256: "abc0"`},
-		"upper-case sum":        {files(`"a":"` + strings.ToUpper(sum) + `"`), `"a" has a bad SHA-256`},
-		"sum that is no hex":    {files(`"a":"` + strings.Repeat("x", 64) + `"`), `"a" has a bad SHA-256`},
-		"empty path":            {files(`"":""`), `"" is no clean relative path`},
-		"the top":               {files(`".":""`), `"." is no clean relative path`},
-		"absolute path":         {files(`"/a":"` + sum + `"`), `"/a" is no clean relative path`},
-		"path that leads out":   {files(`"../a":"` + sum + `"`), `"../a" is no clean relative path`},
-		"path with a step up":   {files(`"a":"","a/../b":"` + sum + `"`), `"a/../b" is no clean relative path`},
-		"path with two slashes": {files(`"a":"","a//b":"` + sum + `"`), `"a//b" is no clean relative path`},
-		"path with a NUL":       {files(`"a\u0000":""`), `"a\x00" is no clean relative path`},
-		"path to clean":         {files(`"a":"","a/":""`), `"a/" is no clean relative path`},
-		"no parent":             {files(`"a/b":"` + sum + `"`), `"a/b" is listed and its directory is not`},
-		"a file as parent":      {files(`"a":"` + sum + `","a/b":"` + sum + `"`), `"a/b" is listed and its directory is not`},
-		"a link as parent":      {`{"version":2,"links":{"a":"b","a/b":"c"}}`, `"a/b" is listed and its directory is not`},
-		"file and link":         {`{"version":2,"files":{"a":""},"links":{"a":"b"}}`, `"a" is listed twice`},
-		"executable nothing":    {`{"version":2,"executable":["a"]}`, `"a" is executable and no file`},
-		"executable directory":  {`{"version":2,"files":{"a":""},"executable":["a"]}`, `"a" is executable and no file`},
-		"executable link":       {`{"version":2,"links":{"a":"b"},"executable":["a"]}`, `"a" is executable and no file`},
+		"not JSON":                     {`version 2`, "invalid character"},
+		"empty file":                   {``, "unexpected end"},
+		"truncated":                    {`{"version":2,"files":{`, "unexpected end"},
+		"two documents":                {`{"version":2}{"version":2}`, "after top-level value"},
+		"a list":                       {`[]`, "cannot unmarshal array"},
+		"no version":                   {`{"files":{}}`, "unsupported version 0: this extractor reads version 2"},
+		"version 1":                    {`{"version":1,"files":[]}`, "unsupported version 1: this extractor reads version 2"},
+		"version 3":                    {`{"version":3}`, "unsupported version 3: this extractor reads version 2"},
+		"a version as text":            {`{"version":"2"}`, "cannot unmarshal string"},
+		"files are a list":             {`{"version":2,"files":[]}`, "cannot unmarshal array"},
+		"short sum":                    {files(`"a":"abc0"`), `"a" has an invalid SHA-256: "abc0"`},
+		"upper-case sum":               {files(`"a":"` + strings.ToUpper(sum) + `"`), `"a" has an invalid SHA-256`},
+		"sum not in hex":               {files(`"a":"` + strings.Repeat("x", 64) + `"`), `"a" has an invalid SHA-256`},
+		"empty path":                   {files(`"":""`), `"" is not a clean relative path`},
+		"the top":                      {files(`".":""`), `"." is not a clean relative path`},
+		"absolute path":                {files(`"/a":"` + sum + `"`), `"/a" is not a clean relative path`},
+		"path that leads outside":      {files(`"../a":"` + sum + `"`), `"../a" is not a clean relative path`},
+		"path with ..":                 {files(`"a":"","a/../b":"` + sum + `"`), `"a/../b" is not a clean relative path`},
+		"path with two slashes":        {files(`"a":"","a//b":"` + sum + `"`), `"a//b" is not a clean relative path`},
+		"path with a NUL":              {files(`"a\u0000":""`), `"a\x00" is not a clean relative path`},
+		"path with a slash at the end": {files(`"a":"","a/":""`), `"a/" is not a clean relative path`},
+		"no parent":                    {files(`"a/b":"` + sum + `"`), `"a/b" is listed but its directory is not`},
+		"a file as parent":             {files(`"a":"` + sum + `","a/b":"` + sum + `"`), `"a/b" is listed but its directory is not`},
+		"a link as parent":             {`{"version":2,"links":{"a":"b","a/b":"c"}}`, `"a/b" is listed but its directory is not`},
+		"file and link":                {`{"version":2,"files":{"a":""},"links":{"a":"b"}}`, `"a" is listed twice`},
+		"executable missing path":      {`{"version":2,"executable":["a"]}`, `"a" is executable but not a file`},
+		"executable directory":         {`{"version":2,"files":{"a":""},"executable":["a"]}`, `"a" is executable but not a file`},
+		"executable link":              {`{"version":2,"links":{"a":"b"},"executable":["a"]}`, `"a" is executable but not a file`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -89,11 +89,11 @@ func TestReadParts(t *testing.T) {
 		parts []string
 		want  listing
 	}{
-		"no parts":  {top, nil, listing{".": whole["."], "a": {}}},
-		"empty one": {top, []string{`{"files":{},"sizes":[],"executable":[],"links":{}}`}, listing{".": whole["."], "a": {}}},
-		"nothing on top": {`"files":{}`, []string{
+		"no parts":   {top, nil, listing{".": whole["."], "a": {}}},
+		"empty part": {top, []string{`{"files":{},"sizes":[],"executable":[],"links":{}}`}, listing{".": whole["."], "a": {}}},
+		"nothing in the top": {`"files":{}`, []string{
 			`{"files":{"a":"","f":"` + sum + `"},"links":{"l":"a"},"sizes":[3],"executable":[]}`}, listing{".": whole["."], "a": {}}},
-		"one": {top, []string{
+		"one part": {top, []string{
 			`{"files":{"a/b":"","a/b/x":"` + another + `"},"executable":["a/b/x"],"links":{"a/b/m":"x"},"sizes":[1]}`}, whole},
 		"a directory in a later part": {top, []string{
 			`{"files":{"a/b/x":"` + another + `"},"executable":["a/b/x"]}`, `{"files":{"a/b":""},"links":{"a/b/m":"x"}}`}, whole},
@@ -101,7 +101,7 @@ func TestReadParts(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			file := writeParts(t, test.top, test.parts...)
-			// What an earlier push left there is not read.
+			// A part that the manifest does not name is ignored.
 			must(t, os.WriteFile(partFile(file, sum), []byte("old"), 0o644))
 			if got, err := readManifest(file); err != nil || !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got %v, %v, want %v", got, err, test.want)
@@ -110,23 +110,23 @@ func TestReadParts(t *testing.T) {
 	}
 }
 
-func TestReadPartsRefuses(t *testing.T) {
+func TestReadPartsRejects(t *testing.T) {
 	const top = `"files":{"f":"` + sum + `"}`
 	tests := map[string]struct {
 		parts   []string
 		problem string
-		where   int // the part that is named, -1 for the top
+		where   int // the index of the part that the message names, -1 for the top
 	}{
 		"file twice, top and part":   {[]string{`{"files":{"f":"` + sum + `"}}`}, `"f" is listed twice`, 0},
 		"file twice, two parts":      {[]string{`{"files":{"x":"` + sum + `"}}`, `{"files":{"x":"` + another + `"}}`}, `"x" is listed twice`, 1},
 		"directory twice":            {[]string{`{"files":{"d":""}}`, `{"files":{"d":""},"links":{}}`}, `"d" is listed twice`, 1},
 		"file and link":              {[]string{`{"links":{"f":"x"}}`}, `"f" is listed twice`, 0},
-		"no parent":                  {[]string{`{"files":{"d/x":"` + sum + `"}}`, `{"files":{"d/y":""}}`}, `"d/x" is listed and its directory is not`, 0},
-		"a file as parent elsewhere": {[]string{`{"files":{}}`, `{"files":{"f/x":"` + sum + `"}}`}, `"f/x" is listed and its directory is not`, 1},
-		"bad sum":                    {[]string{`{"files":{"x":"abc0"}}`}, `"x" has a bad SHA-256: "abc0"`, 0},
-		"path that leads out":        {[]string{`{"files":{"../x":"` + sum + `"}}`}, `"../x" is no clean relative path`, 0},
-		"executable nothing":         {[]string{`{"executable":["x"]}`}, `"x" is executable and no file`, 0},
-		"no JSON":                    {[]string{`{}`, `{"files":`}, "unexpected end", 1},
+		"no parent":                  {[]string{`{"files":{"d/x":"` + sum + `"}}`, `{"files":{"d/y":""}}`}, `"d/x" is listed but its directory is not`, 0},
+		"a file as parent elsewhere": {[]string{`{"files":{}}`, `{"files":{"f/x":"` + sum + `"}}`}, `"f/x" is listed but its directory is not`, 1},
+		"bad sum":                    {[]string{`{"files":{"x":"abc0"}}`}, `"x" has an invalid SHA-256: "abc0"`, 0},
+		"path that leads outside":    {[]string{`{"files":{"../x":"` + sum + `"}}`}, `"../x" is not a clean relative path`, 0},
+		"executable missing path":    {[]string{`{"executable":["x"]}`}, `"x" is executable but not a file`, 0},
+		"not JSON":                   {[]string{`{}`, `{"files":`}, "unexpected end", 1},
 		"a list":                     {[]string{`[]`}, "cannot unmarshal array", 0},
 	}
 	for name, test := range tests {
@@ -148,9 +148,9 @@ func TestDamagedParts(t *testing.T) {
 		problem string
 	}{
 		"missing":        {os.Remove, "no such file or directory"},
-		"empty":          {func(file string) error { return os.Truncate(file, 0) }, "its SHA-256 is not its name"},
-		"cut off":        {func(file string) error { return os.Truncate(file, 9) }, "its SHA-256 is not its name"},
-		"one more blank": {func(file string) error { return os.WriteFile(file, []byte(part+" "), 0o644) }, "its SHA-256 is not its name"},
+		"empty":          {func(file string) error { return os.Truncate(file, 0) }, "the content does not match the SHA-256 in the file name"},
+		"truncated":      {func(file string) error { return os.Truncate(file, 9) }, "the content does not match the SHA-256 in the file name"},
+		"one more space": {func(file string) error { return os.WriteFile(file, []byte(part+" "), 0o644) }, "the content does not match the SHA-256 in the file name"},
 		"a directory":    {func(file string) error { os.Remove(file); return os.Mkdir(file, 0o755) }, "is a directory"},
 	}
 	for name, test := range tests {
@@ -163,11 +163,11 @@ func TestDamagedParts(t *testing.T) {
 	}
 }
 
-// The first part is missing: it would be told if any were opened.
-func TestBadNamesOfParts(t *testing.T) {
+// The names are checked before the first part is opened: that part is missing.
+func TestInvalidPartNames(t *testing.T) {
 	for _, name := range []string{"", "x", sum[1:], sum + "0", strings.ToUpper(sum), sum[:63] + "g", "../" + sum[3:], sum[:61] + "/..", sum[:63] + `\n`} {
 		file := write(t, `{"version":2,"parts":["`+sum+`","`+name+`"]}`)
-		wantProblem(t, file, file, "is no part's SHA-256")
+		wantProblem(t, file, file, "expected a SHA-256")
 	}
 	for _, parts := range []string{`{}`, `"` + sum + `"`, `[1]`} {
 		file := write(t, `{"version":2,"parts":`+parts+`}`)
@@ -180,14 +180,14 @@ func TestBadNamesOfParts(t *testing.T) {
 	}
 }
 
-// It takes 0.6 s and 50 MB, the making of the parts included.
+// The test takes 0.6 s and 50 MB, including the creation of the parts.
 func TestManyParts(t *testing.T) {
 	var parts []string
 	for i := range 400 {
 		files := map[string]string{fmt.Sprintf("d%d", i): ""}
 		for j := range 250 {
-			// The directory stands in the next part.
-			files[fmt.Sprintf("d%d/some longer name of a file %d", (i+1)%400, j)] = sum
+			// The directory is in the next part.
+			files[fmt.Sprintf("d%d/some longer file name %d", (i+1)%400, j)] = sum
 		}
 		parts = append(parts, string(must2(json.Marshal(map[string]any{"files": files}))))
 	}

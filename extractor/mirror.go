@@ -15,7 +15,7 @@ const gitName = ".git"
 // with the directories that lead to it.
 func mirror(p *pool, t trees) int64 {
 	var removed atomic.Int64
-	walk(p, t, p.fail, func(here trees, _ string) (below []string) {
+	walk(p, t, p.fail, func(here trees, _ string) (subdirs []string) {
 		inImage := map[string]bool{}
 		for entry, err := range here.source.list() {
 			if err != nil {
@@ -24,7 +24,7 @@ func mirror(p *pool, t trees) int64 {
 			}
 			inImage[entry.name] = true
 			if entry.kind == fs.ModeDir {
-				below = append(below, entry.name)
+				subdirs = append(subdirs, entry.name)
 			}
 		}
 
@@ -58,13 +58,15 @@ func mirror(p *pool, t trees) int64 {
 				removed.Add(1)
 			}
 		}
-		return below
+		return subdirs
 	})
 	return removed.Load()
 }
 
-// stale returns the paths that --mirror removes of an entry that the image lacks: none of
-// a .git, only what lies beside it of a directory that leads to a .git, otherwise the entry.
+// stale returns the paths that --mirror removes for an entry that the image lacks:
+//   - for a .git: none
+//   - for a directory that contains a .git at any depth: the paths that lead to no .git
+//   - for anything else: the entry
 func stale(d dir, e entry) ([]string, error) {
 	switch {
 	case e.name == gitName:
@@ -72,30 +74,31 @@ func stale(d dir, e entry) ([]string, error) {
 	case e.kind != fs.ModeDir:
 		return []string{e.name}, nil
 	}
-	paths, _, err := staleBelow(d, e.name)
+	paths, _, err := staleInside(d, e.name)
 	return paths, err
 }
 
-// staleBelow is stale for a directory of any name. It also reports whether a .git lies below.
-func staleBelow(d dir, name string) (paths []string, git bool, err error) {
+// staleInside is stale for a directory, even one named .git. It also reports whether the
+// directory contains a .git at any depth.
+func staleInside(d dir, name string) (paths []string, git bool, err error) {
 	entries, err := listAll(d, name)
 	if err != nil {
 		return nil, false, err
 	}
 	for _, e := range entries {
-		below := path.Join(name, e.name)
+		inside := path.Join(name, e.name)
 		switch {
 		case e.name == gitName:
 			git = true
 		case e.kind == fs.ModeDir:
-			more, found, err := staleBelow(d, below)
+			more, found, err := staleInside(d, inside)
 			if err != nil {
 				return nil, false, err
 			}
 			git = git || found
 			paths = append(paths, more...)
 		default:
-			paths = append(paths, below)
+			paths = append(paths, inside)
 		}
 	}
 	if !git {
@@ -104,7 +107,8 @@ func staleBelow(d dir, name string) (paths []string, git bool, err error) {
 	return paths, git, nil
 }
 
-// listAll returns the entries of a subdirectory. It keeps nothing open: a tree can be deep.
+// listAll returns the entries of a subdirectory. It keeps no descriptor open, so that a deep
+// tree needs no more of them.
 func listAll(d dir, name string) (entries []entry, err error) {
 	subdir, err := d.open(name)
 	if err != nil {

@@ -17,16 +17,16 @@ func TestMirror(t *testing.T) {
 	}{
 		"nothing":                {tree{}, 0},
 		"file":                   {tree{"x": "file:x"}, 1},
-		"file far below":         {tree{"d/e/x": "file:x"}, 1},
+		"file in a subdirectory": {tree{"d/e/x": "file:x"}, 1},
 		"directory":              {parents(tree{"x/y/z": "file:z", "x/w": "file:w"}), 1},
 		"empty directory":        {tree{"d/x": "dir"}, 1},
 		"fifo":                   {tree{"x": "fifo"}, 1},
 		"link to a directory":    {tree{"x": "link:../outside"}, 1},
-		"link below a directory": {parents(tree{"x/y": "link:../../outside"}), 1},
+		"link in a directory":    {parents(tree{"x/y": "link:../../outside"}), 1},
 		"link to a file":         {tree{"d/x": "link:../../outside/precious"}, 1},
-		"left temporary":         {tree{".kontext-ABC": "file:half"}, 1},
+		"old temporary file":     {tree{".kontext-ABC": "file:half"}, 1},
 		"strange names":          {tree{"-rf": "file:1", "a\nb": "file:2", "\xff": "dir", "...": "dir"}, 4},
-		"more than one listing":  {more(1000), 1000},
+		"more than one listing":  {manyExtra(1000), 1000},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -44,7 +44,7 @@ func TestMirror(t *testing.T) {
 	}
 }
 
-func more(count int) tree {
+func manyExtra(count int) tree {
 	extra := tree{}
 	for i := range count {
 		extra[fmt.Sprintf("d/x%d", i)] = "file:"
@@ -125,14 +125,14 @@ func TestMirrorCases(t *testing.T) {
 	}
 }
 
-func TestMirrorIsNotStartedAfterAnError(t *testing.T) {
+func TestMirrorDoesNotStartAfterFailure(t *testing.T) {
 	f := newFixture(t, tree{"bad": "fifo"})
 	plant(t, f.target, tree{"keep": "file:keep"})
-	f.refuse([]string{"--mirror"}, fmt.Sprintf("copy %q: neither a file, a directory nor a link", f.source+"/bad"))
+	f.refuse([]string{"--mirror"}, fmt.Sprintf("copy %q: unsupported file type: expected a file, a directory or a link", f.source+"/bad"))
 	wantTree(t, f.target, tree{"keep": "file:keep"})
 }
 
-func TestMirrorNamesWhatItCannotRemove(t *testing.T) {
+func TestMirrorReportsFailedRemoval(t *testing.T) {
 	f := newFixture(t, tree{})
 	plant(t, f.target, tree{"a": "dir", "a/mount": "dir"})
 	mountTmpfs(t, f.target+"/a/mount", "")

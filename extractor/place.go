@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// placeFile makes the target's file like the source's, and reports whether it had to change anything.
+// placeFile makes the target's file equal to the source's. It reports whether it changed anything.
 func placeFile(p *pool, here trees, name string) (changed bool, err error) {
 	in, err := here.source.openFile(name, os.O_RDONLY, 0)
 	if err != nil {
@@ -24,7 +24,7 @@ func placeFile(p *pool, here trees, name string) (changed bool, err error) {
 	if executable(uint32(want.Mode)) {
 		mode = 0o755
 	}
-	if done, changed := keep(p, in, want, here.target, name, mode); done {
+	if done, changed := reconcile(p, in, want, here.target, name, mode); done {
 		return changed, nil
 	}
 	err = replace(here.target, name, func(temporary string) error {
@@ -36,9 +36,9 @@ func placeFile(p *pool, here trees, name string) (changed bool, err error) {
 	return true, nil
 }
 
-// keep reports whether the file that is there can stay, perhaps with another mode. One that
-// cannot be read is not known to be the same: replacing it tells why.
-func keep(p *pool, in file, want syscall.Stat_t, target dir, name string, mode uint32) (done, changed bool) {
+// reconcile reports whether the file in the target is done: right before, or right with
+// another mode. An unreadable file is not done. Its replacement reports the error, if any.
+func reconcile(p *pool, in file, want syscall.Stat_t, target dir, name string, mode uint32) (done, changed bool) {
 	there, err := target.openFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return false, false
@@ -51,13 +51,14 @@ func keep(p *pool, in file, want syscall.Stat_t, target dir, name string, mode u
 	if executable(uint32(old.Mode)) == executable(uint32(want.Mode)) {
 		return true, false
 	}
-	// A hard link may share its mode with a file outside. Another user's file cannot be
-	// changed. Both are replaced.
+	// A file with other hard links may share its mode with a file outside of the target.
+	// The chmod of another user's file fails. Both files are replaced.
 	done = old.Nlink == 1 && syscall.Fchmod(int(there), mode) == nil
 	return done, done
 }
 
-// placeLink makes the target's symbolic link like the source's, wherever it points.
+// placeLink makes the target's symbolic link equal to the source's. It reports whether it
+// changed anything. It follows neither link.
 func placeLink(_ *pool, here trees, name string) (changed bool, err error) {
 	to, err := here.source.Readlink(name)
 	if err != nil {
@@ -77,8 +78,9 @@ func placeLink(_ *pool, here trees, name string) (changed bool, err error) {
 
 var errGitInTheWay = errors.New("the directory in its place contains a .git; move the .git away first")
 
-// replace makes a thing under a temporary name and moves it over name, so that
-// nobody sees half of it. The temporary name does not depend on name, which may be of any length.
+// replace creates a file or link under a temporary name and renames it to name, so that no
+// program reads an incomplete file. A directory of that name goes, unless it contains a .git.
+// The temporary name does not contain name, which can have the greatest length.
 func replace(target dir, name string, create func(temporary string) error) (err error) {
 	temporary := ".kontext-" + rand.Text()
 	defer func() {
@@ -98,9 +100,9 @@ func replace(target dir, name string, create func(temporary string) error) (err 
 	return err
 }
 
-// removeDir removes a directory, unless a .git lies below it.
+// removeDir removes a directory, unless it contains a .git at any depth.
 func removeDir(parent dir, name string) error {
-	_, git, err := staleBelow(parent, name)
+	_, git, err := staleInside(parent, name)
 	switch {
 	case err != nil:
 		return err
@@ -115,14 +117,14 @@ func writeFile(p *pool, in file, size int64, target dir, name string, mode uint3
 	if err != nil {
 		return err
 	}
-	// A default ACL, or a disk that has one mode for all, may have its own.
+	// A default ACL or the file system can change the mode.
 	if made, failed := out.stat(); failed == nil && uint32(made.Mode)&0o777 != mode {
 		err = syscall.Fchmod(int(out), mode)
 	}
 	if err == nil {
 		err = copyContent(p, out, in, size)
 	}
-	// A full network disk may tell only now.
+	// A network file system can report a full disk here.
 	if closed := out.close(); err == nil {
 		err = closed
 	}

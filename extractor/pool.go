@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 )
 
-// A pool spreads work over a bounded number of goroutines and gathers what goes wrong.
+// A pool runs work in a bounded number of goroutines and collects the problems.
 type pool struct {
 	idle    chan struct{}
 	stop    atomic.Bool
@@ -23,8 +23,8 @@ const (
 )
 
 func newPool() *pool {
-	// The work waits for disks more than for processors; the cap keeps it within 1024 open files,
-	// at four for each directory and two for each copy.
+	// The work waits for disks more than for processors. The maximum keeps the program below
+	// 1024 open files: a directory takes four, a copy two.
 	workers := min(4*runtime.GOMAXPROCS(0), maxWorkers)
 	return &pool{
 		idle:    make(chan struct{}, workers),
@@ -32,8 +32,8 @@ func newPool() *pool {
 	}
 }
 
-// do calls f on an idle worker, or right here if there is none: so nobody
-// ever waits for a worker, and nothing queues up in memory.
+// do calls f in an idle worker. If all workers are busy, it calls f itself, so that there is
+// no queue and no deadlock.
 func (p *pool) do(group *sync.WaitGroup, f func()) {
 	select {
 	case p.idle <- struct{}{}:
@@ -46,20 +46,21 @@ func (p *pool) do(group *sync.WaitGroup, f func()) {
 	}
 }
 
-// A place is one directory, or the same one in several trees.
-type place[T any] interface {
+// A node is a directory, or the same directory in several trees.
+type node[T any] interface {
 	open(path string) (T, error)
 	close()
 }
 
-// keptOpen is how deep directories stay open for those below them.
+// keptOpen is the number of levels whose directories stay open while the walk is inside them.
 const keptOpen = 6
 
-// walk visits the top of a tree and then, in any order, the directories that
-// each visit returns. What cannot be opened goes to fail.
-func walk[T place[T]](p *pool, top T, fail func(error), visit func(here T, path string) (below []string)) {
+// walk visits the top of a tree and then, in any order, the subdirectories that each visit
+// returns. It passes the error to fail if it cannot open one.
+func walk[T node[T]](p *pool, top T, fail func(error), visit func(here T, path string) (subdirs []string)) {
 	var group sync.WaitGroup
-	// near is the closest directory that is open still, until release is called; rest leads on from it.
+	// near is the closest open directory on the way. It is open until release is called. rest
+	// is the path from there, whole is the path from the top.
 	var descend func(near T, rest, whole string, depth int, release func())
 	descend = func(near T, rest, whole string, depth int, release func()) {
 		if p.stopped() {
@@ -72,7 +73,7 @@ func walk[T place[T]](p *pool, top T, fail func(error), visit func(here T, path 
 			release()
 			return
 		}
-		below := visit(here, whole)
+		subdirs := visit(here, whole)
 		last := release
 		if depth < keptOpen {
 			near, rest = here, "."
@@ -84,13 +85,13 @@ func walk[T place[T]](p *pool, top T, fail func(error), visit func(here T, path 
 			here.close()
 		}
 		var users atomic.Int64
-		users.Store(int64(len(below)) + 1)
+		users.Store(int64(len(subdirs)) + 1)
 		done := func() {
 			if users.Add(-1) == 0 {
 				last()
 			}
 		}
-		for _, name := range below {
+		for _, name := range subdirs {
 			p.do(&group, func() { descend(near, path.Join(rest, name), path.Join(whole, name), depth+1, done) })
 		}
 		done()
@@ -99,13 +100,13 @@ func walk[T place[T]](p *pool, top T, fail func(error), visit func(here T, path 
 	group.Wait()
 }
 
-// fail records a problem and keeps new work from being started.
+// fail records a problem and stops the start of new work.
 func (p *pool) fail(err error) {
 	p.stop.Store(true)
 	p.report(err)
 }
 
-// report records a problem that other work can go on beside.
+// report records a problem. Other work continues.
 func (p *pool) report(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

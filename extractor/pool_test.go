@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A counted place is a directory of a tree that is not there, which counts what is open of it.
+// A counted node is a directory of an imaginary tree. It counts the open directories.
 type counted struct {
 	path  string
 	count *counter
@@ -38,15 +38,15 @@ func (c counted) close() {
 	c.count.now--
 }
 
-// However deep and wide the tree: fewer than 1024 files are open at four a directory, and none stays open.
+// In a deep and wide tree, fewer than 1024 files are open, at four per directory. None stays open.
 func TestWalkKeepsFewOpen(t *testing.T) {
 	const deep, wide = 100, 200
 	p, c := newPool(), &counter{}
-	// As many as there can be on any machine.
+	// The maximum on any machine.
 	p.idle = make(chan struct{}, maxWorkers)
 	var mu sync.Mutex
 	var visited []string
-	walk(p, counted{".", c}, p.fail, func(here counted, whole string) (below []string) {
+	walk(p, counted{".", c}, p.fail, func(here counted, whole string) (subdirs []string) {
 		mu.Lock()
 		defer mu.Unlock()
 		if here.path != whole {
@@ -56,12 +56,12 @@ func TestWalkKeepsFewOpen(t *testing.T) {
 		switch depth := strings.Count(whole, "/"); {
 		case whole == ".":
 			for i := range wide {
-				below = append(below, fmt.Sprint(i))
+				subdirs = append(subdirs, fmt.Sprint(i))
 			}
 		case depth < deep:
-			below = []string{"d"}
+			subdirs = []string{"d"}
 		}
-		return below
+		return subdirs
 	})
 	slices.Sort(visited)
 	if len(slices.Compact(visited)) != 1+wide*(deep+1) {
@@ -71,11 +71,11 @@ func TestWalkKeepsFewOpen(t *testing.T) {
 		t.Errorf("%d were open at once, %d may be", c.most, most)
 	}
 	if c.now != 0 || p.stopped() {
-		t.Errorf("%d are open still; stopped: %v", c.now, p.stopped())
+		t.Errorf("%d are still open; stopped: %v", c.now, p.stopped())
 	}
 }
 
-func TestWalkClosesAfterAnError(t *testing.T) {
+func TestWalkClosesAllAfterFailure(t *testing.T) {
 	for name, stop := range map[string]bool{"reported": false, "stopped": true} {
 		t.Run(name, func(t *testing.T) {
 			p, c := newPool(), &counter{}
@@ -83,14 +83,14 @@ func TestWalkClosesAfterAnError(t *testing.T) {
 			if stop {
 				handle = p.fail
 			}
-			walk(p, counted{".", c}, handle, func(_ counted, whole string) (below []string) {
+			walk(p, counted{".", c}, handle, func(_ counted, whole string) (subdirs []string) {
 				if strings.Count(whole, "/") < 2*keptOpen {
-					below = []string{"locked", "d"}
+					subdirs = []string{"locked", "d"}
 				}
-				return below
+				return subdirs
 			})
 			if problems := p.problems(); c.now != 0 || len(problems) == 0 || problems[0].Error() != "locked" {
-				t.Errorf("%d are open still; problems %v", c.now, problems)
+				t.Errorf("%d are still open; problems %v", c.now, problems)
 			}
 		})
 	}

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 )
 
-// A problem says what failed with which path.
+// A problem is a failed operation on a path.
 type problem struct {
 	verb, path string
 	err        error
@@ -16,14 +16,14 @@ func failed(verb string, in interface{ Name() string }, name string, err error) 
 	return &problem{verb, filepath.Join(in.Name(), name), err}
 }
 
-// Error quotes the path: a file's name may hold anything, the terminal's escapes too.
+// Error quotes the path: a file name can contain control sequences of the terminal.
 func (p *problem) Error() string {
 	return fmt.Sprintf("%s %q: %v", p.verb, p.path, innermost(p.err))
 }
 
 func (p *problem) Unwrap() error { return p.err }
 
-// innermost drops what the os package wraps around an error, as that repeats the path unquoted.
+// innermost returns the cause of an error. The os package wraps it in the unquoted path.
 func innermost(err error) error {
 	for {
 		inner := errors.Unwrap(err)

@@ -8,21 +8,21 @@ import (
 	"path/filepath"
 )
 
-// trees are the two ends of a copy. An os.Root lets nothing reach outside of them.
+// trees are the source and the target of a copy, or a directory that both have.
 type trees struct {
 	source, target dir
 }
 
-// openTrees makes the target if need be. Both paths are absolute.
+// openTrees opens both trees. It creates the target if it is missing. Both paths are absolute.
 func openTrees(source, target string, mirror bool) (trees, error) {
 	src, err := openDir(source)
 	if errors.Is(err, fs.ErrNotExist) {
-		return trees{}, fmt.Errorf("this image holds no sources: %s is missing", source)
+		return trees{}, fmt.Errorf("this image contains no sources: %s does not exist", source)
 	}
 	if err != nil {
 		return trees{}, &problem{"open", source, err}
 	}
-	if err := checkApart(source, target, mirror); err != nil {
+	if err := checkOverlap(source, target, mirror); err != nil {
 		src.close()
 		return trees{}, err
 	}
@@ -58,8 +58,8 @@ func (t trees) open(path string) (trees, error) {
 	return trees{src, dst}, nil
 }
 
-// checkApart refuses a target that would destroy the sources.
-func checkApart(source, target string, mirror bool) error {
+// checkOverlap rejects a target whose content would overwrite or remove the sources.
+func checkOverlap(source, target string, mirror bool) error {
 	existing := target
 	for {
 		_, err := os.Stat(existing)
@@ -67,31 +67,31 @@ func checkApart(source, target string, mirror bool) error {
 			break
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return &problem{"use", target, err}
+			return &problem{"open", target, err}
 		}
 		existing = filepath.Dir(existing)
 	}
 	inside, err := within(existing, source)
 	if err != nil {
-		return &problem{"use", target, err}
+		return &problem{"open", target, err}
 	}
 	if inside {
-		return fmt.Errorf("refusing to extract into the sources themselves: %q", target)
+		return fmt.Errorf("refusing to write into the sources of the image: %q", target)
 	}
 	if !mirror || existing != target {
 		return nil
 	}
 	around, err := within(source, target)
 	if err != nil {
-		return &problem{"use", target, err}
+		return &problem{"open", target, err}
 	}
 	if around {
-		return fmt.Errorf("refusing --mirror: %q contains the sources and would lose them", target)
+		return fmt.Errorf("refusing --mirror: it would remove the sources of the image, which are in %q", target)
 	}
 	return nil
 }
 
-// within reports whether path is dir or lies below it, by whatever links or mounts it was named.
+// within reports whether path is dir or inside it, also through links and mounts.
 func within(path, dir string) (bool, error) {
 	top, err := os.Stat(dir)
 	if err != nil {
@@ -102,10 +102,10 @@ func within(path, dir string) (bool, error) {
 		if os.SameFile(here, top) {
 			return true, nil
 		}
-		// Not filepath.Dir: only the kernel knows where a link's ".." leads.
+		// filepath.Dir does not resolve links. The kernel does.
 		path += "/.."
-		below := here
-		if here, err = os.Stat(path); err == nil && os.SameFile(here, below) {
+		child := here
+		if here, err = os.Stat(path); err == nil && os.SameFile(here, child) {
 			return false, nil
 		}
 	}

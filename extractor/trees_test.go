@@ -11,16 +11,16 @@ func TestMissingSource(t *testing.T) {
 	f := newFixture(t, tree{})
 	must(t, os.Remove(f.source))
 	must(t, os.Remove(f.target))
-	f.refuse(nil, "this image holds no sources: "+f.source+" is missing")
+	f.refuse(nil, "this image contains no sources: "+f.source+" does not exist")
 	if _, err := os.Lstat(f.target); err == nil {
-		t.Error("DIR was made for nothing")
+		t.Error("DIR was created")
 	}
 }
 
 func TestTarget(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(t *testing.T, f *fixture)
-		problem func(f *fixture) string // "" where it works
+		problem func(f *fixture) string // nil if the target is fine
 	}{
 		"missing": {
 			func(_ *testing.T, f *fixture) { f.target += "/a/b/c" }, nil,
@@ -31,7 +31,7 @@ func TestTarget(t *testing.T) {
 				f.target += "/l"
 			}, nil,
 		},
-		"below a link": {
+		"inside a link to a directory": {
 			func(t *testing.T, f *fixture) {
 				plant(t, f.target, tree{"real": "dir", "l": "link:real"})
 				f.target += "/l/x"
@@ -39,15 +39,15 @@ func TestTarget(t *testing.T) {
 		},
 		"a file": {
 			func(t *testing.T, f *fixture) { plant(t, f.target, tree{"f": "file:f"}); f.target += "/f" },
-			func(f *fixture) string { return fmt.Sprintf("use %q: not a directory", f.target) },
+			func(f *fixture) string { return fmt.Sprintf("open %q: not a directory", f.target) },
 		},
-		"below a file": {
+		"inside a file": {
 			func(t *testing.T, f *fixture) { plant(t, f.target, tree{"f\t": "file:f"}); f.target += "/f\t/d" },
-			func(f *fixture) string { return fmt.Sprintf("use %q: not a directory", f.target) },
+			func(f *fixture) string { return fmt.Sprintf("open %q: not a directory", f.target) },
 		},
 		"a fifo": {
 			func(t *testing.T, f *fixture) { plant(t, f.target, tree{"p": "fifo"}); f.target += "/p" },
-			func(f *fixture) string { return fmt.Sprintf("use %q: not a directory", f.target) },
+			func(f *fixture) string { return fmt.Sprintf("open %q: not a directory", f.target) },
 		},
 		"a dangling link": {
 			func(t *testing.T, f *fixture) { plant(t, f.target, tree{"l": "link:gone"}); f.target += "/l" },
@@ -68,21 +68,20 @@ func TestTarget(t *testing.T) {
 	}
 }
 
-// The guard alone is called, and never a whole run: with a broken guard that
-// run would fill the disk, or empty the machine.
-func TestCheckApart(t *testing.T) {
+// The test calls only the check. A run with a broken check could fill the disk or remove all files.
+func TestCheckOverlap(t *testing.T) {
 	const (
-		into = "refusing to extract into the sources themselves: %q"
-		lose = "refusing --mirror: %q contains the sources and would lose them"
+		into = "refusing to write into the sources of the image: %q"
+		lose = "refusing --mirror: it would remove the sources of the image, which are in %q"
 		fine = ""
 	)
 	at := func(path string) func(*testing.T, *fixture) string {
 		return func(_ *testing.T, f *fixture) string { return filepath.Join(f.source, path) }
 	}
-	link := func(to, below string) func(*testing.T, *fixture) string {
+	link := func(to, rest string) func(*testing.T, *fixture) string {
 		return func(t *testing.T, f *fixture) string {
 			plant(t, f.target, tree{"l": "link:" + to})
-			return filepath.Join(f.target, "l", below)
+			return filepath.Join(f.target, "l", rest)
 		}
 	}
 	mounted := func(t *testing.T, f *fixture) string {
@@ -95,19 +94,19 @@ func TestCheckApart(t *testing.T) {
 		target          func(t *testing.T, f *fixture) string
 		plain, mirrored string
 	}{
-		"the sources":            {at("."), into, into},
-		"below the sources":      {at("d"), into, into},
-		"to be made below them":  {at("d/new/er"), into, into},
-		"below them, by a link":  {link("../source/d", "new"), into, into},
-		"below them, by a mount": {mounted, into, into},
-		"around the sources":     {at(".."), fine, lose},
-		"far around them":        {at("../.."), fine, lose},
-		"around them, by a link": {link("..", ""), fine, lose},
-		"the root":               {root, fine, lose},
-		"the root, by a link":    {link("/", ""), fine, lose},
-		"beside the sources":     {at("../workspace"), fine, fine},
-		"to be made beside them": {at("../new/er"), fine, fine},
-		"of a similar name":      {at("../source2"), fine, fine},
+		"the sources":               {at("."), into, into},
+		"inside the sources":        {at("d"), into, into},
+		"missing and inside":        {at("d/new/er"), into, into},
+		"inside, through a link":    {link("../source/d", "new"), into, into},
+		"inside, through a mount":   {mounted, into, into},
+		"parent of the sources":     {at(".."), fine, lose},
+		"ancestor of the sources":   {at("../.."), fine, lose},
+		"parent, through a link":    {link("..", ""), fine, lose},
+		"the root":                  {root, fine, lose},
+		"the root, through a link":  {link("/", ""), fine, lose},
+		"sibling of the sources":    {at("../workspace"), fine, fine},
+		"missing and outside":       {at("../new/er"), fine, fine},
+		"name with the same prefix": {at("../source2"), fine, fine},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -118,7 +117,7 @@ func TestCheckApart(t *testing.T) {
 					want = fmt.Sprintf(want, target)
 				}
 				got := ""
-				if err := checkApart(f.source, target, mirror); err != nil {
+				if err := checkOverlap(f.source, target, mirror); err != nil {
 					got = err.Error()
 				}
 				if got != want {
@@ -129,20 +128,20 @@ func TestCheckApart(t *testing.T) {
 	}
 }
 
-// A run asks the guard. With a broken one, these two could only harm the fixture.
-func TestSourcesAreNotTheTarget(t *testing.T) {
+// A run calls the check. With a broken check, these two runs would only change the fixture.
+func TestRunChecksOverlap(t *testing.T) {
 	sources := tree{"x": "file:x"}
 	f := newFixture(t, sources)
 	f.target = f.source
-	f.refuse(nil, fmt.Sprintf("refusing to extract into the sources themselves: %q", f.target))
+	f.refuse(nil, fmt.Sprintf("refusing to write into the sources of the image: %q", f.target))
 	f.target = filepath.Dir(f.source)
-	f.refuse([]string{"--mirror"}, fmt.Sprintf("refusing --mirror: %q contains the sources and would lose them", f.target))
+	f.refuse([]string{"--mirror"}, fmt.Sprintf("refusing --mirror: it would remove the sources of the image, which are in %q", f.target))
 	wantTree(t, f.source, sources)
 	f.outsideIsUntouched()
 }
 
-// Without --mirror a target around the sources is fine: an image may put them anywhere.
-func TestTargetAroundTheSources(t *testing.T) {
+// Without --mirror, the target may contain the sources.
+func TestTargetContainsSources(t *testing.T) {
 	f := newFixture(t, tree{"x": "file:x"})
 	f.target = filepath.Dir(f.source)
 	f.succeed()

@@ -10,9 +10,10 @@ import (
 	"sync"
 )
 
-// verify compares both trees with the manifest and reports every difference. It compares the
-// names and types in the source, and everything in the target. After a mirror, what a mirror
-// removes is a difference, too.
+// verify compares both trees with the manifest and reports every difference: in the source
+// the names and types, in the target also the contents, modes and link targets. Extra paths are
+// differences in the source. After a mirror, the extra paths that it removes are differences in
+// the target, too.
 func verify(p *pool, t trees, want listing, mirrored bool) {
 	all := func(_ dir, e entry) ([]string, error) { return []string{e.name}, nil }
 	var inTarget extras
@@ -30,13 +31,13 @@ func verify(p *pool, t trees, want listing, mirrored bool) {
 
 type check func(in dir, name string, have fs.FileInfo, want item) error
 
-// extras returns which paths are differences, of an entry that the manifest lacks.
+// extras returns the paths that are differences for an entry that the manifest lacks.
 type extras func(in dir, e entry) ([]string, error)
 
-// compare walks down the manifest, and opens nothing else, unless extra does. Without extra, it accepts
-// what the manifest lacks.
+// compare walks through the directories of the manifest. If extra is nil, it ignores entries
+// that the manifest lacks.
 func compare(p *pool, tree dir, want listing, extra extras, content check) {
-	walk(p, tree, p.report, func(here dir, path string) (below []string) {
+	walk(p, tree, p.report, func(here dir, path string) (subdirs []string) {
 		var files sync.WaitGroup
 		defer files.Wait()
 
@@ -49,10 +50,10 @@ func compare(p *pool, tree dir, want listing, extra extras, content check) {
 			case err != nil:
 				p.report(failed("verify", here, name, err))
 			case have.Mode().Type() != item.kind:
-				err := fmt.Errorf("%s, not %s", kindName(have.Mode()), kindName(item.kind))
+				err := fmt.Errorf("expected %s, found %s", kindName(item.kind), kindName(have.Mode()))
 				p.report(failed("verify", here, name, err))
 			case item.kind == fs.ModeDir:
-				below = append(below, name)
+				subdirs = append(subdirs, name)
 			default:
 				p.do(&files, func() {
 					if err := content(here, name, have, item); err != nil {
@@ -62,7 +63,7 @@ func compare(p *pool, tree dir, want listing, extra extras, content check) {
 			}
 		}
 		if extra == nil {
-			return below
+			return subdirs
 		}
 		for entry, err := range here.list() {
 			if err != nil {
@@ -80,7 +81,7 @@ func compare(p *pool, tree dir, want listing, extra extras, content check) {
 				p.report(failed("verify", here, path, errors.New("not in the manifest")))
 			}
 		}
-		return below
+		return subdirs
 	})
 }
 
@@ -93,17 +94,17 @@ func checkFile(p *pool, in dir, name string, have fs.FileInfo, want item) error 
 	buf := p.buffer()
 	defer p.release(buf)
 	hash := sha256.New()
-	// The struct hides WriteTo, which would not use the buffer.
+	// The struct hides WriteTo, which ignores the buffer.
 	if _, err := io.CopyBuffer(hash, struct{ io.Reader }{f}, buf[:]); err != nil {
 		return err
 	}
 	switch {
 	case hex.EncodeToString(hash.Sum(nil)) != want.sha256:
-		return errors.New("its content is not what the manifest says")
+		return errors.New("the content differs from the manifest")
 	case executable(uint32(have.Mode())) && !want.executable:
-		return errors.New("executable, and should not be")
+		return errors.New("the mode differs from the manifest: the file is executable")
 	case !executable(uint32(have.Mode())) && want.executable:
-		return errors.New("not executable, and should be")
+		return errors.New("the mode differs from the manifest: the file is not executable")
 	}
 	return nil
 }
@@ -114,7 +115,7 @@ func checkLink(in dir, name string, want item) error {
 		return err
 	}
 	if to != want.to {
-		return fmt.Errorf("a link to %q, not to %q", to, want.to)
+		return fmt.Errorf("expected a link to %q, found a link to %q", want.to, to)
 	}
 	return nil
 }
@@ -128,6 +129,6 @@ func kindName(mode fs.FileMode) string {
 	case 0:
 		return "a file"
 	default:
-		return "something special"
+		return "a special file"
 	}
 }

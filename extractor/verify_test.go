@@ -30,17 +30,17 @@ func TestVerify(t *testing.T) {
 		name  string
 		what  string
 	}
-	// What the image holds, where it promised something else.
+	// What the image contains instead of what its manifest promises.
 	tests := map[string]struct {
 		holds tree
 		wrong []wrong
 	}{
 		"nothing":        {with(tree{}), nil},
-		"content":        {with(tree{"d/f": "file:g"}), []wrong{{target, "d/f", "its content is not what the manifest says"}}},
-		"length":         {with(tree{"d/f": "file:"}), []wrong{{target, "d/f", "its content is not what the manifest says"}}},
-		"executable":     {with(tree{"d/f": "exec:f"}), []wrong{{target, "d/f", "executable, and should not be"}}},
-		"not executable": {with(tree{"x": "file:x"}), []wrong{{target, "x", "not executable, and should be"}}},
-		"link":           {with(tree{"l": "link:\x1b"}), []wrong{{target, "l", `a link to "\x1b", not to "d/f"`}}},
+		"content":        {with(tree{"d/f": "file:g"}), []wrong{{target, "d/f", "the content differs from the manifest"}}},
+		"length":         {with(tree{"d/f": "file:"}), []wrong{{target, "d/f", "the content differs from the manifest"}}},
+		"executable":     {with(tree{"d/f": "exec:f"}), []wrong{{target, "d/f", "the mode differs from the manifest: the file is executable"}}},
+		"not executable": {with(tree{"x": "file:x"}), []wrong{{target, "x", "the mode differs from the manifest: the file is not executable"}}},
+		"link":           {with(tree{"l": "link:\x1b"}), []wrong{{target, "l", `expected a link to "d/f", found a link to "\x1b"`}}},
 		"added":          {with(tree{"d/n\n": "file:n"}), []wrong{{source, "d/n\n", "not in the manifest"}}},
 		"added link":     {with(tree{"n": "link:x"}), []wrong{{source, "n", "not in the manifest"}}},
 		"added tree":     {with(tree{"n": "dir", "n/f": "file:f"}), []wrong{{source, "n", "not in the manifest"}}},
@@ -49,15 +49,15 @@ func TestVerify(t *testing.T) {
 		"missing directory": {with(tree{"d": "", "d/f": ""}), []wrong{
 			{source, "d", "no such file or directory"}, {target, "d", "no such file or directory"}}},
 		"link for file": {with(tree{"x": "link:d"}), []wrong{
-			{source, "x", "a link, not a file"}, {target, "x", "a link, not a file"}}},
+			{source, "x", "expected a file, found a link"}, {target, "x", "expected a file, found a link"}}},
 		"file for link": {with(tree{"l": "file:l"}), []wrong{
-			{source, "l", "a file, not a link"}, {target, "l", "a file, not a link"}}},
+			{source, "l", "expected a link, found a file"}, {target, "l", "expected a link, found a file"}}},
 		"directory for file": {with(tree{"x": "dir"}), []wrong{
-			{source, "x", "a directory, not a file"}, {target, "x", "a directory, not a file"}}},
+			{source, "x", "expected a file, found a directory"}, {target, "x", "expected a file, found a directory"}}},
 		"file for directory": {with(tree{"e": "file:e"}), []wrong{
-			{source, "e", "a file, not a directory"}, {target, "e", "a file, not a directory"}}},
+			{source, "e", "expected a directory, found a file"}, {target, "e", "expected a directory, found a file"}}},
 		"several": {with(tree{"x": "file:y", "d/f": "file:g"}), []wrong{
-			{target, "d/f", "its content is not what the manifest says"}, {target, "x", "its content is not what the manifest says"}}},
+			{target, "d/f", "the content differs from the manifest"}, {target, "x", "the content differs from the manifest"}}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -80,20 +80,20 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// What goes wrong after the copy, in the target alone.
+// The target changes after the copy.
 func TestVerifyTarget(t *testing.T) {
 	promised := parents(tree{"d/f": "file:f", "l": "link:d"})
 	tests := map[string]struct {
-		extra tree
-		alone bool
-		wrong string
+		extra  tree
+		mirror bool
+		wrong  string
 	}{
-		"something else":              {tree{"n": "file:n"}, false, ""},
-		"something else, to be alone": {tree{"n": "file:n"}, true, "n"},
-		"far below, to be alone":      {tree{"d/n": "link:n"}, true, "d/n"},
-		"a directory, to be alone":    {tree{"n": "dir"}, true, "n"},
-		"a .git, to be alone":         {tree{".git": "dir", ".git/HEAD": "file:ref", "d/.git": "file:x", "n": "dir", "n/.git": "link:x"}, true, ""},
-		"beside a .git, to be alone":  {tree{"n": "dir", "n/.git": "dir", "n/d": "dir", "n/d/n": "file:n"}, true, "n/d"},
+		"extra file":                              {tree{"n": "file:n"}, false, ""},
+		"extra file, mirrored":                    {tree{"n": "file:n"}, true, "n"},
+		"extra link in a directory, mirrored":     {tree{"d/n": "link:n"}, true, "d/n"},
+		"extra directory, mirrored":               {tree{"n": "dir"}, true, "n"},
+		"extra .git, mirrored":                    {tree{".git": "dir", ".git/HEAD": "file:ref", "d/.git": "file:x", "n": "dir", "n/.git": "link:x"}, true, ""},
+		"extra directory beside a .git, mirrored": {tree{"n": "dir", "n/.git": "dir", "n/d": "dir", "n/d/n": "file:n"}, true, "n/d"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestVerifyTarget(t *testing.T) {
 			must(t, err)
 			defer trees.close()
 			p := newPool()
-			verify(p, trees, must2(readManifest(f.manifest)), test.alone)
+			verify(p, trees, must2(readManifest(f.manifest)), test.mirror)
 			var want []error
 			if test.wrong != "" {
 				want = []error{fmt.Errorf("verify %q: not in the manifest", f.target+"/"+test.wrong)}
@@ -116,7 +116,7 @@ func TestVerifyTarget(t *testing.T) {
 	}
 }
 
-func TestVerifyNamesTenAndCountsTheRest(t *testing.T) {
+func TestVerifyPrintsTenProblems(t *testing.T) {
 	promised, holds := tree{}, tree{}
 	for i := range 25 {
 		name := fmt.Sprintf("f%02d", i)
@@ -131,14 +131,14 @@ func TestVerifyNamesTenAndCountsTheRest(t *testing.T) {
 	}
 }
 
-// A manifest that cannot be used is told before anything is written.
-func TestVerifyWithoutGoodManifest(t *testing.T) {
+// A run that cannot read the manifest writes nothing.
+func TestVerifyNeedsManifest(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(t *testing.T, file string)
 		problem string
 	}{
 		"missing": {func(t *testing.T, file string) { must(t, os.Remove(file)) }, "no such file or directory"},
-		"version": {func(t *testing.T, file string) { must(t, os.WriteFile(file, []byte(`{"version":3}`), 0o644)) }, "it is version 3, this extractor knows version 2"},
+		"version": {func(t *testing.T, file string) { must(t, os.WriteFile(file, []byte(`{"version":3}`), 0o644)) }, "unsupported version 3: this extractor reads version 2"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -150,7 +150,7 @@ func TestVerifyWithoutGoodManifest(t *testing.T) {
 	}
 }
 
-// Parts say as much as the manifest itself.
+// verify compares the paths in the parts of the manifest, too.
 func TestVerifyWithParts(t *testing.T) {
 	top, part := tree{"d": "dir", "x": "exec:x"}, tree{"d/f": "file:f", "d/l": "link:f"}
 	sources := maps.Clone(top)
@@ -160,7 +160,7 @@ func TestVerifyWithParts(t *testing.T) {
 		problem string
 	}{
 		"right":     {sources, ""},
-		"wrong":     {tree{"d": "dir", "x": "exec:x", "d/f": "file:g", "d/l": "link:f"}, "its content is not what the manifest says"},
+		"wrong":     {tree{"d": "dir", "x": "exec:x", "d/f": "file:g", "d/l": "link:f"}, "the content differs from the manifest"},
 		"not there": {tree{"d": "dir", "x": "exec:x", "d/f": "file:f", "d/l": "link:f", "d/n": "file:n"}, "not in the manifest"},
 	}
 	for name, test := range tests {

@@ -1,15 +1,12 @@
-"""What a new layer must hold so that one tree, seen through an overlay, becomes another. Pure.
+"""A delta: what changed between two trees, and the layer tarball that says so.
 
-Where two trees differ, path by path. Pure.
-
-Layers: writes one that turns an image's sources into a tree, and reads documents off its head.
-
-The bytes depend on the trees alone: entries are sorted; owners, times and modes are fixed.
+Changes say what a new layer must hold so that one tree, seen through an overlay, becomes another.
+`write_layer` writes them as a layer. Its bytes depend on the trees alone: entries are sorted;
+owners, times and modes are fixed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,24 +14,26 @@ from typing import Literal
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.tree import WHITEOUT, Entry, ReverseDelta, Tree, parents
-from kontext_plugin.layer import tar
-from kontext_plugin.layer.compression import Compressed, Sink, compress_layer
+from kontext_plugin.layer import compression, tar
+from kontext_plugin.layer.compression import Compressed, Compression, Sink
 from kontext_plugin.manifest import SOURCES_PATH
-from kontext_plugin.runtime.files import DirTree
+from kontext_plugin.runtime.files import DirTree, HashedPieces, read_pieces
 
 ENTRY_BYTES = 512
-"""What each path takes in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
+"""Bytes of a path in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
+
+# --- What changed: pure ---
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The way from an old tree to a new one; every column is sorted."""
+    """What leads from an old tree to a new one. All columns are sorted."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    # The topmost of the removed whose parent is still a directory: a whiteout hides what is below
-    # it, and a directory that became a file or a link hides its children by itself. None of them
+    # The topmost removed paths whose parent is still a directory: a whiteout hides all below it,
+    # and a directory that became a file or a link hides its children by itself. None of them
     # exists in the new tree, so no layer ever holds a name together with its whiteout, which
     # consumers disagree about (OCI image specification, layer.md, "Whiteouts").
     whiteouts: tuple[str, ...] = ()
@@ -44,12 +43,17 @@ class Changes:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """What the layer carries, parents before their children."""
+        """The paths that the layer holds, parents before their children."""
         return tuple(sorted(self.added + self.changed))
 
 
+def diff(old: Tree, new: Tree) -> Changes:
+    """Return the changes that turn `old` into `new`."""
+    return changes_from(reverse_delta(old, new), new)
+
+
 def reverse_delta(old: Tree, new: Tree) -> ReverseDelta:
-    """The way back from `new` to `old`."""
+    """Return what leads from `new` back to `old`."""
     differing = (old.files.items() ^ new.files.items()) | (old.links.items() ^ new.links.items())
     touched = {path for path, _ in differing} | (old.executable ^ new.executable)
     return ReverseDelta(
@@ -58,59 +62,56 @@ def reverse_delta(old: Tree, new: Tree) -> ReverseDelta:
 
 
 def compose(nearer: ReverseDelta, farther: ReverseDelta, new: Tree) -> ReverseDelta:
-    """The way back from `new` that leads first to where `nearer` leads, and `farther` on.
+    """Return what leads from `new` through the end of `nearer` to the end of `farther`.
 
-    What the whole way leaves as it is in `new` is not in the result.
+    Paths that end up as they are in `new` are not in the result.
     """
     first = nearer.former.only(nearer.former.paths() - farther.paths())
-    then = farther.former
+    second = farther.former
     former = Tree(
-        files={**first.files, **then.files},
-        executable=first.executable | then.executable,
-        links={**first.links, **then.links},
+        files={**first.files, **second.files},
+        executable=first.executable | second.executable,
+        links={**first.links, **second.links},
     )
     changed = {path for path in former.paths() if not _same(path, former, new)}
     absent = (nearer.absent - farther.paths()) | farther.absent
     return ReverseDelta(former.only(changed), frozenset(path for path in absent if path in new))
 
 
-def changes_of(undone: ReverseDelta, new: Tree) -> Changes:
-    """What must be done to come to `new` from where `undone` leads back to."""
-    former = undone.former.paths()
+def changes_from(reverse: ReverseDelta, new: Tree) -> Changes:
+    """Return the changes that lead to `new` from the tree that `reverse` leads back to."""
+    former = reverse.former.paths()
     removed = sorted(path for path in former if path not in new)
     return Changes(
-        added=tuple(sorted(undone.absent)),
+        added=tuple(sorted(reverse.absent)),
         changed=tuple(sorted(path for path in former if path in new)),
         removed=tuple(removed),
         whiteouts=tuple(path for path in removed if _parent_stays(path, new)),
     )
 
 
-def diff(old: Tree, new: Tree) -> Changes:
-    """The changes that turn `old` into `new`."""
-    return changes_of(reverse_delta(old, new), new)
-
-
-def layer_bytes(made: Changes, new: Tree) -> int:
-    """What a layer with these changes holds of sources, uncompressed, its manifest left aside."""
-    written = made.added + made.changed
+def layer_bytes(changes: Changes, new: Tree) -> int:
+    """Return the bytes of sources in a layer with these changes, uncompressed."""
+    written = changes.added + changes.changed
     sizes = sum(new.sizes.get(path, 0) for path in written)
-    return sizes + ENTRY_BYTES * (len(written) + len(made.whiteouts))
+    return sizes + ENTRY_BYTES * (len(written) + len(changes.whiteouts))
 
 
 def tree_bytes(tree: Tree) -> int:
-    """What a layer with all of the tree holds of sources, as `layer_bytes`."""
+    """Return the bytes of sources in a layer with the whole tree, uncompressed."""
     return tree.size + ENTRY_BYTES * (len(tree.files) + len(tree.links))
 
 
-def replaced_directories(undone: ReverseDelta, new: Tree, before: frozenset[str]) -> frozenset[str]:
-    """The lineage's `replaced_directories` at `new`, after a delta on where `undone` leads back to.
+def replaced_directories(
+    reverse: ReverseDelta, new: Tree, before: frozenset[str]
+) -> frozenset[str]:
+    """Return the lineage's `replaced_directories` at `new`, after a delta on an earlier tree.
 
-    `before` is what it was there. A whiteout ends the danger: it hides the old children for
-    good, whatever comes later. So does the replacement of a directory above, which is in the
-    result itself.
+    `reverse` leads back to that tree, and `before` is the value there. A whiteout ends the danger:
+    it hides the old children for good. So does a file or link that replaces a directory above,
+    which is in the result itself.
     """
-    replaced = before | undone.former.directories()
+    replaced = before | reverse.former.directories()
     return frozenset(path for path in replaced if path in new and not new.is_directory(path))
 
 
@@ -127,97 +128,107 @@ def _parent_stays(path: str, new: Tree) -> bool:
     return not parent or new.is_directory(parent)
 
 
+# --- How two trees differ, path by path: pure ---
+
 Place = Literal["the image", "DIR"]
 
-What = Literal["missing", "only", "twice", "other kind", "other content", "other mode"]
+DifferenceKind = Literal["missing", "only", "twice", "other kind", "other content", "other mode"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What is not as the manifest says."""
+    """Something that is not as the manifest says."""
 
     path: str
     place: Place
-    what: What
+    kind: DifferenceKind
 
 
 def differences(
-    want: Tree, have: Tree, place: Place, *, modes: bool = True
+    expected: Tree, actual: Tree, place: Place, *, modes: bool = True
 ) -> Iterator[Difference]:
-    """All differences, sorted by path. Whether files are executable counts if `modes` do."""
-    for path in sorted(want.paths() | have.paths()):
-        if path not in have:
+    """Yield all differences, sorted by path. Modes count only if `modes` is set."""
+    for path in sorted(expected.paths() | actual.paths()):
+        if path not in actual:
             yield Difference(path, place, "missing")
-        elif path not in want:
+        elif path not in expected:
             yield Difference(path, place, "only")
-        elif what := entry_difference(want.entry(path), have.entry(path), modes=modes):
-            yield Difference(path, place, what)
+        elif kind := entry_difference(expected.entry(path), actual.entry(path), modes=modes):
+            yield Difference(path, place, kind)
 
 
-def entry_difference(want: Entry, have: Entry, *, modes: bool = True) -> What | None:
-    """How one entry differs from another of the same path. Sizes follow from the content."""
-    if want.kind != have.kind:
+def entry_difference(
+    expected: Entry, actual: Entry, *, modes: bool = True
+) -> DifferenceKind | None:
+    """Return how two entries of one path differ. Sizes follow from the content."""
+    if expected.kind != actual.kind:
         return "other kind"
-    if (want.digest, want.target) != (have.digest, have.target):
+    if (expected.digest, expected.target) != (actual.digest, actual.target):
         return "other content"
-    if modes and want.executable != have.executable:
+    if modes and expected.executable != actual.executable:
         return "other mode"
     return None
 
 
-_COPY = 256 * 1024
+# --- The layer tarball ---
 
+_PIECE = 256 * 1024  # bytes of a file that are read at a time
 
-Watcher = Callable[[str, Iterator[bytes]], Iterator[bytes]]
-"""Sees a file's path and the pieces of its content, and passes these on as they are."""
+Tee = Callable[[str, Iterator[bytes]], Iterator[bytes]]
+"""Takes a file's path and the pieces of its content; yields the pieces unchanged."""
 
 
 @dataclass(frozen=True)
 class LayerContent:
     """What a layer holds."""
 
-    documents: Mapping[str, bytes]  # the manifest and parts of it, by their names in the image
+    documents: Mapping[str, bytes]  # manifest.json and parts, by their names in the image
     written: tuple[str, ...]  # paths of the tree
     whiteouts: tuple[str, ...] = ()
-    besides: bytes = b""  # archive entries that lie outside of the sources
+    extra: bytes = b""  # archive entries outside of the sources
 
 
 def write_layer(
-    sink: Sink, root: str, tree: Tree, content: LayerContent, watcher: Watcher | None = None
+    sink: Sink,
+    root: str,
+    tree: Tree,
+    content: LayerContent,
+    tee: Tee | None = None,
+    algorithm: Compression = compression.DEFAULT,
 ) -> Compressed:
-    """Writes a gzip layer: the documents first, then what `tree` has at the written paths.
+    """Write a layer: the documents first, then the tree's entries at the written paths.
 
-    File contents are read below `root` and must be those that `tree` has. Raises KontextError if
-    one is not, or cannot be read, and OSError if the sink takes no more.
+    File contents are read below `root` and must be those of `tree`. The layer is compressed.
+    Raises KontextError where a file has changed or cannot be read, and OSError from the sink.
     """
     try:
         sources = DirTree(root)
     except OSError as error:
-        raise _changed_error(root, f"cannot be read any more: {error.strerror}") from error
+        raise _changed(root, f"cannot be read any more: {error.strerror}") from error
     with sources:
-        return compress_layer(sink, _tar(sources, tree, content, watcher))
+        return algorithm.compress(sink, _archive(sources, tree, content, tee))
 
 
-def _tar(
-    sources: DirTree, tree: Tree, content: LayerContent, watcher: Watcher | None
+def _archive(
+    sources: DirTree, tree: Tree, content: LayerContent, tee: Tee | None
 ) -> Iterator[bytes]:
-    """The layer's tar archive (OCI image specification, layer.md), in pieces."""
+    """Yield the layer's tar archive (OCI image specification, layer.md), in pieces."""
     for name, document in content.documents.items():
         yield tar.header(name, tar.REGTYPE, 0o644, size=len(document))
         yield from tar.padded([document], len(document))
-    yield content.besides
-    # Parents are always listed: `crane export` shows no entry for one that no layer has.
-    for folder in parents([*content.documents, f"{SOURCES_PATH}/"]):
-        yield tar.header(folder, tar.DIRTYPE, 0o755)
+    yield content.extra
+    # Parents are always listed: `crane export` has no entry for one that no layer lists.
+    for directory in parents([*content.documents, f"{SOURCES_PATH}/"]):
+        yield tar.header(directory, tar.DIRTYPE, 0o755)
     for path in sorted({*content.written, *parents([*content.written, *content.whiteouts])}):
-        yield from _tar_entry(sources, tree.entry(path), watcher)
+        yield from _tar_entry(sources, tree.entry(path), tee)
     for path in content.whiteouts:
-        folder, _, name = f"{SOURCES_PATH}/{path}".rpartition("/")
-        yield tar.header(f"{folder}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
+        directory, _, name = f"{SOURCES_PATH}/{path}".rpartition("/")
+        yield tar.header(f"{directory}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
     yield tar.END
 
 
-def _tar_entry(sources: DirTree, entry: Entry, watcher: Watcher | None) -> Iterator[bytes]:
+def _tar_entry(sources: DirTree, entry: Entry, tee: Tee | None) -> Iterator[bytes]:
     name = f"{SOURCES_PATH}/{entry.path}"
     if entry.kind == "directory":
         yield tar.header(name, tar.DIRTYPE, 0o755)
@@ -227,29 +238,25 @@ def _tar_entry(sources: DirTree, entry: Entry, watcher: Watcher | None) -> Itera
         mode = 0o755 if entry.executable else 0o644
         yield tar.header(name, tar.REGTYPE, mode, size=entry.size)
         pieces = _read_content(sources, entry)
-        yield from tar.padded(watcher(entry.path, pieces) if watcher else pieces, entry.size)
+        yield from tar.padded(tee(entry.path, pieces) if tee else pieces, entry.size)
 
 
 def _read_content(sources: DirTree, entry: Entry) -> Iterator[bytes]:
-    """A file's bytes: all of them, and those that the tree was made from, or KontextError."""
-    digest = hashlib.sha256()
-    left = entry.size
+    """Yield a file's bytes. Raises KontextError where they are not those that the tree lists."""
     try:
-        file = sources.file(entry.path)
+        file = sources.open_file(entry.path)
         try:
-            while left and (piece := os.read(file, min(left, _COPY))):
-                digest.update(piece)
-                left -= len(piece)
-                yield piece
+            pieces = HashedPieces(read_pieces(file, entry.size, _PIECE))
+            yield from pieces
         finally:
             os.close(file)
     except OSError as error:
-        raise _changed_error(entry.path, f"cannot be read any more: {error.strerror}") from error
-    if left or digest.hexdigest() != entry.digest:
-        raise _changed_error(entry.path, "changed while it was pushed")
+        raise _changed(entry.path, f"cannot be read any more: {error.strerror}") from error
+    if (pieces.size, pieces.hexdigest()) != (entry.size, entry.digest):
+        raise _changed(entry.path, "changed while it was pushed")
 
 
-def _changed_error(path: str, what: str) -> KontextError:
+def _changed(path: str, what: str) -> KontextError:
     return KontextError(
         f"{path!r} {what}; nothing was published",
         hint="Push again when nothing writes to the directory, or ignore the file.",

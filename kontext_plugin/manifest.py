@@ -1,14 +1,12 @@
-"""A tree as the columns of a JSON document, and where a large tree's listing is cut. Pure.
+"""The manifest: what an image holds and what it was built on, encoded, decoded, checked.
 
-It is cut before each path whose hash says so. So the cuts depend on the paths alone, an edit
-changes one piece, and paths of one directory mostly share it. Between two such paths, the anchors,
-lies a stretch, which is cut further where it is long.
+`/var/lib/kontext/manifest.json` describes all sources of an image (docs/format.md). The listing of
+a large tree is in parts, files of their own, so a delta carries only the parts that changed.
+Version 1 is the 2018 prototype's `{"files": {PATH: SHA-256 or ""}}`; it is only read. Version 2
+adds the rest.
 
-The manifest of an image's sources: what /var/run/kontext holds, and what it was built on.
-
-Version 1 is the 2018 prototype's `{"files": {PATH: SHA-256 or ""}}`; version 2 keeps that map and
-adds the rest. A large tree's listing is in parts, files of their own, so that a delta carries only
-those that changed.
+One function judges whether bytes from outside are a valid manifest: `decode`, upon what
+`read_root` has read. Both raise InvalidManifest and nothing else.
 """
 
 from __future__ import annotations
@@ -17,20 +15,44 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from kontext_plugin.errors import brief
 from kontext_plugin.image.chunking import boundaries, is_small, segments, split_segment
-from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import DIRECTORY, ReverseDelta, Tree, is_utf8
+from kontext_plugin.runtime.schema import (
+    MANIFEST_PART,
+    MANIFEST_UNDO,
+    InvalidDocument,
+    load_document,
+    load_manifest,
+)
 
-_LARGEST = 2**63 - 1
+SOURCES_PATH = "var/run/kontext"
+"""Where an image has its sources, below its root."""
 
+MANIFEST_PATH = "var/lib/kontext/manifest.json"
+"""Where an image has their manifest, below its root."""
+
+_PARTS_PATH = "var/lib/kontext/parts/"
+
+VERSION = 2
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of the manifest and all its parts together: some 400,000 files."""
+
+MAX_READ = 2 * MAX_BYTES
+"""Bytes that are read of an image: obsolete parts lie before the current ones."""
+
+MAX_VALUES = 4 * 1024 * 1024
+"""JSON values that are read of an image: 400,000 files make some 1,200,000."""
+
+_MAX_COUNT = 2**63 - 1
 _HEX = re.compile(r"[0-9a-f]*")
 
-# An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, a
-# whiteout's name, or what is no Unicode.
+# An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, the name of a
+# whiteout, or a lone surrogate.
 _UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
 
 
@@ -38,14 +60,88 @@ class InvalidManifest(ValueError):
     """A manifest that cannot be trusted; the text says why."""
 
 
+# --- What a manifest says ---
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the manifest in a file of its own: a chunk of the listing, or a reverse delta."""
+
+    start: str  # the first path of its chunk, which ends where the next part's starts
+    digest: Digest
+    layer: int  # the layer that has the file; 0 is the image's lowest
+
+    @property
+    def name(self) -> str:
+        """The name of the file, below the image's root."""
+        return part_name(self.digest)
+
+
+def part_name(digest: Digest) -> str:
+    """Return the name of the part with this digest, below the image's root."""
+    return f"{_PARTS_PATH}{digest.removeprefix('sha256:')}.json"
+
+
+def is_document(name: str) -> bool:
+    """Whether a file of an image is manifest.json or a part."""
+    return name == MANIFEST_PATH or name.startswith(_PARTS_PATH)
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """An earlier image that consists of the lowest layers of this one. A push may build on it.
+
+    The manifest says how its tree differs, so nobody has to read the ancestor's own manifest.
+    """
+
+    image: Digest
+    layers: int  # the number of layers that it has, the base's among them
+    generation: int
+    content: int  # as in Lineage
+    replaced_directories: frozenset[str]  # as in Lineage
+    # Leads to its tree from that of the next ancestor, or from this image's. None: not fetched.
+    reverse_delta: ReverseDelta | None
+    part: Part | None = None  # the part that has the reverse delta; None: manifest.json has it
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """How an image came about: what a later push must know to build on it."""
+
+    base: Digest  # the image below all layers of sources
+    extractor: Digest  # the shipped base image whose extractor runs
+    platform: str
+    generation: int = 0  # the number of pushes since the first layer of sources
+    content: int = 0  # uncompressed bytes of sources in all its layers (delta.layer_bytes)
+    layers: tuple[Digest, ...] = ()  # all layers below the one that holds this manifest
+    ancestors: tuple[Ancestor, ...] = ()  # from the fewest layers to the most
+    labels: Mapping[str, str] = field(default_factory=dict)
+    # Directories of lower layers that a file or link has replaced since. `crane export` shows
+    # their old children again if they come back as directories, so they must not.
+    replaced_directories: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a manifest and its parts say."""
+
+    tree: Tree
+    lineage: Lineage | None  # None: version 1
+    parts: tuple[Part, ...] = ()  # sorted by path; (): manifest.json lists the tree itself
+
+
+# --- Encoding ---
+
+
 def canonical(document: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys, in UTF-8, without spaces: one state, one digest."""
+    """Return JSON with sorted keys, in UTF-8, without spaces: one state has one digest."""
     return json.dumps(
         document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
 
 
 def columns(tree: Tree) -> dict[str, Any]:
+    """Return a tree as the columns of a listing."""
     return {
         "files": dict(tree.files),
         # In the order of the sorted paths of the regular files: a second map of paths would
@@ -56,198 +152,30 @@ def columns(tree: Tree) -> dict[str, Any]:
     }
 
 
+def reverse_columns(reverse_delta: ReverseDelta) -> dict[str, Any]:
+    """Return a reverse delta as the columns of the manifest's `undo`."""
+    former = columns(reverse_delta.former)
+    del former["sizes"]
+    return former | {"absent": sorted(reverse_delta.absent)}
+
+
 def exceeds(tree: Tree, limit: int) -> bool:
-    """Whether the whole listing takes more bytes; a quick bound mostly spares making it."""
+    """Whether the listing of a tree takes more than `limit` bytes.
+
+    A quick upper bound mostly spares the encoding.
+    """
     text = "".join((*tree.files, *tree.links, *tree.links.values(), *tree.executable))
     plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
     entries = len(tree.files) + len(tree.links) + len(tree.executable)
-    most = len(text) * (1 if plain else 6) + 100 * entries  # a digest, a size, punctuation
-    return most > limit and len(canonical(columns(tree))) > limit
-
-
-def tree_of(listed: Mapping[str, Any]) -> Tree:
-    """The tree that has these columns, which are of the schema's outer shape.
-
-    Raises InvalidManifest where a value is not of the schema: jsonschema takes tens of
-    microseconds for each. The paths remain unchecked: `check_tree` does that.
-    """
-    files, links, sizes = listed["files"], listed["links"], listed["sizes"]
-    executable = paths_of(listed["executable"])
-    _check_digests(files.values())
-    _check_targets(links.values())
-    check_counts(sizes)
-    if not all(files.get(path) for path in executable):
-        raise InvalidManifest("it lists as executable what is no file")
-    regular = sorted(path for path, digest in files.items() if digest != DIRECTORY)
-    if len(regular) != len(sizes):
-        raise InvalidManifest("it lists another number of sizes than of files")
-    return Tree(files, dict(zip(regular, sizes, strict=True)), executable, links)
-
-
-def former_of(listed: Mapping[str, Any]) -> Tree:
-    """`tree_of` for what a tree was, of which no sizes are listed."""
-    some = [0 for digest in listed["files"].values() if digest != DIRECTORY]
-    return tree_of({**listed, "sizes": some}).without_sizes()
-
-
-def paths_of(listed: Sequence[Any]) -> frozenset[str]:
-    """A list of different strings as a set. Raises InvalidManifest for anything else."""
-    if not set(map(type, listed)) <= {str} or len(found := frozenset(listed)) != len(listed):
-        raise InvalidManifest("it lists a path twice, or what is no path")
-    return found
-
-
-def check_counts(values: Collection[Any]) -> None:
-    """Raises InvalidManifest. 1.0 is an integer to JSON Schema, and to nobody else."""
-    if not set(map(type, values)) <= {int} or (
-        values and not 0 <= min(values) <= max(values) <= _LARGEST
-    ):
-        raise InvalidManifest("it lists a number that is no integer")
-
-
-def _check_digests(values: Collection[Any]) -> None:
-    if not set(map(type, values)) <= {str} or not (
-        set(map(len, values)) <= {0, 64} and _HEX.fullmatch("".join(values))
-    ):
-        raise InvalidManifest("it lists a hash that is none")
-
-
-def _check_targets(values: Collection[Any]) -> None:
-    if not set(map(type, values)) <= {str} or "" in values:
-        raise InvalidManifest("it lists a link to nothing")
-    try:
-        "".join(values).encode()
-    except UnicodeEncodeError:
-        raise InvalidManifest("it lists a link to what is no UTF-8") from None
-
-
-def check_tree(tree: Tree) -> None:
-    """Raises InvalidManifest unless every path is safe, has its parents, and is one thing only."""
-    paths = tree.paths()
-    check_paths(paths)
-    if len(paths) != len(tree.files) + len(tree.links):
-        raise InvalidManifest("it lists a path both as a file and as a link")
-    for parent in {path.rpartition("/")[0] for path in paths}:
-        if parent and not tree.is_directory(parent):
-            raise InvalidManifest(f"{brief(repr(parent))} has entries below it and is no directory")
-
-
-def check_paths(paths: Iterable[str]) -> None:
-    """Raises InvalidManifest unless they lie where they seem to."""
-    for path in paths:
-        if _UNSAFE.search(path):
-            raise InvalidManifest(f"it lists the path {brief(repr(path))}")
-
-
-def join_parts(trees: Sequence[Tree]) -> tuple[Tree, list[str]]:
-    """The whole of a tree's pieces, and where each begins.
-
-    Raises InvalidManifest if the tree is cut elsewhere.
-    """
-    whole = Tree(
-        files={path: digest for tree in trees for path, digest in tree.files.items()},
-        sizes={path: size for tree in trees for path, size in tree.sizes.items()},
-        executable=frozenset().union(*(tree.executable for tree in trees)),
-        links={path: target for tree in trees for path, target in tree.links.items()},
-    )
-    starts = boundaries(whole)
-    pieces = [
-        piece
-        for start, paths in zip(starts, segments(whole, starts, range(len(starts))), strict=True)
-        for piece in split_segment(start, paths)
-    ]
-    if is_small(whole) or [set(paths) for _, paths in pieces] != [tree.paths() for tree in trees]:
-        raise InvalidManifest("its parts are not those of its tree")
-    return whole, [begin for begin, _ in pieces]
-
-
-SOURCES_PATH = "var/run/kontext"
-
-MANIFEST_PATH = "var/lib/kontext/manifest.json"
-"""Where an image has its sources and their manifest, below its root."""
-
-_PARTS = "var/lib/kontext/parts/"
-
-VERSION = 2
-
-MAX_BYTES = 64 * 1024 * 1024
-"""Of the manifest and all its parts together: some 400,000 files."""
-
-MAX_READ = 2 * MAX_BYTES
-"""With the parts that are out of date, and lie before the others."""
-
-MAX_VALUES = 4 * 1024 * 1024
-"""In all that is read: 400,000 files make some 1,200,000."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of the manifest in a file of its own: of the listing, or an ancestor's undo."""
-
-    begin: str  # of the paths that it lists: up to the next part's
-    digest: Digest
-    layer: int  # which layer has it; 0 is the image's lowest
-
-    @property
-    def name(self) -> str:
-        """The file's, below the image's root."""
-        return part_name(self.digest)
-
-
-def part_name(digest: Digest) -> str:
-    return f"{_PARTS}{digest.removeprefix('sha256:')}.json"
-
-
-def is_document(name: str) -> bool:
-    """Whether a file of an image is a manifest or a part of one."""
-    return name == MANIFEST_PATH or name.startswith(_PARTS)
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    """An earlier image that has the lower layers of ours: a push may build on it instead.
-
-    How its tree differs is written down here, so that no machine has to read its manifest.
-    """
-
-    image: Digest
-    layers: int  # how many of our lowest layers it has, the base's among them
-    generation: int
-    content: int  # as in Lineage
-    replaced_directories: frozenset[str]  # as in Lineage
-    undo: ReverseDelta  # leads to its tree from the next ancestor's, or from ours
-    stored: Part | None = None  # what has the undo, if manifest.json does not
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """How an image came to be: what a later push must know to build on it."""
-
-    base: Digest  # the image below every layer of ours
-    extractor: Digest  # the shipped base image whose extractor runs
-    platform: str
-    generation: int = 0  # how many pushes there were since the first layer was written
-    content: int = 0  # uncompressed bytes that all its layers hold of sources (diff.layer_bytes)
-    layers: tuple[Digest, ...] = ()  # all the layers below the one that holds this manifest
-    ancestors: tuple[Ancestor, ...] = ()  # from the fewest layers to the most
-    labels: Mapping[str, str] = field(default_factory=dict)
-    # Directories of lower layers that a file or link has replaced since. `crane export` shows
-    # their old children again if they come back as directories, so they must not.
-    replaced_directories: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Manifest:
-    tree: Tree
-    lineage: Lineage | None  # None: version 1
-    parts: tuple[Part, ...] = ()  # in the order of their paths; none: manifest.json lists the tree
+    bound = len(text) * (1 if plain else 6) + 100 * entries  # a digest, a size, punctuation
+    return bound > limit and len(canonical(columns(tree))) > limit
 
 
 def encode(manifest: Manifest) -> bytes:
-    """manifest.json of version 2, as canonical JSON. Needs a lineage."""
+    """Return manifest.json, version 2, as canonical JSON. The manifest must have a lineage."""
     lineage, parts = manifest.lineage, manifest.parts
     if lineage is None:
-        raise ValueError("a version 1 manifest is only ever read")
+        raise ValueError("a version 1 manifest is only read")
     document: dict[str, Any] = {
         "version": VERSION,
         **columns(Tree() if parts else manifest.tree),
@@ -268,11 +196,11 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def _encode_ancestor(ancestor: Ancestor) -> dict[str, Any]:
-    if stored := ancestor.stored:
-        undo = {"undoPart": stored.digest.removeprefix("sha256:"), "undoLayer": stored.layer}
+    if part := ancestor.part:
+        reverse = {"undoPart": part.digest.removeprefix("sha256:"), "undoLayer": part.layer}
     else:
-        undo = {"undo": reverse_columns(ancestor.undo)}
-    return undo | {
+        reverse = {"undo": reverse_columns(ancestor.reverse_delta or ReverseDelta())}
+    return reverse | {
         "image": ancestor.image,
         "layers": ancestor.layers,
         "generation": ancestor.generation,
@@ -281,79 +209,63 @@ def _encode_ancestor(ancestor: Ancestor) -> dict[str, Any]:
     }
 
 
-def reverse_columns(undo: ReverseDelta) -> dict[str, Any]:
-    former = columns(undo.former)
-    del former["sizes"]
-    return former | {"absent": sorted(undo.absent)}
+# --- Decoding ---
 
 
-def parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
-    """The parts that a document names which has passed its schema; where they begin is not said.
+@dataclass(frozen=True)
+class Root:
+    """manifest.json itself, and the parts that it names."""
 
-    Raises InvalidManifest.
+    document: Mapping[str, Any]
+    listing: tuple[Part, ...]  # chunks of the listing, in order; their `start` is not known yet
+    reverse_deltas: tuple[Part, ...]
+
+
+def read_root(content: bytes) -> Root:
+    """Read manifest.json by the schema of its version. Raises InvalidManifest."""
+    try:
+        document = load_manifest(content)
+    except InvalidDocument as error:
+        raise InvalidManifest(str(error)) from error
+    parts = (_ancestor_part(ancestor) for ancestor in document.get("ancestors", ()))
+    return Root(document, _listing_parts(document), tuple(part for part in parts if part))
+
+
+def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
+    """Return the manifest of a root and its parts, with everything checked. Empties `parts`.
+
+    `parts` has all of `root.listing`. Ancestors whose reverse delta is in a part that is not there
+    get none. Raises InvalidManifest.
     """
-    digests, layers = document.get("parts", ()), document.get("partLayers", ())
-    check_counts(layers)
-    if len(digests) != len(layers) or len(digests) != len(set(digests)):
-        raise InvalidManifest("it lists a part twice, or not where it is")
-    if digests and any(document[column] for column in columns(Tree())):
-        raise InvalidManifest("it lists paths beside its parts")
-    return tuple(
-        Part("", Digest(f"sha256:{digest}"), layer)
-        for digest, layer in zip(digests, layers, strict=True)
-    )
-
-
-def reverse_parts_of(document: Mapping[str, Any]) -> tuple[Part, ...]:
-    """As `parts_of`: what has the undos of ancestors that the document does not have itself."""
-    stored = [_stored(ancestor) for ancestor in document.get("ancestors", ())]
-    return tuple(part for part in stored if part)
-
-
-def _stored(ancestor: Mapping[str, Any]) -> Part | None:
-    if ("undo" in ancestor) == ("undoPart" in ancestor) or (
-        ("undoPart" in ancestor) != ("undoLayer" in ancestor)
-    ):
-        raise InvalidManifest("it does not say, or says twice, what an ancestor was")
-    if "undo" in ancestor:
-        return None
-    check_counts((ancestor["undoLayer"],))
-    return Part("", Digest(f"sha256:{ancestor['undoPart']}"), ancestor["undoLayer"])
-
-
-def decode(
-    document: Mapping[str, Any],
-    parts: Iterable[Mapping[str, Any]] = (),
-    undos: Mapping[Digest, Mapping[str, Any]] = MappingProxyType({}),
-) -> Manifest:
-    """The manifest of a document that has passed its version's schema, and of its parts.
-
-    These have passed theirs; `undos` has the content of each of `undo_parts_of`.
-
-    Raises InvalidManifest for what a schema cannot say: unsafe paths and contradictions.
-    """
-    if "version" not in document:
-        decoded = _version_1(document)
-    elif document.get("parts"):
-        tree, begun = join_parts([tree_of(part) for part in parts])
-        decoded = restore(document, undos, tree, begun)
+    reverse = {
+        part.digest: _load_part(part, parts, MANIFEST_UNDO)
+        for part in root.reverse_deltas
+        if part.digest in parts
+    }
+    if "version" not in root.document:
+        manifest = _decode_version_1(root.document)
+    elif root.listing:
+        chunks = (_load_part(part, parts, MANIFEST_PART) for part in root.listing)
+        tree, starts = _join_chunks([decode_tree(chunk) for chunk in chunks])
+        manifest = restore(root.document, reverse, tree, starts)
     else:
-        decoded = restore(document, undos)
-    check_tree(decoded.tree)
-    if decoded.lineage is not None:
-        _check_lineage(decoded.lineage)
-    return decoded
+        manifest = restore(root.document, reverse)
+    _check_tree(manifest.tree)
+    if manifest.lineage is not None:
+        _check_lineage(manifest.lineage)
+    return manifest
 
 
 def restore(
     document: Mapping[str, Any],
-    undos: Mapping[Digest, Mapping[str, Any]],
+    reverse: Mapping[Digest, Mapping[str, Any]],
     tree: Tree | None = None,
-    begun: Sequence[str] = (),
+    starts: Sequence[str] = (),
 ) -> Manifest:
-    """`decode` for a version 2 that was decoded before and has stayed in our own hands.
+    """Return a version 2 manifest that was checked before and has stayed in our own hands.
 
-    If it has parts, `tree` is theirs, and `begun` says where each begins.
+    `reverse` has reverse deltas by the digests of their parts. If the listing is in parts, `tree`
+    is what they list, and `starts` says where each starts.
     """
     lineage = Lineage(
         base=Digest(document["base"]),
@@ -362,56 +274,199 @@ def restore(
         generation=document["generation"],
         content=document["content"],
         layers=tuple(Digest(layer) for layer in document["layers"]),
-        ancestors=tuple(_decode_ancestor(ancestor, undos) for ancestor in document["ancestors"]),
+        ancestors=tuple(_decode_ancestor(ancestor, reverse) for ancestor in document["ancestors"]),
         labels=document["labels"],
-        replaced_directories=paths_of(document["replacedDirectories"]),
+        replaced_directories=_decode_paths(document["replacedDirectories"]),
     )
     parts = tuple(
-        replace(part, begin=begin) for part, begin in zip(parts_of(document), begun, strict=True)
+        replace(part, start=start)
+        for part, start in zip(_listing_parts(document), starts, strict=True)
     )
-    return Manifest(tree_of(document) if tree is None else tree, lineage, parts)
+    return Manifest(decode_tree(document) if tree is None else tree, lineage, parts)
+
+
+def decode_tree(listing: Mapping[str, Any]) -> Tree:
+    """Return the tree of a listing, whose columns have passed the outer shape of their schema.
+
+    Checks the values here: jsonschema takes tens of microseconds for each. The paths remain
+    unchecked. Raises InvalidManifest.
+    """
+    files, links, sizes = listing["files"], listing["links"], listing["sizes"]
+    executable = _decode_paths(listing["executable"])
+    _check_digests(files.values())
+    _check_targets(links.values())
+    _check_counts(sizes)
+    if not all(files.get(path) for path in executable):
+        raise InvalidManifest("it lists as executable what is not a file")
+    regular = sorted(path for path, digest in files.items() if digest != DIRECTORY)
+    if len(regular) != len(sizes):
+        raise InvalidManifest("it lists another number of sizes than of files")
+    return Tree(files, dict(zip(regular, sizes, strict=True)), executable, links)
+
+
+def _listing_parts(document: Mapping[str, Any]) -> tuple[Part, ...]:
+    digests, layers = document.get("parts", ()), document.get("partLayers", ())
+    _check_counts(layers)
+    if len(digests) != len(layers) or len(digests) != len(set(digests)):
+        raise InvalidManifest("it lists a part twice, or not its layer")
+    if digests and any(document[column] for column in columns(Tree())):
+        raise InvalidManifest("it lists paths beside its parts")
+    return tuple(
+        Part("", Digest(f"sha256:{digest}"), layer)
+        for digest, layer in zip(digests, layers, strict=True)
+    )
+
+
+def _ancestor_part(ancestor: Mapping[str, Any]) -> Part | None:
+    if ("undo" in ancestor) == ("undoPart" in ancestor) or (
+        ("undoPart" in ancestor) != ("undoLayer" in ancestor)
+    ):
+        raise InvalidManifest("it does not say, or says twice, how an ancestor differs")
+    if "undo" in ancestor:
+        return None
+    _check_counts((ancestor["undoLayer"],))
+    return Part("", Digest(f"sha256:{ancestor['undoPart']}"), ancestor["undoLayer"])
+
+
+def _load_part(part: Part, parts: dict[Digest, bytes], schema: str) -> Mapping[str, Any]:
+    """Return a part's document. Later images take its bytes over, so they must be canonical."""
+    content = parts.pop(part.digest, None)
+    if content is None:
+        raise InvalidManifest("a part of its manifest is missing")
+    if digest_of(content) != part.digest:
+        raise InvalidManifest("a part of its manifest is damaged")
+    try:
+        document = load_document(content, schema)
+    except InvalidDocument as error:
+        raise InvalidManifest(str(error)) from error
+    if schema == MANIFEST_PART and canonical(document) != content:
+        raise InvalidManifest("a part of its manifest is not canonical")
+    return document
+
+
+def _join_chunks(chunks: Sequence[Tree]) -> tuple[Tree, list[str]]:
+    """Return the whole of a tree's chunks, and where each starts.
+
+    Raises InvalidManifest if image.chunking would cut the tree elsewhere.
+    """
+    whole = Tree(
+        files={path: digest for tree in chunks for path, digest in tree.files.items()},
+        sizes={path: size for tree in chunks for path, size in tree.sizes.items()},
+        executable=frozenset().union(*(tree.executable for tree in chunks)),
+        links={path: target for tree in chunks for path, target in tree.links.items()},
+    )
+    starts = boundaries(whole)
+    cut = [
+        chunk
+        for start, paths in zip(starts, segments(whole, starts, range(len(starts))), strict=True)
+        for chunk in split_segment(start, paths)
+    ]
+    if is_small(whole) or [set(paths) for _, paths in cut] != [tree.paths() for tree in chunks]:
+        raise InvalidManifest("its parts are not those of its tree")
+    return whole, [start for start, _ in cut]
 
 
 def _decode_ancestor(
-    document: Mapping[str, Any], undos: Mapping[Digest, Mapping[str, Any]]
+    document: Mapping[str, Any], reverse: Mapping[Digest, Mapping[str, Any]]
 ) -> Ancestor:
-    stored = _stored(document)
-    undo = undos[stored.digest] if stored else document["undo"]
+    part = _ancestor_part(document)
+    columns = reverse.get(part.digest) if part else document["undo"]
     return Ancestor(
         image=Digest(document["image"]),
         layers=document["layers"],
         generation=document["generation"],
         content=document["content"],
-        replaced_directories=paths_of(document["replacedDirectories"]),
-        undo=ReverseDelta(former_of(undo), paths_of(undo["absent"])),
-        stored=stored,
+        replaced_directories=_decode_paths(document["replacedDirectories"]),
+        reverse_delta=None if columns is None else _decode_reverse_delta(columns),
+        part=part,
     )
 
 
-def _version_1(document: Mapping[str, Any]) -> Manifest:
+def _decode_reverse_delta(columns: Mapping[str, Any]) -> ReverseDelta:
+    sizes = [0 for digest in columns["files"].values() if digest != DIRECTORY]  # none are listed
+    former = decode_tree({**columns, "sizes": sizes}).without_sizes()
+    return ReverseDelta(former, _decode_paths(columns["absent"]))
+
+
+def _decode_paths(listed: Sequence[Any]) -> frozenset[str]:
+    """Return a list of different strings as a set. Raises InvalidManifest for anything else."""
+    if not set(map(type, listed)) <= {str} or len(paths := frozenset(listed)) != len(listed):
+        raise InvalidManifest("it lists a path twice, or something that is not a path")
+    return paths
+
+
+def _decode_version_1(document: Mapping[str, Any]) -> Manifest:
     # The prototype lists the directory itself as "."; every mode it wrote is 0555.
     files = {path: digest for path, digest in document.get("files", {}).items() if path != "."}
     executable = [path for path, digest in files.items() if digest != DIRECTORY]
     sizes = [0] * len(executable)
     return Manifest(
-        tree_of({"files": files, "sizes": sizes, "executable": executable, "links": {}}), None
+        decode_tree({"files": files, "sizes": sizes, "executable": executable, "links": {}}), None
     )
 
 
+# --- Checking: each raises InvalidManifest ---
+
+
+def _check_tree(tree: Tree) -> None:
+    """Every path is safe, has its parents, and is one thing only."""
+    paths = tree.paths()
+    _check_paths(paths)
+    if len(paths) != len(tree.files) + len(tree.links):
+        raise InvalidManifest("it lists a path both as a file and as a link")
+    for parent in {path.rpartition("/")[0] for path in paths}:
+        if parent and not tree.is_directory(parent):
+            raise InvalidManifest(
+                f"{brief(repr(parent))} has entries below it and is not a directory"
+            )
+
+
 def _check_lineage(lineage: Lineage) -> None:
-    """Raises InvalidManifest for unsafe paths, and for ancestors that are none of this image."""
-    check_paths(lineage.replaced_directories)
-    check_counts((lineage.generation, lineage.content))
+    """Paths are safe, and the ancestors have ever more of the image's layers."""
+    _check_paths(lineage.replaced_directories)
+    _check_counts((lineage.generation, lineage.content))
     if not is_utf8("".join((*lineage.labels, *lineage.labels.values()))):
-        raise InvalidManifest("it lists a label that is no UTF-8")
-    below = 0
+        raise InvalidManifest("it lists a label that is not UTF-8")
+    fewer = 0
     for ancestor in lineage.ancestors:
-        former, absent = ancestor.undo.former, ancestor.undo.absent
-        paths = ancestor.undo.paths()
-        check_paths(ancestor.replaced_directories | paths)
-        check_counts((ancestor.layers, ancestor.generation, ancestor.content))
-        if len(paths) != len(former.files) + len(former.links) + len(absent):
-            raise InvalidManifest("it says two things of what a path was")
-        if not below < ancestor.layers <= len(lineage.layers):
-            raise InvalidManifest("it lists ancestors that have not its layers")
-        below = ancestor.layers
+        reverse = ancestor.reverse_delta or ReverseDelta()
+        paths = reverse.paths()
+        _check_paths(ancestor.replaced_directories | paths)
+        _check_counts((ancestor.layers, ancestor.generation, ancestor.content))
+        former = reverse.former
+        if len(paths) != len(former.files) + len(former.links) + len(reverse.absent):
+            raise InvalidManifest("it lists a path of an ancestor twice")
+        if not fewer < ancestor.layers <= len(lineage.layers):
+            raise InvalidManifest("it lists an ancestor that does not have its layers")
+        fewer = ancestor.layers
+
+
+def _check_paths(paths: Iterable[str]) -> None:
+    """No path leads elsewhere than it seems to."""
+    for path in paths:
+        if _UNSAFE.search(path):
+            raise InvalidManifest(f"it lists the path {brief(repr(path))}")
+
+
+def _check_counts(values: Collection[Any]) -> None:
+    """All are non-negative integers. To JSON Schema alone 1.0 is one."""
+    if not set(map(type, values)) <= {int} or (
+        values and not 0 <= min(values) <= max(values) <= _MAX_COUNT
+    ):
+        raise InvalidManifest("it lists a number that is not an integer")
+
+
+def _check_digests(values: Collection[Any]) -> None:
+    if not set(map(type, values)) <= {str} or not (
+        set(map(len, values)) <= {0, 64} and _HEX.fullmatch("".join(values))
+    ):
+        raise InvalidManifest("it lists a hash that is not a SHA-256")
+
+
+def _check_targets(values: Collection[Any]) -> None:
+    if not set(map(type, values)) <= {str} or "" in values:
+        raise InvalidManifest("it lists a link without a target")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        raise InvalidManifest("it lists a link whose target is not UTF-8") from None

@@ -1,17 +1,14 @@
-"""What a mirror, which removes all that an image does not have, must not remove.
+"""A workspace: a directory that an image's sources are written into.
 
-A directory that sources are written into, whatever lies there and whoever else writes to it.
-
-What is in the way, and which modes things get, is as the extractor has it (extractor/place.go).
-
-The contents of an image's sources, as `crane export` shows them and its manifest vouches for.
+Whatever lies there, and whoever else writes to it, no link is followed and nothing outside is
+touched. The extractor in the image has the same rules for what is in the way, for modes and for a
+mirror (extractor/place.go, extractor/mirror.go); tests/data/mirror_cases.json holds both to them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import secrets
 import stat
@@ -23,18 +20,18 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree
-from kontext_plugin.layer.reader import ExportReader, most_bytes, most_unpacked
+from kontext_plugin.layer.reader import ExportReader, max_export_bytes, max_unpacked_bytes
 from kontext_plugin.registry.fetch import KontextImage
-from kontext_plugin.runtime.files import DirTree
+from kontext_plugin.runtime.files import DirTree, HashedPieces, hash_file
 
 GIT = ".git"
-"""Stays, wherever it lies: what was never pushed is nowhere else."""
+"""What a mirror keeps wherever it lies: a repository that was never pushed is nowhere else."""
 
 
 def check_mirror(directory: str, home: str) -> None:
-    """Raises KontextError where a mirror would remove what nobody means to lose.
+    """Raise KontextError where a mirror would empty the home directory or one above it.
 
-    That is the home directory and all above it, by whatever links they are named.
+    Links that lead there count as well.
     """
     above = os.path.realpath(home)
     while True:
@@ -49,26 +46,24 @@ def check_mirror(directory: str, home: str) -> None:
         above = os.path.dirname(above)
 
 
-_PIECE = 1024 * 1024
-
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _HINTS = {
-    errno.ENOSPC: "Free some space and pull again: what was written is not written again.",
-    errno.EDQUOT: "Free some space and pull again: what was written is not written again.",
+    errno.ENOSPC: "Free some space and pull again: the pull continues where it stopped.",
+    errno.EDQUOT: "Free some space and pull again: the pull continues where it stopped.",
     errno.EROFS: "Name a directory on a file system that can be written to.",
     errno.EACCES: "Name a directory that you may write to, or ask its owner.",
     errno.EPERM: "Name a directory that you may write to, or ask its owner.",
-    errno.EISDIR: "There is a .git below the directory in its place: move that away first.",
+    errno.EISDIR: "The directory in its place contains a .git. Move the .git away first.",
 }
 
 State = Literal["right", "changed", "wrong"]
-"""Of a file: as it should be; so now, as its mode alone was another; its content is another."""
+"""Of a file: as it should be; right since its mode was changed; of another content or kind."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A regular file as it should be."""
+    """A regular file as the workspace should have it."""
 
     path: str
     digest: str  # hex SHA-256
@@ -81,146 +76,145 @@ class File:
 
 
 class Workspace:
-    """The directory, made if need be, with its parents. As a context it is closed at the end.
+    """The directory, which is made if it does not exist. A context manager that closes it.
 
-    Each directory on the way to anything is opened from its parent and no link is followed, so
-    nothing outside is ever touched. All methods raise KontextError.
+    Each directory on a path is opened from its parent and no link is followed, so nothing outside
+    is ever touched. All methods raise KontextError.
     """
 
     def __init__(self, directory: str) -> None:
         self.root = os.path.abspath(directory)
-        with self._telling("", "written to"), _masked():
+        with self._explaining("", "written to"), _masked():
             try:
                 os.makedirs(self.root, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise KontextError(
-                    f"{self.root!r} is not a directory, nor can it be made one",
-                    hint="Name a directory, or one that is to be made.",
+                    f"{self.root!r} is not a directory", hint="Name a directory."
                 ) from error
-            self._opened = DirTree(self.root)
+            self._tree = DirTree(self.root)
 
     def __enter__(self) -> Workspace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.__exit__()
+        self._tree.__exit__()
 
     def make_directory(self, path: str) -> None:
-        """Puts a directory in the place of anything else. Its owner may use one that is there."""
-        with self._telling(path, "made"):
-            folder, name = self._place(path)
-            status = _lstat(folder, name)
+        """Make a directory, also in the place of anything else. Give its owner access."""
+        with self._explaining(path, "made"):
+            parent, name = self._place(path)
+            status = _lstat(parent, name)
             if status and stat.S_ISDIR(status.st_mode):
-                _open_up(folder, name, status)
+                _open_up(parent, name, status)
                 return
             if status:
-                os.unlink(name, dir_fd=folder)
+                os.unlink(name, dir_fd=parent)
             with _masked():
-                os.mkdir(name, 0o755, dir_fd=folder)
+                os.mkdir(name, 0o755, dir_fd=parent)
 
-    def settle(self, file: File) -> State:
-        """Looks what is there, by content; a wrong mode alone is set right."""
+    def reconcile(self, file: File) -> State:
+        """Compare a file with what is there, by content; correct a mode that alone is wrong."""
         try:
-            folder, name = self._place(file.path)
-            status = _lstat(folder, name)
+            parent, name = self._place(file.path)
+            status = _lstat(parent, name)
             if not status or not stat.S_ISREG(status.st_mode):
                 return "wrong"
             if file.size not in (None, status.st_size):
                 return "wrong"
-            opened = self._opened.file(file.path)
-        except OSError:  # writing it anew tells why
+            opened = self._tree.open_file(file.path)
+        except OSError:  # writing it again tells why
             return "wrong"
         try:
-            return _settle(opened, file)
+            return _reconcile(opened, file)
         except OSError:
             return "wrong"
         finally:
             os.close(opened)
 
     def place_link(self, path: str, target: str) -> bool:
-        """Whether the link had to be made."""
-        with self._telling(path, "written"):
-            folder, name = self._place(path)
+        """Make a symbolic link; return whether it was not there yet."""
+        with self._explaining(path, "written"):
+            parent, name = self._place(path)
             with contextlib.suppress(OSError):
-                if os.readlink(name, dir_fd=folder) == target:
+                if os.readlink(name, dir_fd=parent) == target:
                     return False
-            with self._replacing(path) as (folder, temporary):
-                os.symlink(target, temporary, dir_fd=folder)
+            with self._replacing(path) as (parent, temporary):
+                os.symlink(target, temporary, dir_fd=parent)
         return True
 
     def write(self, file: File, content: Iterable[bytes]) -> None:
-        """Puts a file in the place of anything else, at once and as a whole.
+        """Write a file, also in the place of anything else, as a whole or not at all.
 
-        Raises ValueError, and leaves all as it was, if the content is not that of the digest.
+        Raises ValueError, and changes nothing, if the content does not have the file's digest.
         """
-        with self._telling(file.path, "written"), self._replacing(file.path) as place:
-            folder, temporary = place
+        with self._explaining(file.path, "written"), self._replacing(file.path) as place:
+            parent, temporary = place
             with _masked():
-                opened = os.open(temporary, _WRITE, file.mode, dir_fd=folder)
+                opened = os.open(temporary, _WRITE, file.mode, dir_fd=parent)
             with os.fdopen(opened, "wb", buffering=0) as written:
-                # A default ACL, or a disk that has one mode for all, may have its own.
+                # A default ACL, or a disk with one mode for all files, may override it.
                 if stat.S_IMODE(os.fstat(opened).st_mode) != file.mode:
                     os.fchmod(opened, file.mode)
-                digest = hashlib.sha256()
-                for piece in content:
-                    digest.update(piece)
+                pieces = HashedPieces(content)
+                for piece in pieces:
                     rest = memoryview(piece)
                     while rest:
                         rest = rest[written.write(rest) :]
-            if digest.hexdigest() != file.digest:
+            if pieces.hexdigest() != file.digest:
                 raise ValueError(f"{file.path!r} has other content")
 
     def mirror(self, tree: Tree) -> int:
-        """Removes what the tree does not have, and counts it: a whole directory is one thing.
+        """Remove what the tree does not have; return how many, a whole directory counting as one.
 
-        A `.git` that the tree does not have stays, wherever it lies, with what leads to it.
+        A `.git` that the tree does not have stays, with the directories that lead to it.
         """
-        names: dict[str, set[str]] = {folder: set() for folder in ("", *tree.directories())}
+        names: dict[str, set[str]] = {directory: set() for directory in ("", *tree.directories())}
         for path in tree.paths():
             above, _, name = path.rpartition("/")
             names[above].add(name)
         removed = 0
-        for folder in sorted(names):
-            with self._telling(folder, "listed"):
-                extra = set(os.listdir(self._opened.folder(folder))) - names[folder] - {GIT}
-            for name in sorted(extra):
-                removed += self._remove(f"{folder}/{name}" if folder else name, spared=GIT)
+        for directory in sorted(names):
+            with self._explaining(directory, "listed"):
+                listed = set(os.listdir(self._tree.open_directory(directory)))
+            for name in sorted(listed - names[directory] - {GIT}):
+                removed += self._remove(f"{directory}/{name}" if directory else name, spared=GIT)
         return removed
 
     def _place(self, path: str) -> tuple[int, str]:
-        """The descriptor of the directory, good until the next call, and the name in it."""
+        """Return the descriptor of the parent, valid until the next call, and the name."""
         above, _, name = path.rpartition("/")
-        return self._opened.folder(above), name
+        return self._tree.open_directory(above), name
 
     @contextlib.contextmanager
     def _replacing(self, path: str) -> Iterator[tuple[int, str]]:
-        """A temporary name, beside what it replaces when the block has ended well.
+        """Yield a temporary name in the same directory; rename it to `path` after the block.
 
-        Raises IsADirectoryError for a directory with a `.git` below it, and leaves it alone.
+        Raises IsADirectoryError where `path` is a directory with a `.git` below it, and leaves
+        that alone.
         """
         temporary = f".kontext-{secrets.token_hex(16)}"  # `path` may be as long as a name can be
         try:
             yield self._place(path)[0], temporary
-            folder, name = self._place(path)
+            parent, name = self._place(path)
             try:
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             except IsADirectoryError:
                 if self._holds_git(path):
                     raise
                 self._remove(path)
-                folder, name = self._place(path)
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                parent, name = self._place(path)
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=self._place(path)[0])
             raise
 
     def _holds_git(self, path: str) -> bool:
-        """Whether there is one below a directory. Raises OSError."""
+        """Whether a `.git` lies below a directory. Raises OSError."""
         pending = [path]
         while pending:
             path = pending.pop()
-            with os.scandir(self._opened.folder(path)) as entries:
+            with os.scandir(self._tree.open_directory(path)) as entries:
                 for entry in entries:
                     if entry.name == GIT:
                         return True
@@ -229,21 +223,21 @@ class Workspace:
         return False
 
     def _remove(self, path: str, spared: str = "") -> bool:
-        """Removes what is there, with all below it, and says whether there was anything.
+        """Remove a path with everything below it; return whether anything was removed.
 
-        What has the name `spared` stays, and with it the directories above.
+        Entries with the name `spared` stay, and the directories above them.
         """
         pending, listed, kept = [path], set(), set()
         removed = False
         while pending:  # a loop, since a tree can be deeper than Python's stack
             path = pending[-1]
-            with self._telling(path, "removed"):
-                folder, name = self._place(path)
-                status = _lstat(folder, name)
+            with self._explaining(path, "removed"):
+                parent, name = self._place(path)
+                status = _lstat(parent, name)
                 directory = status is not None and stat.S_ISDIR(status.st_mode)
                 if directory and path not in listed:
                     listed.add(path)
-                    names = set(os.listdir(self._opened.folder(path)))
+                    names = set(os.listdir(self._tree.open_directory(path)))
                     if spared in names:
                         kept.add(path)
                     pending += [f"{path}/{name}" for name in sorted(names - {spared})]
@@ -252,25 +246,25 @@ class Workspace:
                 if path in kept:
                     kept.add(path.rpartition("/")[0])
                 elif status:
-                    (os.rmdir if directory else os.unlink)(name, dir_fd=folder)
+                    (os.rmdir if directory else os.unlink)(name, dir_fd=parent)
                     removed = True
         return removed
 
     @contextlib.contextmanager
-    def _telling(self, path: str, done: str) -> Iterator[None]:
+    def _explaining(self, path: str, action: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            number = error.errno or 0
+            place = os.path.join(self.root, path).rstrip("/")
             raise KontextError(
-                f"{os.path.join(self.root, path).rstrip('/')!r} cannot be {done}: {error.strerror}",
-                hint=_HINTS.get(number, ""),
+                f"{place!r} cannot be {action}: {error.strerror}",
+                hint=_HINTS.get(error.errno or 0, ""),
             ) from error
 
 
 @contextlib.contextmanager
 def _masked() -> Iterator[None]:
-    """Whatever the umask, directories are to be 0755, and files 0755 or 0644."""
+    """Give directories the mode 0755, and files 0755 or 0644, whatever the umask."""
     before = os.umask(0o022)
     try:
         yield
@@ -278,53 +272,49 @@ def _masked() -> Iterator[None]:
         os.umask(before)
 
 
-def _lstat(folder: int, name: str) -> os.stat_result | None:
+def _lstat(parent: int, name: str) -> os.stat_result | None:
     try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         return None
 
 
-def _open_up(folder: int, name: str, status: os.stat_result) -> None:
-    """Makes a directory usable to its owner, and leaves a usable one alone."""
+def _open_up(parent: int, name: str, status: os.stat_result) -> None:
+    """Give the owner of a directory access to it, if the mode does not."""
     mode, user = stat.S_IMODE(status.st_mode), os.geteuid()
     if user == 0 or status.st_uid != user or mode & 0o700 == 0o700:
         return
     if os.chmod in os.supports_follow_symlinks:
-        os.chmod(name, mode | 0o700, dir_fd=folder, follow_symlinks=False)
+        os.chmod(name, mode | 0o700, dir_fd=parent, follow_symlinks=False)
         return
-    # Linux: a link that took its place must not be followed, and it may be unreadable.
-    opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=folder)
+    # Linux: the directory may be unreadable, and a link in its place must not be followed.
+    opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=parent)
     try:
         os.chmod(f"/proc/self/fd/{opened}", mode | 0o700)
     finally:
         os.close(opened)
 
 
-def _settle(opened: int, file: File) -> State:
+def _reconcile(opened: int, file: File) -> State:
     status = os.fstat(opened)
-    digest, left = hashlib.sha256(), status.st_size + 1  # it may grow as fast as it is read
-    while left > 0 and (chunk := os.read(opened, min(left, _PIECE))):
-        digest.update(chunk)
-        left -= len(chunk)
-    if digest.hexdigest() != file.digest or not stat.S_ISREG(status.st_mode):
+    if hash_file(opened, status.st_size) != file.digest or not stat.S_ISREG(status.st_mode):
         return "wrong"
     if bool(status.st_mode & stat.S_IXUSR) == file.executable:
         return "right"
-    if status.st_nlink > 1:  # it may share its mode with a file outside
+    if status.st_nlink > 1:  # a file outside may share its mode
         return "wrong"
-    os.fchmod(opened, file.mode)  # fails for another user's file
+    os.fchmod(opened, file.mode)  # fails for the file of another user
     return "changed"
 
 
-def files_of(found: KontextImage) -> list[File]:
-    """The regular files of an image. Version 1 of the manifest lists no sizes."""
-    tree = found.manifest.tree
+def files_of(image: KontextImage) -> list[File]:
+    """Return the regular files of an image. Version 1 of the manifest lists no sizes."""
+    tree = image.manifest.tree
     return [
         File(
             path,
             tree.files[path],
-            tree.sizes[path] if found.manifest.lineage else None,
+            tree.sizes[path] if image.manifest.lineage else None,
             path in tree.executable,
         )
         for path in sorted(tree.sizes)
@@ -332,38 +322,38 @@ def files_of(found: KontextImage) -> list[File]:
 
 
 def write_files(
-    registry: Crane,
+    crane: Crane,
     name: Reference,
-    found: KontextImage,
-    target: Workspace,
+    image: KontextImage,
+    workspace: Workspace,
     wanted: Mapping[str, File],
 ) -> None:
-    """Writes the wanted files of the image that `name` was found to be; reads no further than that.
+    """Write the wanted files of an image into a workspace; read no further than the last of them.
 
-    Raises KontextError where the image has not what its manifest says.
+    Raises KontextError where the image does not hold what its manifest says.
     """
-    limit = most_bytes(found.manifest.tree)
-    if found.manifest.lineage is None:
-        limit += most_unpacked(found.image.layers)
+    limit = max_export_bytes(image.manifest.tree)
+    if image.manifest.lineage is None:  # which lists no sizes
+        limit += max_unpacked_bytes(image.image.layers)
     missing = dict(wanted)
     try:
-        with registry.export(name.at(found.image.digest)) as stream:
+        with crane.export(name.at(image.image.digest)) as stream:
             export = ExportReader(stream, limit)
             for entry in export.entries():
                 file = missing.pop(entry.path, None)
                 if file is None:
                     continue
-                if entry.what != "a file":
-                    raise ValueError(f"{entry.path!r} is {entry.what}, not a file")
+                if entry.kind != "file":
+                    raise ValueError(f"{entry.path!r}: expected a file, found a {entry.kind}")
                 if file.size not in (None, entry.size):
                     raise ValueError(f"{entry.path!r} has another size")
-                target.write(file, export.content())
+                workspace.write(file, export.content())
                 if not missing:
                     return
             raise ValueError(f"{min(missing)!r} is missing")
     except ValueError as error:
         raise KontextError(
-            f"{name} is not what its manifest says: {error}",
-            hint="What was written is as the manifest says. Push the image again with --fresh; "
-            "'docker kontext verify' shows all that is wrong with it.",
+            f"{name} does not match its manifest: {error}",
+            hint="All files that were written do match. Push the image again with --fresh. "
+            "'docker kontext verify' shows everything that is wrong with it.",
         ) from error

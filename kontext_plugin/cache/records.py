@@ -1,6 +1,7 @@
-"""A published image as the cache keeps it: quick to read and to write, however large its tree.
+"""How the cache encodes its records: the stat cache, and a published image.
 
-Pure. What comes from here was decoded once with all checks.
+Both are fast for large trees. Pure. An image was checked before it was encoded, so decoding does
+not repeat the slow checks; what does not fit the format counts as absent.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from itertools import accumulate, islice, pairwise
 from typing import Any
 
 from kontext_plugin import manifest
-from kontext_plugin.image.oci import Digest, Image, Layer
+from kontext_plugin.image.oci import Digest, Image, Layer, config_from_document
 from kontext_plugin.image.tree import Tree
-from kontext_plugin.manifest import Manifest
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.source.hashing import Stats
 
@@ -21,7 +21,7 @@ _STATS_VERSION = "kontext stats 2"
 
 
 def encode_stats(stats: Stats) -> tuple[dict[str, Any], Iterable[bytes]]:
-    """An index of the records, and these, as the cache keeps them."""
+    """Return an index of the stat cache, and its records, one for each directory."""
     index = {
         "version": _STATS_VERSION,
         "folders": [*stats],
@@ -31,7 +31,7 @@ def encode_stats(stats: Stats) -> tuple[dict[str, Any], Iterable[bytes]]:
 
 
 def decode_stats(index: Mapping[str, Any], content: memoryview) -> Stats:
-    """What `encode` has made; nothing at all if it is damaged or there is none."""
+    """Return the stat cache; empty if the record is absent, damaged, or of another version."""
     try:
         if index["version"] != _STATS_VERSION:
             return {}
@@ -42,41 +42,42 @@ def decode_stats(index: Mapping[str, Any], content: memoryview) -> Stats:
         return {}
 
 
-_IMAGE_VERSION = "kontext published 2"
+_IMAGE_VERSION = "kontext published 3"
 
 _AT_ONCE = 4096
 
 
-def encode_image(
-    image: Image, held: Manifest, known: Iterable[Digest]
-) -> tuple[dict[str, Any], Iterator[bytes]]:
-    """A record, and what the manifest's parts list, if there are any.
+def encode_image(held: KontextImage) -> tuple[dict[str, Any], Iterator[bytes]]:
+    """Return the record of an image, and the listing of its files if the manifest has parts.
 
-    `known` are the ancestors that this machine has made or looked at. The sizes in parts are left
-    out, since nobody asks an earlier image for them.
+    The image has a configuration and its history. The sizes in parts are left out: nothing asks an
+    earlier image for them.
     """
+    image, listed = held.image, held.manifest
+    assert held.config is not None
     record: dict[str, Any] = {
         "version": _IMAGE_VERSION,
         "digest": image.digest,
-        "layers": [[layer.digest, layer.size] for layer in image.layers],
-        "known": sorted(known),
+        "layers": [[layer.digest, layer.size, layer.media_type] for layer in image.layers],
+        "known": sorted(held.known),
         "manifest": image.manifest,
-        "document": json.loads(manifest.encode(held)),
-        "undos": {
-            ancestor.stored.digest: manifest.reverse_columns(ancestor.undo)
-            for ancestor in (held.lineage.ancestors if held.lineage else ())
-            if ancestor.stored
+        "config": held.config.document(),
+        "document": json.loads(manifest.encode(listed)),
+        "reverse": {
+            ancestor.part.digest: manifest.reverse_columns(ancestor.reverse_delta)
+            for ancestor in (listed.lineage.ancestors if listed.lineage else ())
+            if ancestor.part and ancestor.reverse_delta is not None
         },
     }
-    if not held.parts:
+    if not listed.parts:
         return record, iter(())
-    record["begun"] = [part.begin for part in held.parts]
-    record["executable"], record["links"] = list(held.tree.executable), dict(held.tree.links)
-    return record, _packed(held.tree.files)
+    record["starts"] = [part.start for part in listed.parts]
+    record["executable"], record["links"] = list(listed.tree.executable), dict(listed.tree.links)
+    return record, _packed(listed.tree.files)
 
 
 def _packed(files: Mapping[str, str]) -> Iterator[bytes]:
-    """The map as text, since JSON takes three times as long, a few thousand files at a time."""
+    """Yield paths and digests as text, a few thousand at a time. JSON takes three times as long."""
     items = iter(files.items())
     while some := list(islice(items, _AT_ONCE)):
         yield "".join([f"{path}\0{digest}\0" for path, digest in some]).encode()
@@ -85,25 +86,25 @@ def _packed(files: Mapping[str, str]) -> Iterator[bytes]:
 def decode_image(
     record: Mapping[str, Any], listing: memoryview, digest: Digest
 ) -> KontextImage | None:
-    """What was kept of the image `digest`, if it was."""
+    """Return the image `digest`; None if the record is absent, damaged, or of another image."""
     try:
         if record["version"] != _IMAGE_VERSION or record["digest"] != digest:
             return None
         image = Image(
             digest,
-            tuple(Layer(Digest(layer), size) for layer, size in record["layers"]),
+            tuple(Layer(Digest(layer), size, kind) for layer, size, kind in record["layers"]),
             Digest(record["manifest"]),
         )
-        if "begun" in record:
+        tree, starts = None, record.get("starts", ())
+        if starts:
             texts = iter(str(listing, "utf-8").split("\0"))
             tree = Tree(
                 files=dict(zip(texts, texts, strict=False)),  # the last text is empty
                 executable=frozenset(record["executable"]),
                 links=record["links"],
             )
-            held = manifest.restore(record["document"], record["undos"], tree, record["begun"])
-        else:
-            held = manifest.restore(record["document"], record["undos"])
-        return KontextImage(image, held, known=frozenset(record["known"]))
+        held = manifest.restore(record["document"], record["reverse"], tree, starts)
+        config, known = config_from_document(record["config"]), frozenset(record["known"])
+        return KontextImage(image, held, config, known, is_cached=True)
     except (ValueError, LookupError, TypeError):
         return None

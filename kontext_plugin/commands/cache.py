@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from kontext_plugin.cache.store import Cache, Entry, open_cache
+from kontext_plugin.cache.store import Cache, CacheEntry, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import CACHE
 from kontext_plugin.errors import UsageError
@@ -49,12 +49,12 @@ def _show(cache: Cache, as_json: bool, report: Report) -> None:
     report.info(f"{number(len(entries), 'record')}, {total} in {cache.root or 'no cache'}")
 
 
-def _row(entry: Entry, now: float) -> tuple[str, str, str, str]:
+def _row(entry: CacheEntry, now: float) -> tuple[str, str, str, str]:
     of = line_safe(entry.key) or "-"
     return _KINDS[entry.kind], size(entry.size), ago(now - entry.saved), of
 
 
-def _document(entry: Entry) -> dict[str, object]:
+def _document(entry: CacheEntry) -> dict[str, object]:
     saved = datetime.fromtimestamp(entry.saved, timezone.utc)
     return {
         "kind": _KINDS[entry.kind],

@@ -21,9 +21,9 @@ from kontext_plugin.cli.options import DOCTOR, timeout_of
 from kontext_plugin.commands import install as cli_plugins
 from kontext_plugin.crane import Crane, find_crane
 from kontext_plugin.crane_driver.errors import NotFound, Refused
-from kontext_plugin.crane_driver.process import MINIMUM, NEEDED
+from kontext_plugin.crane_driver.process import MINIMUM_VERSION, REQUIRED_VERSION
 from kontext_plugin.engine import daemon
-from kontext_plugin.engine.config import config_path, load_config
+from kontext_plugin.engine.config import config_path, load_docker_config
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.reference import (
     DOCKER_HUB,
@@ -62,14 +62,16 @@ def crane_version(crane: Crane) -> Check:
     message = f"{version}, {crane.program}"
     found = _VERSION.fullmatch(version)
     if not found:
-        return Check("crane", NOTE, message, f"Its version cannot be told: {NEEDED} is needed.")
+        hint = f"Its version cannot be told: {REQUIRED_VERSION} is needed."
+        return Check("crane", NOTE, message, hint)
     numbers = tuple(map(int, found.group(1, 2, 3)))
-    if numbers < MINIMUM or (numbers == MINIMUM and found[4]):  # v0.21.9-rc.1 comes before
+    # v0.21.9-rc.1 comes before v0.21.9.
+    if numbers < MINIMUM_VERSION or (numbers == MINIMUM_VERSION and found[4]):
         return Check(
             "crane",
             BROKEN,
             message,
-            f"Kontext needs {NEEDED}: scripts/install-crane gets it.",
+            f"Kontext needs {REQUIRED_VERSION}: scripts/install-crane gets it.",
         )
     return Check("crane", OK, message)
 
@@ -88,7 +90,7 @@ def docker_cli() -> Check:
 
 def docker_daemon(flags: Globals) -> Check:
     try:
-        found = daemon.connect(flags)
+        found = daemon.connect(flags.daemon)
         return Check("daemon", OK, f"{found.version()} at {found.endpoint.host}")
     except KontextError as error:
         return Check("daemon", NOTE, error.message, error.hint)
@@ -155,7 +157,7 @@ def _is_exposed(path: str) -> bool:
 def credentials(crane: Crane, registry: str) -> Check:
     """Who answers for a registry, asked by the way that a push takes."""
     try:
-        settings = load_config()
+        settings = load_docker_config()
         helper, setting = settings.credential_helper(registry)
         found = crane.credentials(registry)
     except KontextError as error:
@@ -179,7 +181,7 @@ def access(crane: Crane, registry: str, name: Reference | None) -> Check:
         if name:
             crane.manifest(str(name))
             return Check("registry", OK, f"{registry} has shown {name}")
-        crane.show_catalog(registry)
+        crane.check_catalog(registry)
         return Check("registry", OK, f"{registry} has shown its catalog")
     except (NotFound, Refused) as error:
         if name and isinstance(error, NotFound):
@@ -254,7 +256,7 @@ def _checks(
 ) -> Iterator[Check]:
     yield python()
     try:
-        found = find_crane(insecure, report.debug, patience)
+        found = find_crane(insecure=insecure, debug=report.debug, timeout=patience)
     except KontextError as error:
         yield Check("crane", BROKEN, error.message, error.hint)
         found = None

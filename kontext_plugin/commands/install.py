@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import INSTALL
-from kontext_plugin.engine.config import config_directory, load_config
+from kontext_plugin.engine.config import config_directory, load_docker_config
 from kontext_plugin.errors import KontextError
 from kontext_plugin.terminal.messages import Report
 
@@ -48,7 +48,7 @@ def first_candidate() -> str | None:
     Links that lead nowhere do not count (docker/cli, cli-plugins/manager, PluginRunCommand).
     """
     folders = [
-        *load_config().plugin_folders,
+        *load_docker_config().plugin_directories,
         os.path.dirname(link_path()),
         *(os.path.join(folder, "docker/cli-plugins") for folder in _SYSTEM),
     ]

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, (text,) = parse(LOAD, arguments)
     report = Report(quiet=parsed.quiet, show_debug=flags.debug)
-    docker = daemon.connect(flags)
+    docker = daemon.connect(flags.daemon)
     name = parse_image_reference(text)
-    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with link as (crane, threads):
         found = fetch(crane, threads, name)
     image = load(docker, parsed, name, found, report)
@@ -44,10 +44,10 @@ def load(
     Raises KontextError.
     """
     image = name.at(found.image.digest)  # whatever the tag shows meanwhile
-    if not docker.has(image):
+    if not docker.has_image(image):
         layers = number(len(found.image.layers), "layer")
         report.info(f"Pulling {name}: {layers}, {size(found.image.size)}")
-        link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+        link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
         with link as (registry, _):
             credentials = registry.credentials(name.registry)
         docker.pull(image, credentials)

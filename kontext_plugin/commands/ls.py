@@ -24,7 +24,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, (image, *rest) = parse(LS, arguments)
     name = parse_image_reference(image)
     report = Report(show_debug=flags.debug)
-    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with link as (crane, threads):
         found = fetch(crane, threads, name)
     path = rest[0] if rest else ""

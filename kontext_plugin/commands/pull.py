@@ -22,7 +22,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     name = parse_image_reference(positional[0])
     directory = positional[1] if len(positional) > 1 else "."
     report = Report(quiet=parsed.quiet, show_debug=flags.debug)
-    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     try:
         with link as (registry, threads):
             report.info(pull(registry, threads, name, directory, report, mirror=parsed.mirror))
@@ -49,12 +49,12 @@ def pull(
         check_mirror(directory, os.path.expanduser("~"))
     found = fetch(registry, threads, name)
     tree = found.manifest.tree
-    with Workspace(directory) as target:
+    with Workspace(directory) as workspace:
         for path in sorted(tree.directories()):
-            target.make_directory(path)
+            workspace.make_directory(path)
         written, wrong = 0, {}
         for file in files_of(found):
-            state = target.settle(file)
+            state = workspace.reconcile(file)
             written += state != "right"
             if state == "wrong":
                 wrong[file.path] = file
@@ -62,11 +62,11 @@ def pull(
             sizes = [file.size for file in wrong.values() if file.size is not None]
             known = f", {size(sum(sizes))}" if sizes else ""
             report.info(f"Pulling {name}: {number(len(wrong), 'file')}{known}")
-            write_files(registry, name, found, target, wrong)
+            write_files(registry, name, found, workspace, wrong)
         for path, to in sorted(tree.links.items()):
-            written += target.place_link(path, to)
+            written += workspace.place_link(path, to)
         right = tree.file_count - written
         done = f"{number(tree.file_count, 'file')}: {written:,} written, {right:,} already right"
         if mirror:
-            done += f", {target.mirror(tree):,} removed"
-        return f'{done} in "{target.root}"'
+            done += f", {workspace.mirror(tree):,} removed"
+        return f'{done} in "{workspace.root}"'

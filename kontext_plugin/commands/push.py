@@ -1,35 +1,30 @@
-"""`docker kontext push`: uploads a directory, or what changed of it since the tag's image."""
+"""`docker kontext push`: upload a directory, or what changed in it since the tag's image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kontext_plugin.cache.store import Cache
+from kontext_plugin.cache.store import open_cache
 from kontext_plugin.cli.flags import Globals
-from kontext_plugin.crane import Crane
-from kontext_plugin.crane_driver.errors import NotFound, RegistryError
-from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import Digest
-from kontext_plugin.image.reference import Reference
-from kontext_plugin.push.messages import advise, built_on, weighed, would_upload
+from kontext_plugin.crane_driver.errors import NotFound
+from kontext_plugin.push import messages
 from kontext_plugin.push.options import PushOptions, parse_push
 from kontext_plugin.push.parent import BuildOn, StartFresh, mismatch
-from kontext_plugin.push.plan import Plan, plan_afresh
-from kontext_plugin.push.prepare import prepare
+from kontext_plugin.push.partition import Partition, partition
+from kontext_plugin.push.plan import Plan, plan_fresh
+from kontext_plugin.push.prepare import Prepared, PushSession, open_session, prepare
 from kontext_plugin.push.publish import (
     WHEN_INTERRUPTED,
-    PushSession,
+    add_tags,
     check_lost_update,
-    stage_nowhere,
-    upload,
+    publish,
+    stage_layers,
 )
 from kontext_plugin.push.results import Pushed, remove_stale_results, write_results
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.secret_scan.policy import SecretPolicy
-from kontext_plugin.source.ignore_rules import rule_file
 from kontext_plugin.terminal.messages import Report, emit
 from kontext_plugin.terminal.progress import reporting
-from kontext_plugin.terminal.text import size
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -47,101 +42,119 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 
 
 def push(options: PushOptions, report: Report) -> Pushed | None:
-    """Publishes the directory under the tags; a dry run publishes nothing.
+    """Publish the directory under the tags; return None after a dry run, which publishes nothing.
 
     Raises KontextError. Each tag then shows what it showed before, or the new image.
     """
-    tag = options.tags[0]
-    with prepare(options, report) as ready:
-        job, plan = ready.job, ready.plan
-        rules = rule_file(job.root, options.ignore_file)
-        gate = SecretPolicy(options.secrets, job.root, report, rules)
+    cache = open_cache(read_only=options.dry_run)
+    with open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session:
+        prepared = prepare(session, options)
+        source = prepared.source
+        policy = SecretPolicy(options.secrets, source.root, report, source.ignore_file)
         if options.dry_run:
-            _tell_dry_run(job, plan, ready.previous, gate, report)
+            _rehearse(session, prepared, options, policy)
             return None
-        if isinstance(plan.choice, BuildOn) and plan.up_to_date:
-            pushed = Pushed(plan.choice.previous.image.digest, options.tags, plan, uploaded=0)
-            _remember(job.cache, tag, plan.choice.previous)
-            report.info(f"Nothing changed: {tag} is up to date, nothing uploaded")
+        plan, divided = prepared.plan, prepared.partition
+        if divided is None:
+            pushed = _keep(session, plan, options)
         else:
-            pushed = _publish(job, plan, options.tags, gate, report)
-            if pushed.uploaded:
-                advise(job.root, rules, pushed.plan, report)
-        for other in options.tags[1:]:
-            _add_tag(job.registry, tag, pushed.image, other)
-            report.info(f"Tagged {other}")
-        if not plan.up_to_date:
-            choice = plan.choice
-            before = choice.previous.image.digest if isinstance(choice, BuildOn) else None
-            with job.steps.step("look at the tag again"):
-                check_lost_update(job.registry, tag, pushed.image, before, report)
-        job.cache.save_pushed(job.root, map(str, options.tags))
+            pushed = _publish(session, prepared, plan, divided, options, policy)
+            _check_lost_update(session, prepared, pushed)
+        cache.save_pushed(prepared.source.root, map(str, options.tags))
     if options.timings:
-        report.notice(f"It took\n{job.steps}")
+        report.notice(f"It took\n{report.steps}")
     emit(
         "result",
         image=str(pushed),
-        tag=str(tag),
-        upToDate=plan.up_to_date,
+        tag=str(options.tags[0]),
+        upToDate=plan.is_up_to_date,
         uploadedBytes=pushed.uploaded,
     )
     return pushed
 
 
+def _keep(session: PushSession, plan: Plan, options: PushOptions) -> Pushed:
+    """The tag shows the wanted image already: put the other tags on it as well."""
+    assert isinstance(plan.parent, BuildOn)
+    tag_image = plan.parent.tag_image
+    if not tag_image.is_cached:  # it need not be read again
+        session.cache.save_published(str(options.tags[0]), tag_image)
+    add_tags(session, tag_image.image.digest, options.tags)
+    names = ", ".join(map(str, options.tags))
+    session.report.info(f"Nothing changed: {names} is up to date, nothing uploaded")
+    return Pushed(tag_image.image, options.tags, plan, uploaded=0)
+
+
 def _publish(
-    job: PushSession, plan: Plan, tags: tuple[Reference, ...], gate: SecretPolicy, report: Report
-) -> Pushed:
-    """Uploads as planned or, where the registry lacks layers, afresh."""
-    report.info(built_on(job.tag, plan))
-    try:
-        image, sent = upload(job, plan, gate.check)
-    except NotFound:
-        if isinstance(plan.choice, StartFresh):
-            raise
-        afresh = plan_afresh(plan, "layers of the image are gone from the registry")
-        return _publish(job, afresh, tags, gate, report)
-    report.info(f"Pushed {job.tag}: {plan.describe()}; uploaded {size(sent)}")
-    return Pushed(image.digest, tags, plan, sent)
-
-
-def _remember(cache: Cache, tag: Reference, previous: KontextImage) -> None:
-    """An image that had to be read, and has proven to be ours, need not be read again."""
-    if previous.settings is not None:
-        cache.save_published(str(tag), previous.image, previous.manifest)
-
-
-def _add_tag(registry: Crane, tag: Reference, image: Digest, other: Reference) -> None:
-    try:
-        if other.repository == tag.repository:
-            registry.tag(tag.at(image), other.tag)
-        else:
-            registry.copy(tag.at(image), str(other))
-    except RegistryError as error:
-        raise KontextError(
-            f"{tag.at(image)} is published as {tag}, but not as {other}: {error.message}",
-            hint=error.hint,
-        ) from error
-
-
-def _tell_dry_run(
-    job: PushSession,
+    session: PushSession,
+    prepared: Prepared,
     plan: Plan,
-    previous: KontextImage | StartFresh,
-    gate: SecretPolicy,
-    report: Report,
+    divided: Partition,
+    options: PushOptions,
+    policy: SecretPolicy,
+) -> Pushed:
+    """Publish as planned or, where the registry lacks layers of the parent, fresh."""
+    report, tags, root = session.report, options.tags, prepared.source.root
+    tell = report.debug
+    if isinstance(plan.parent, StartFresh) and not plan.parent.is_ordinary:
+        tell = report.info  # the user expects a delta
+    tell(messages.builds_on(tags[0], plan))
+    try:
+        with session.cache.scratch() as directory:
+            layers = stage_layers(
+                session, root, plan, divided, directory, scan_secrets=options.secrets != "off"
+            )
+            policy.check(layers.findings)
+            published = publish(session, plan.parent, layers, plan.spec, tags, directory)
+    except NotFound:
+        if isinstance(plan.parent, StartFresh):
+            raise
+        fresh = StartFresh("layers of the image are gone from the registry")
+        plan = plan_fresh(fresh, plan.spec, plan.tree)
+        return _publish(session, prepared, plan, partition(plan), options, policy)
+    report.info(messages.pushed(tags, plan, published.uploaded))
+    if published.uploaded:
+        messages.advise(root, policy.ignore_file, plan, divided, report)
+    return Pushed(published.image, tags, plan, published.uploaded)
+
+
+def _check_lost_update(session: PushSession, prepared: Prepared, pushed: Pushed) -> None:
+    tag_image = prepared.tag_image
+    before = tag_image.image.digest if isinstance(tag_image, KontextImage) else None
+    with session.report.steps.step("look at the tag again"):
+        check_lost_update(
+            session.crane, pushed.tags[0], pushed.image.digest, before, session.report
+        )
+
+
+def _rehearse(
+    session: PushSession, prepared: Prepared, options: PushOptions, policy: SecretPolicy
 ) -> None:
-    if plan.up_to_date:
-        report.info(would_upload(job.tag, plan, ()))
-        emit("result", tag=str(job.tag), upToDate=True, wouldUploadBytes=0)
+    """Say what a push would do, and what it weighs."""
+    report, tag = session.report, options.tags[0]
+    plan, divided, tag_image = prepared.plan, prepared.partition, prepared.tag_image
+    if divided is None:
+        report.info(messages.would_upload(tag, plan, ()))
+        emit("result", tag=str(tag), upToDate=True, wouldUploadBytes=0)
         return
-    single = plan.wanted.single_layer
-    if isinstance(previous, KontextImage) and not (single or mismatch(previous, plan.wanted)):
-        report.info(weighed(previous, plan))
-    report.info(built_on(job.tag, plan))
-    new = stage_nowhere(job, plan)
-    report.info(would_upload(job.tag, plan, new.sizes))
-    if isinstance(previous, StartFresh) and previous.refused:
-        registry = job.tag.registry
-        report.warning(f"{registry} may refuse the push, too: 'docker login {registry}' if it does")
-    gate.tell(new.findings)
-    emit("result", tag=str(job.tag), upToDate=False, wouldUploadBytes=sum(new.sizes))
+    if (
+        isinstance(tag_image, KontextImage)
+        and not plan.spec.base.single_layer
+        and not mismatch(tag_image, plan.spec)
+    ):
+        report.info(messages.candidates(tag_image, plan))
+    report.info(messages.builds_on(tag, plan))
+    layers = stage_layers(
+        session,
+        prepared.source.root,
+        plan,
+        divided,
+        directory="",
+        scan_secrets=options.secrets != "off",
+    )
+    report.info(messages.would_upload(tag, plan, layers.sizes))
+    if isinstance(tag_image, StartFresh) and tag_image.is_refused:
+        registry = tag.registry
+        report.warning(f"{registry} may refuse the push. Run 'docker login {registry}'.")
+    policy.tell(layers.findings)
+    emit("result", tag=str(tag), upToDate=False, wouldUploadBytes=sum(layers.sizes))

@@ -15,12 +15,14 @@ from kontext_plugin.cli.options import RUN, timeout_of
 from kontext_plugin.commands.load import load
 from kontext_plugin.crane import connect
 from kontext_plugin.engine import daemon
-from kontext_plugin.engine.daemon import Container
+from kontext_plugin.engine.daemon import ContainerSpec
 from kontext_plugin.errors import KontextError, UsageError
+from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.image.tree import Tree
-from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR
-from kontext_plugin.registry.fetch import KontextImage, fetch
+from kontext_plugin.image.spec import PLATFORMS
+from kontext_plugin.manifest import Manifest
+from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR, shipped_base
+from kontext_plugin.registry.fetch import fetch, fetch_config
 from kontext_plugin.terminal.messages import Report, put_stdout
 from kontext_plugin.terminal.text import printable
 from kontext_plugin.workspace import GIT, check_mirror
@@ -55,21 +57,22 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     report = Report(quiet=parsed.quiet, show_debug=flags.debug)
     workspace = workspace_of(parsed.workspace or ".")
 
-    docker = daemon.connect(flags)
+    docker = daemon.connect(flags.daemon)
     if not docker.endpoint.is_local:
         report.warning(f"the workspace is {workspace!r} on the machine of {docker.endpoint.host}")
     name = parse_image_reference(text)
-    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with link as (crane, threads):
         found = fetch(crane, threads, name)
-    check_entrypoint(name, found)
-    check_removal(extractors, workspace, found.manifest.tree)
+        config = fetch_config(crane, name.at(found.image.digest))
+    check_entrypoint(name, config)
+    check_mirror_target(extractors, workspace, found.manifest)
     image = load(docker, parsed, name, found, report)
-    wanted = identity(parsed.user or "", docker.security())
+    wanted = identity(parsed.user or "", docker.security_options())
     if docker.endpoint.is_local:
         make(workspace)
     report.info(f"Mounting {workspace!r} as {WORKDIR}, for user {wanted.user}")
-    container = Container(
+    container = ContainerSpec(
         image=image,
         entrypoint=ENTRYPOINT,
         arguments=extractors,
@@ -82,10 +85,10 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     with docker.container(container) as running:
         _pass_on(running.output())
         code = running.exit_code()
-    if code and found.settings and (platform := docker.platform()) != found.settings["platform"]:
+    if code and (platform := docker.platform()) != config.platform:
         report.notice(
-            f"The image is for {found.settings['platform']}, and the daemon runs {platform}: "
-            "'docker kontext pull' does without either"
+            f"The image is for {config.platform}, but the daemon runs {platform}. "
+            "Use 'docker kontext pull'."
         )
     return code
 
@@ -129,30 +132,41 @@ def make(workspace: str) -> None:
         ) from error
 
 
-def check_entrypoint(name: Reference, found: KontextImage) -> None:
-    """Raises KontextError unless running the image means running an extractor."""
-    entrypoint = (found.settings or {}).get("Entrypoint")
-    if entrypoint != [ENTRYPOINT]:
+def check_entrypoint(name: Reference, config: ImageConfig) -> None:
+    """Raise KontextError unless the image runs an extractor."""
+    if config.entrypoint != (ENTRYPOINT,):
         raise KontextError(
-            f"{name} has sources, but does not run Kontext's extractor",
+            f"the entrypoint of {name} is not Kontext's extractor",
             hint="Push it again with this version, or use 'docker run' if you know what it does.",
         )
 
 
-def check_removal(extractors: Sequence[str], workspace: str, tree: Tree) -> None:
-    """Raises KontextError where the extractor would remove what nobody means to lose.
+def check_mirror_target(
+    extractor_arguments: Sequence[str], workspace: str, manifest: Manifest
+) -> None:
+    """Raise KontextError where `--mirror` would remove the home directory or a repository.
 
-    It cannot tell: it sees no more than the workspace.
+    The extractor sees only the workspace. It keeps every .git, but extractors of earlier versions
+    do not, and the one in the image may be any.
     """
-    if not any(map(_MIRROR.fullmatch, extractors)):
+    if not any(map(_MIRROR.fullmatch, extractor_arguments)):
         return
     check_mirror(workspace, os.path.expanduser("~"))
     git = os.path.join(workspace, GIT)
-    if os.path.lexists(git) and GIT not in tree:
+    if os.path.lexists(git) and GIT not in manifest.tree and not _keeps_git(manifest):
         raise KontextError(
-            f"refusing --mirror: it would remove {git!r}",
-            hint="'docker kontext pull --mirror' keeps it.",
+            f"refusing --mirror: the image has the extractor of another version, which may remove "
+            f"{git!r}",
+            hint="Use 'docker kontext pull --mirror', which keeps it.",
         )
+
+
+def _keeps_git(manifest: Manifest) -> bool:
+    """Whether the image has the extractor of this installation."""
+    lineage = manifest.lineage
+    if lineage is None or lineage.platform not in PLATFORMS:
+        return False
+    return lineage.extractor == shipped_base(lineage.platform).extractor
 
 
 def identity(chosen: str, security: Collection[str]) -> Identity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,18 @@ from kontext_plugin.cache.store import open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import VERIFY, timeout_of
 from kontext_plugin.crane import Crane, connect
-from kontext_plugin.delta import Difference, What, differences, entry_difference
+from kontext_plugin.delta import Difference, DifferenceKind, differences, entry_difference
 from kontext_plugin.errors import DIFFERENT, INTERRUPTED, KontextError
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.image.tree import Entry, Kind, Tree
-from kontext_plugin.layer.reader import ExportedEntry, ExportReader, most_bytes, most_unpacked
+from kontext_plugin.image.tree import Entry, Tree
+from kontext_plugin.layer.reader import (
+    ExportedEntry,
+    ExportReader,
+    max_export_bytes,
+    max_unpacked_bytes,
+)
 from kontext_plugin.registry.fetch import KontextImage, fetch
+from kontext_plugin.runtime.files import HashedPieces
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source.directory import open_source
 from kontext_plugin.terminal.messages import Report, write_stdout
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
 
 _MOST = 10_000
 """Differences that are shown: an image may have any number, and all the others are counted."""
-
-_KINDS: dict[str, Kind] = {"a file": "file", "a directory": "directory", "a link": "link"}
 
 _SPECIAL_BITS = 0o7000
 """Set-user-ID, set-group-ID, sticky: no push writes them."""
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     name = parse_image_reference(positional[0])
     directory = positional[1] if len(positional) > 1 else ""
     report = Report(show_debug=flags.debug)
-    link = connect(report, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     found = Found()
     try:
         with link as (registry, threads):
@@ -90,7 +93,7 @@ def _differences(
     Version 1 of the manifest does not say what is executable.
     """
     tree, modes = found.manifest.tree, found.manifest.lineage is not None
-    limit = most_bytes(tree) + most_unpacked(found.image.layers)
+    limit = max_export_bytes(tree) + max_unpacked_bytes(found.image.layers)
     try:
         with registry.export(name.at(found.image.digest), whole=True) as stream:
             yield from in_image(ExportReader(stream, limit), tree, modes=modes)
@@ -120,17 +123,15 @@ def in_image(export: ExportReader, want: Tree, *, modes: bool) -> Iterator[Diffe
 
 def _difference(
     want: Entry, entry: ExportedEntry, export: ExportReader, *, modes: bool
-) -> What | None:
-    kind = _KINDS.get(entry.what)
-    if kind is None:
+) -> DifferenceKind | None:
+    kind = entry.kind
+    if kind not in ("file", "directory", "link"):
         return "other kind"
-    digest = hashlib.sha256()
-    for piece in export.content():
-        digest.update(piece)
+    digest = HashedPieces(export.content()).hexdigest()
     have = Entry(
         path=entry.path,
         kind=kind,
-        digest=digest.hexdigest() if kind == "file" else "",
+        digest=digest if kind == "file" else "",
         executable=kind == "file" and bool(entry.mode & 0o100),
         target=entry.target if kind == "link" else "",
     )
@@ -143,7 +144,7 @@ def _lines(directory: str, image: KontextImage, found: Found) -> Iterator[str]:
         what = "The image, its manifest and DIR" if directory else "The image and its manifest"
         yield f"{what} are one: {number(image.manifest.tree.file_count, 'file')}"
     for one in found.shown:
-        yield f"{one.what} in {one.place}: {line_safe(one.path)}"
+        yield f"{one.kind} in {one.place}: {line_safe(one.path)}"
     if more := found.count - len(found.shown):
         yield f"and {more:,} more"
 
@@ -154,7 +155,7 @@ def _document(name: Reference, directory: str, image: KontextImage, found: Found
         "digest": image.image.digest,
         "directory": directory or None,
         "differences": [
-            {"path": one.path, "place": one.place, "what": one.what} for one in found.shown
+            {"path": one.path, "place": one.place, "what": one.kind} for one in found.shown
         ],
         "count": found.count,
     }

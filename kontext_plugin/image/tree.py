@@ -1,4 +1,4 @@
-"""A source tree as plain data: what is at each path, and the way back to an earlier tree."""
+"""A source tree as plain data: what is at each path, and how an earlier tree differed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from functools import cached_property
 from typing import Literal
 
 DIRECTORY = ""
-"""Stands in `files` where a regular file has its SHA-256."""
+"""The value in `Tree.files` for a directory, where a regular file has its SHA-256."""
 
 Kind = Literal["file", "directory", "link"]
 
 WHITEOUT = ".wh."
-"""Begins the name that hides a lower layer's entry (OCI image specification, layer.md)."""
+"""The prefix of a name that hides a lower layer's entry (OCI image specification, layer.md)."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One path of a tree, put together for whoever looks at a single one."""
+    """One path of a tree."""
 
     path: str
     kind: Kind
@@ -32,28 +32,31 @@ class Entry:
 class Tree:
     """A directory's content, in columns: sets and maps compare 100,000 paths at C's speed.
 
-    Paths are relative, `/`-separated, and every parent directory is listed.
+    Paths are relative and `/`-separated. Every parent directory is listed.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)  # hex SHA-256, or DIRECTORY
     sizes: Mapping[str, int] = field(default_factory=dict)  # of the regular files, in bytes
     executable: frozenset[str] = frozenset()
-    links: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)  # targets of symbolic links
 
     def __contains__(self, path: object) -> bool:
         return path in self.files or path in self.links
 
     def paths(self) -> set[str]:
+        """Return the paths of all entries."""
         return self.files.keys() | self.links.keys()
 
     def is_directory(self, path: str) -> bool:
+        """Whether the tree has a directory at this path."""
         return self.files.get(path) == DIRECTORY
 
     def directories(self) -> set[str]:
+        """Return the paths of all directories."""
         return {path for path, digest in self.files.items() if digest == DIRECTORY}
 
     def entry(self, path: str) -> Entry:
-        """Raises KeyError where there is no such path."""
+        """Return what is at a path. Raises KeyError where nothing is."""
         if path in self.links:
             return Entry(path, "link", target=self.links[path])
         digest = self.files[path]
@@ -63,7 +66,7 @@ class Tree:
 
     @property
     def file_count(self) -> int:
-        """How many regular files and links there are: what a person calls files."""
+        """The number of regular files and links: what a person calls files."""
         return len(self.sizes) + len(self.links)
 
     @cached_property
@@ -72,7 +75,7 @@ class Tree:
         return sum(self.sizes.values())
 
     def only(self, paths: Iterable[str]) -> Tree:
-        """What the tree has at these paths; parents are not added."""
+        """Return the tree's entries at these paths; parents are not added."""
         chosen = paths if isinstance(paths, (set, frozenset)) else frozenset(paths)
         return Tree(
             files={path: self.files[path] for path in chosen if path in self.files},
@@ -82,25 +85,27 @@ class Tree:
         )
 
     def without_sizes(self) -> Tree:
+        """Return the tree as a reverse delta keeps it."""
         return replace(self, sizes={})
 
 
 @dataclass(frozen=True)
 class ReverseDelta:
-    """The way from a tree back to an earlier one: what was otherwise, and what was not there."""
+    """What leads from a tree back to an earlier one."""
 
-    former: Tree = field(default_factory=Tree)  # without sizes
-    absent: frozenset[str] = frozenset()
+    former: Tree = field(default_factory=Tree)  # the earlier tree's differing entries, no sizes
+    absent: frozenset[str] = frozenset()  # paths that the earlier tree lacks
 
     def __bool__(self) -> bool:
         return bool(self.former.files or self.former.links or self.absent)
 
     def paths(self) -> set[str]:
+        """Return the paths at which the two trees differ."""
         return self.former.paths() | self.absent
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name from the system was UTF-8 (elsewhere Python puts in lone surrogates)."""
+    """Whether a name from the system was UTF-8 (Python puts lone surrogates where it was not)."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -109,7 +114,7 @@ def is_utf8(name: str) -> bool:
 
 
 def parents(paths: Iterable[str]) -> list[str]:
-    """All the directories above the paths, sorted: parents first."""
+    """Return all directories above the paths, sorted, so parents come first."""
     found: set[str] = set()
     for path in paths:
         while (path := path.rpartition("/")[0]) and path not in found:

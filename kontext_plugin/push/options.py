@@ -1,7 +1,9 @@
-"""What is asked of `docker kontext push`, and what its options must be."""
+"""The options of a push, parsed and checked."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +13,7 @@ from kontext_plugin.cli.flags import invalid, parse
 from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PUSH, REUSE, SECRETS, timeout_of
 from kontext_plugin.errors import UsageError
 from kontext_plugin.image.reference import Reference, parse_reference
-from kontext_plugin.image.spec import MAX_LAYERS, MOST_LAYERS, PLATFORMS
+from kontext_plugin.image.spec import LAYER_LIMIT, MAX_LAYERS, PLATFORMS
 from kontext_plugin.image.tree import is_utf8
 from kontext_plugin.terminal import progress
 
@@ -21,24 +23,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PushOptions:
-    tags: tuple[Reference, ...]  # at least one; the first is the one that is built upon
+    """What the command line asks of a push."""
+
+    tags: tuple[Reference, ...]  # at least one; the push builds on the image under the first
     directory: str = "."
-    base: str = ""  # "": the one that ships with Kontext
+    base: str = ""  # an image; "": the base that ships with Kontext
     platform: str = PLATFORMS[0]
     labels: Mapping[str, str] = field(default_factory=dict)
     ignore_file: str = ""  # "": the first of IGNORE_FILES that the directory has
     keep_git: bool = False
-    gitignore: bool = False  # leave out what git ignores as well
+    gitignore: bool = False  # also exclude what git ignores
     git_labels: bool = True
     reuse: str = REUSE[0]
     max_layers: int = MAX_LAYERS
-    single_layer: bool = False  # nothing but one layer, for consumers that read no more
+    single_layer: bool = False  # for consumers that read only one layer
     secrets: str = SECRETS[0]
-    fresh: bool = False  # reuse nothing, not even what is known of the directory
+    fresh: bool = False  # build on no image, and read all files again
     dry_run: bool = False
     insecure: bool = False
     timings: bool = False
-    timeout: float = DEFAULT_TIMEOUT  # seconds without progress; 0: none
+    timeout: float = DEFAULT_TIMEOUT  # seconds without progress; 0: no limit
     iidfile: str = ""
     metadata_file: str = ""
 
@@ -51,17 +55,17 @@ _EXCLUSIVE = (
     ("dry_run", "iidfile"),
     ("dry_run", "metadata_file"),
 )
-"""Of which one would silently overrule the other, or leave it nothing to do."""
+"""Pairs of options of which one would silently overrule the other."""
 
 
 def parse_push(arguments: Sequence[str]) -> tuple[PushOptions, str]:
-    """What to push, and how to tell of it, for `progress.told`. Raises UsageError."""
+    """Return the options of a push, and its progress mode. Raises UsageError."""
     parsed, positional = parse(PUSH, arguments)
     if parsed.directory is not None and positional:
         raise UsageError("give either DIR or --directory, not both")
     if not parsed.tag:
-        raise UsageError("docker: 'docker kontext push' requires --tag")
-    pushed = replace(
+        raise missing_tag("push", positional)
+    options = replace(
         shared_options(
             parsed, parsed.tag, positional[0] if positional else parsed.directory or "."
         ),
@@ -73,14 +77,11 @@ def parse_push(arguments: Sequence[str]) -> tuple[PushOptions, str]:
         iidfile=parsed.iidfile or "",
         metadata_file=parsed.metadata_file or "",
     )
-    return pushed, progress.choose_mode(parsed.progress, parsed.quiet)
+    return options, progress.choose_mode(parsed.progress, parsed.quiet)
 
 
 def shared_options(parsed: Namespace, tags: Sequence[str], directory: str) -> PushOptions:
-    """What every command says that plans a push: which image to make, of what, and where.
-
-    Raises UsageError.
-    """
+    """Return the options that every command has that plans a push. Raises UsageError."""
     for one, other in _EXCLUSIVE:
         if getattr(parsed, one, None) and getattr(parsed, other, None):
             flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
@@ -102,9 +103,20 @@ def shared_options(parsed: Namespace, tags: Sequence[str], directory: str) -> Pu
     )
 
 
+def missing_tag(command: str, positional: Sequence[str]) -> UsageError:
+    """Return the error for a missing -t, with a hint where a reference was given without it."""
+    hint = ""
+    if positional and not os.path.exists(positional[0]):
+        with contextlib.suppress(UsageError):
+            parse_reference(positional[0])
+            rest = "".join(f" {word}" for word in positional[1:])
+            hint = f"Did you mean 'docker kontext {command} -t {positional[0]}{rest}'?"
+    return UsageError(f"docker: 'docker kontext {command}' requires --tag", hint=hint)
+
+
 def _layers(text: str) -> int:
-    if not (re.fullmatch("[0-9]{1,3}", text) and 2 <= int(text) <= MOST_LAYERS):
-        raise invalid("max-layers", text, f"docker runs 2 to {MOST_LAYERS}")
+    if not (re.fullmatch("[0-9]{1,3}", text) and 2 <= int(text) <= LAYER_LIMIT):
+        raise invalid("max-layers", text, f"docker runs 2 to {LAYER_LIMIT}")
     return int(text)
 
 
@@ -113,5 +125,5 @@ def _label(text: str) -> tuple[str, str]:
     if not is_utf8(text):
         raise invalid("label", text, "it is not UTF-8")
     if not key or not value or "\r" in text:
-        raise invalid("label", text, "it must be KEY=VALUE, both not empty")
+        raise invalid("label", text, "it must be KEY=VALUE, with both parts")
     return key, value

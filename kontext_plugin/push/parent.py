@@ -1,9 +1,9 @@
-"""What a push builds on: the previous image, one of its ancestors, or the plain base. Pure.
+"""Choose the parent: the image under the tag, one of its ancestors, or none. Pure.
 
-Building on an ancestor uploads again what the layers in between hold, and leaves them out. It is
-done step by step, as long as each at most doubles what goes up. As with a binary counter, or
-Subversion's skip-deltas, n pushes so leave some log2(n) layers; unlike these it goes by bytes: a
-small edit leaves a large layer where it is. docs/choice.md compares the two.
+Building on an ancestor uploads again what the layers above it hold, and leaves those layers out. A
+push reaches down step by step, as long as each step at most doubles the bytes that go up. As with a
+binary counter, or Subversion's skip-deltas, n pushes leave some log2(n) layers. Unlike these, the
+rule counts bytes: a small edit leaves a large layer where it is. docs/choice.md compares the two.
 """
 
 from __future__ import annotations
@@ -13,95 +13,97 @@ from dataclasses import dataclass, replace
 
 from kontext_plugin.delta import (
     Changes,
-    changes_of,
+    changes_from,
     compose,
     layer_bytes,
     reverse_delta,
     tree_bytes,
 )
 from kontext_plugin.errors import brief
-from kontext_plugin.image.oci import Digest, Layer
-from kontext_plugin.image.spec import GIT_LABELS, ImageSpec, worth_publishing
+from kontext_plugin.image.oci import Layer
+from kontext_plugin.image.spec import GIT_LABELS, ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
 from kontext_plugin.manifest import Ancestor, Lineage
 from kontext_plugin.registry.fetch import KontextImage
 
 _PUSHES = 15
-"""Whose layers are sought in an image whose ancestors are there: with the base 16 layers, or more
-where the first of them made several (division.MOST_LAYERS)."""
+"""The pushes whose layers an image keeps: 16 layers with the base, or more if the first push made
+several (push.partition)."""
 
-_SINGLE = "the image is to have a single layer"
+_SINGLE_LAYER = "--single-layer was given"
 
 
 @dataclass(frozen=True)
 class BuildOn:
-    """A delta on the previous image or an ancestor of it."""
+    """Put a delta on the tag's image or on one of its ancestors: that is the parent."""
 
-    # Of the new image. The last one is built upon, and its undo leads there from the new tree.
+    tag_image: KontextImage
+    # Of the new image. The last one is the parent; its reverse delta leads there from the new tree.
     ancestors: tuple[Ancestor, ...]
-    layers: tuple[Layer, ...]  # of the image that is built upon
-    changes: Changes  # what the new layer holds
-    bytes: int  # of them (diff.layer_bytes)
+    layers: tuple[Layer, ...]  # of the parent
+    changes: Changes  # since the parent: what the new layer holds
+    bytes: int  # of the changes (delta.layer_bytes)
     generation: int  # of the new image
-    since: ReverseDelta  # leads from the new tree to the previous image's
-    previous: KontextImage
-    up_to_date: bool = False  # the previous image is as wanted already
+    to_tag: ReverseDelta  # leads from the new tree to that of the tag's image
+    is_up_to_date: bool = False  # the tag's image is as wanted already
 
     @property
-    def image(self) -> Digest:
-        """The image that is built upon."""
-        return self.ancestors[-1].image
+    def parent(self) -> Ancestor:
+        """The parent, as the new manifest will list it."""
+        return self.ancestors[-1]
 
     @property
-    def on_ancestor(self) -> bool:
-        """Whether it is not the previous image that is built upon."""
-        return len(self.layers) < len(self.previous.image.layers)
+    def is_ancestor(self) -> bool:
+        """Whether the parent is not the tag's image itself."""
+        return len(self.layers) < len(self.tag_image.image.layers)
 
     @property
     def content(self) -> int:
         """The new lineage's `content`."""
-        return self.ancestors[-1].content + self.bytes
+        return self.parent.content + self.bytes
 
 
 @dataclass(frozen=True)
 class StartFresh:
-    reason: str  # completes "starting afresh: …"
-    refused: bool = False  # the registry does not tell whether there is an image
+    """Build on no earlier image."""
+
+    reason: str  # completes "Starting fresh: …"
+    is_ordinary: bool = False  # a first push, or an option asked for it
+    is_refused: bool = False  # the registry does not say whether there is an image
 
 
-def choose(previous: KontextImage, wanted: ImageSpec, tree: Tree) -> BuildOn | StartFresh:
-    """The image that a delta is put upon, so that `tree` is right for every consumer, as `wanted`.
+def choose(tag_image: KontextImage, spec: ImageSpec, tree: Tree) -> BuildOn | StartFresh:
+    """Choose the parent of a delta that makes `tree` right for every consumer.
 
-    If `previous` has `tree` and is as wanted already, it is the choice, with no changes.
+    If the tag's image has `tree` and is as `spec` says, it is the choice, up to date.
     """
-    if reason := mismatch(previous, wanted):
+    if reason := mismatch(tag_image, spec):
         return StartFresh(reason)
-    candidates = candidates_of(previous, tree)
-    chosen = next(candidates)
-    labels = lineage_of(previous).labels
-    same = not (chosen.changes or worth_publishing(labels, wanted.labels, wanted.git_labels))
-    if same and len(previous.image.layers) <= wanted.max_layers:
-        return replace(chosen, up_to_date=True)
-    if wanted.single_layer:
-        return StartFresh(_SINGLE)
-    reason = unfit(chosen, tree)
+    candidates = candidates_of(tag_image, tree)
+    choice = next(candidates)
+    is_same = not (choice.changes or spec.changes_labels(lineage_of(tag_image).labels))
+    if is_same and len(tag_image.image.layers) <= spec.max_layers:
+        return replace(choice, is_up_to_date=True)
+    if spec.base.single_layer:
+        return StartFresh(_SINGLE_LAYER)
+    reason = unusable(choice, tree)
     for farther in candidates:
-        if unfit(farther, tree):
+        if unusable(farther, tree):
             continue
-        if not (reason or _crowded(chosen, wanted, tree) or _cheap(farther, chosen, tree)):
+        if not (reason or _is_crowded(choice, spec, tree) or _is_cheap(farther, choice, tree)):
             break
-        chosen, reason = farther, ""
-    if reason := reason or too_many(chosen, wanted):
+        choice, reason = farther, ""
+    if reason := reason or too_many_layers(choice, spec):
         return StartFresh(reason)
-    if not wanted.always_reuse and (reason := _worse_than_fresh(chosen, tree)):
+    if not spec.always_reuse and (reason := _worse_than_fresh(choice, tree)):
         return StartFresh(reason)
-    return chosen
+    return choice
 
 
-def candidates_of(previous: KontextImage, tree: Tree) -> Iterator[BuildOn]:
-    """The previous image, which has no mismatch, and its ancestors, the nearest first."""
-    image, lineage = previous.image, lineage_of(previous)
-    since = way = reverse_delta(previous.manifest.tree, tree)
+def candidates_of(tag_image: KontextImage, tree: Tree) -> Iterator[BuildOn]:
+    """Yield the tag's image, which has no mismatch, and its ancestors, the nearest first."""
+    image, lineage = tag_image.image, lineage_of(tag_image)
+    to_tag = to_parent = reverse_delta(tag_image.manifest.tree, tree)
     chain = (
         *lineage.ancestors,
         Ancestor(
@@ -110,100 +112,105 @@ def candidates_of(previous: KontextImage, tree: Tree) -> Iterator[BuildOn]:
             generation=lineage.generation,
             content=lineage.content,
             replaced_directories=lineage.replaced_directories,
-            undo=ReverseDelta(),
+            reverse_delta=ReverseDelta(),
         ),
     )
-    for below in range(len(chain) - 1, -1, -1):
-        way = compose(way, chain[below].undo, tree)
-        made = changes_of(way, tree)
+    for index in range(len(chain) - 1, -1, -1):
+        step = chain[index].reverse_delta
+        assert step is not None  # fetched with history
+        to_parent = compose(to_parent, step, tree)
+        changes = changes_from(to_parent, tree)
         yield BuildOn(
-            ancestors=(*chain[:below], replace(chain[below], undo=way)),
-            layers=image.layers[: chain[below].layers],
-            changes=made,
-            bytes=layer_bytes(made, tree),
+            tag_image=tag_image,
+            ancestors=(*chain[:index], replace(chain[index], reverse_delta=to_parent)),
+            layers=image.layers[: chain[index].layers],
+            changes=changes,
+            bytes=layer_bytes(changes, tree),
             generation=lineage.generation + 1,
-            since=since,
-            previous=previous,
+            to_tag=to_tag,
         )
 
 
-def without(choice: BuildOn) -> KontextImage:
-    """What is left to build on when the ancestor of `choice` cannot be had."""
-    previous = choice.previous
-    lineage = lineage_of(previous)
-    # Nor will those be there that are older still.
+def without_ancestor(choice: BuildOn) -> KontextImage:
+    """Return the tag's image without the chosen ancestor, which the registry does not have.
+
+    Nor does it have those that are older.
+    """
+    lineage = lineage_of(choice.tag_image)
     rest = replace(lineage, ancestors=lineage.ancestors[len(choice.ancestors) :])
-    return replace(previous, manifest=replace(previous.manifest, lineage=rest))
+    manifest = replace(choice.tag_image.manifest, lineage=rest)
+    return replace(choice.tag_image, manifest=manifest)
 
 
-def lineage_of(previous: KontextImage) -> Lineage:
-    """That of an image which has no mismatch."""
-    assert previous.manifest.lineage is not None
-    return previous.manifest.lineage
+def lineage_of(image: KontextImage) -> Lineage:
+    """Return the lineage of an image that has no mismatch."""
+    assert image.manifest.lineage is not None
+    return image.manifest.lineage
 
 
-def mismatch(previous: KontextImage, wanted: ImageSpec) -> str:
-    """Why neither this image nor an ancestor of it can be built on, if that is so."""
-    lineage = previous.manifest.lineage
+def mismatch(tag_image: KontextImage, spec: ImageSpec) -> str:
+    """Return why neither this image nor an ancestor can be the parent; "" if one can."""
+    lineage = tag_image.manifest.lineage
     if lineage is None:
         return "the image was made by the 2018 prototype"
-    single = not lineage.layers
-    if single != wanted.single_layer:
-        return "the image has a single layer, and is to have more" if single else _SINGLE
-    if lineage.platform != wanted.platform:
-        return f"the image is for {lineage.platform}, not {wanted.platform}"
-    if lineage.extractor != wanted.extractor:
+    if not lineage.layers and not spec.base.single_layer:
+        return "the image was pushed with --single-layer"
+    if lineage.layers and spec.base.single_layer:
+        return _SINGLE_LAYER
+    if lineage.platform != spec.platform:
+        return f"the image is for {lineage.platform}, not {spec.platform}"
+    if lineage.extractor != spec.base.extractor:
         return "the image was made with another version of the extractor"
-    if lineage.base != wanted.base:
-        return "the base image is another"
-    layers = [layer.digest for layer in previous.image.layers]
-    below = [layer.digest for layer in wanted.below]
-    if list(lineage.layers) != layers[:-1] or layers[: len(below)] != below:
-        return "the image's layers were changed by another tool"
-    if any(ancestor.layers <= len(below) for ancestor in lineage.ancestors):
-        return "its manifest lists ancestors that have no layer of sources"
-    if previous.settings not in (None, wanted.settings(lineage.labels)):
-        return "the image's configuration was changed by another tool"
-    if dropped := lineage.labels.keys() - wanted.labels.keys() - GIT_LABELS:
-        return f"the label {brief(min(dropped))} is gone, and no layer can take a label away"
+    if lineage.base != spec.base.image.digest:
+        return "the image has another base"
+    layers = [layer.digest for layer in tag_image.image.layers]
+    base_layers = [layer.digest for layer in spec.base.layers]
+    if list(lineage.layers) != layers[:-1] or layers[: len(base_layers)] != base_layers:
+        return "another tool changed the image's layers"
+    if any(ancestor.layers <= len(base_layers) for ancestor in lineage.ancestors):
+        return "its manifest lists ancestors without a layer of sources"
+    if tag_image.config != spec.config.with_labels(lineage.labels):
+        return "another tool changed the image's configuration"
+    if dropped := lineage.labels.keys() - spec.labels.keys() - GIT_LABELS:
+        return f"the label {brief(min(dropped))} was dropped, and no layer can remove a label"
     return ""
 
 
-def unfit(choice: BuildOn, tree: Tree) -> str:
-    """Why consumers would disagree about a delta on this image, if they would."""
-    replaced = choice.ancestors[-1].replaced_directories
+def unusable(choice: BuildOn, tree: Tree) -> str:
+    """Return why consumers would disagree about a delta on this parent; "" if they agree."""
+    replaced = choice.parent.replaced_directories
     if returned := sorted(path for path in replaced if tree.is_directory(path)):
-        return f"{returned[0]} was a directory once and is one again"
+        return f"{returned[0]} was a directory once and is a directory again"
     return ""
 
 
-def _cheap(farther: BuildOn, nearer: BuildOn, tree: Tree) -> bool:
+def too_many_layers(choice: BuildOn, spec: ImageSpec) -> str:
+    """Return why there is no room for one more layer; "" if there is."""
+    if len(choice.layers) < spec.max_layers:
+        return ""
+    return f"the image has reached {spec.max_layers} layers"
+
+
+def _is_cheap(farther: BuildOn, nearer: BuildOn, tree: Tree) -> bool:
     return farther.bytes <= 2 * nearer.bytes and not _worse_than_fresh(farther, tree)
 
 
-def _crowded(choice: BuildOn, wanted: ImageSpec, tree: Tree) -> bool:
+def _is_crowded(choice: BuildOn, spec: ImageSpec, tree: Tree) -> bool:
     """Whether layers should go, even if that costs more."""
     return bool(
         len(choice.ancestors) >= _PUSHES
-        or too_many(choice, wanted)
-        or (not wanted.always_reuse and _shadowed(choice, tree))
+        or too_many_layers(choice, spec)
+        or (not spec.always_reuse and _obsolete(choice, tree))
     )
-
-
-def too_many(choice: BuildOn, wanted: ImageSpec) -> str:
-    """Why there is no room for a layer more, if that is so."""
-    if len(choice.layers) < wanted.max_layers:
-        return ""
-    return f"the image has reached {wanted.max_layers} layers"
 
 
 def _worse_than_fresh(choice: BuildOn, tree: Tree) -> str:
     if 2 * choice.bytes > tree_bytes(tree):
         return "more than half of the bytes changed"
-    return _shadowed(choice, tree)
+    return _obsolete(choice, tree)
 
 
-def _shadowed(choice: BuildOn, tree: Tree) -> str:
+def _obsolete(choice: BuildOn, tree: Tree) -> str:
     if choice.content > 2 * tree_bytes(tree):
-        return "more than half of what the image would hold is out of date"
+        return "more than half of the image would be obsolete"
     return ""

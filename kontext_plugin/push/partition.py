@@ -1,8 +1,8 @@
-"""How what is new is spread over files and layers, so that the next push finds it again. Pure.
+"""Divide what is new into layers and parts of the manifest, so that the next push finds it. Pure.
 
-A manifest's listing is cut into parts, of which a delta carries those that changed. A large tree is
-cut into layers when it starts afresh: those that hold the same files as before have the same bytes,
-and the registry has them.
+The listing of a large tree is cut into parts; a delta carries only the parts that changed. A large
+tree that starts fresh is cut into layers; layers with the same files as before have the same bytes,
+so the registry has them already.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kontext_plugin import manifest
 from kontext_plugin.delta import ENTRY_BYTES
 from kontext_plugin.image.chunking import (
     boundaries,
@@ -20,7 +21,7 @@ from kontext_plugin.image.chunking import (
     segments,
     split_segment,
 )
-from kontext_plugin.image.oci import digest_of
+from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.manifest import (
     Ancestor,
@@ -31,39 +32,77 @@ from kontext_plugin.manifest import (
     part_name,
     reverse_columns,
 )
+from kontext_plugin.push.parent import BuildOn
+from kontext_plugin.push.plan import Plan
 
 CHUNK_BYTES = 32 * 1024 * 1024
-"""Of sources, uncompressed, that a layer of a fresh start holds on average, or a multiple."""
+"""Uncompressed bytes of sources in an average layer of a fresh start, or a multiple of that."""
 
-MOST_CHUNKS = 12
-"""That a fresh start makes: each costs every later push a request."""
+MAX_CHUNKS = 12
+"""The most layers of a fresh start: each costs every later push a request."""
 
-_INLINE = 64
-"""Paths up to which manifest.json has the undo of an ancestor itself."""
+_MAX_INLINE = 64
+"""The most paths of a reverse delta in manifest.json itself; a larger one is a part."""
 
 
 @dataclass(frozen=True)
-class PartitionedListing:
-    """A tree's parts, and the documents of those that no lower layer has."""
+class Partition:
+    """Where the new content of a plan goes. Making it encodes the changed parts of the listing."""
 
-    parts: tuple[Part, ...]
-    documents: Mapping[str, bytes]  # by their names in the image
+    lower: tuple[tuple[str, ...], ...]  # paths of each layer below the top one, if there are any
+    top: tuple[str, ...]  # paths in the layer that has the manifest
+    parts: tuple[Part, ...]  # of the listing; (): manifest.json lists the tree
+    ancestors: tuple[Ancestor, ...]  # with the parts that have their reverse deltas
+    documents: Mapping[str, bytes]  # new parts, by their names in the image
+
+
+def partition(plan: Plan) -> Partition:
+    """Divide the new content of a plan that is not up to date."""
+    count = len(plan.parent_layers)
+    if isinstance(plan.parent, BuildOn):
+        former = plan.parent.tag_image.manifest
+        parts, new_parts = partition_listing(former, plan.tree, plan.to_tag.paths(), count)
+        ancestors, new = partition_reverse_deltas(former, plan.lineage.ancestors, count)
+        return Partition((), plan.changes.written, parts, ancestors, {**new_parts, **new})
+    # At most half of the layers, to leave room for deltas.
+    limit = 1 if plan.spec.base.single_layer else (plan.spec.max_layers - count) // 2
+    layers = layer_chunks(plan.tree, limit)
+    lower, top = (tuple(layers), ()) if len(layers) > 1 else ((), layers[0])
+    parts, new_parts = partition_listing(None, plan.tree, (), count + len(lower))
+    return Partition(lower, top, parts, (), new_parts)
+
+
+def manifest_on(plan: Plan, divided: Partition, layers: Iterable[Digest]) -> Manifest:
+    """Return the new manifest, for a layer on top of `layers`."""
+    lineage = replace(plan.lineage, layers=tuple(layers), ancestors=divided.ancestors)
+    return Manifest(plan.tree, lineage, divided.parts)
+
+
+def manifest_bytes(plan: Plan, divided: Partition) -> int:
+    """Return the bytes of the new manifest.json and the new parts."""
+    layers = (layer.digest for layer in plan.parent_layers)
+    root = manifest.encode(manifest_on(plan, divided, layers))
+    return len(root) + sum(map(len, divided.documents.values()))
+
+
+# --- The listing and the reverse deltas, in parts ---
 
 
 def partition_listing(
     former: Manifest | None, tree: Tree, changed: Iterable[str], layers: int
-) -> PartitionedListing:
-    """For a layer upon the lowest `layers` layers of an image with `former`, if there is one.
+) -> tuple[tuple[Part, ...], dict[str, bytes]]:
+    """Return the parts of the tree's listing, and the documents of the new ones by name.
 
-    `changed` are the paths where `tree` differs from the former one.
+    The new layer goes on top of the `layers` lowest layers of an image with the manifest `former`,
+    if there is one. `changed` has the paths at which `tree` differs from the former tree.
     """
     if is_small(tree):
-        return PartitionedListing((), {})
+        return (), {}
     changed = set(changed)
-    starts = _boundaries_since(former, tree, changed)
-    held = former.parts if former else ()
-    lower = {part.digest: part.layer for part in held if part.layer < layers}
-    known = _known_segments(held, layers)
+    starts = _current_boundaries(former, tree, changed)
+    former_parts = former.parts if former else ()
+    lower = {part.digest: part.layer for part in former_parts if part.layer < layers}
+    known = _known_segments(former_parts, layers)
     touched = {segment_of(path, starts) for path in changed}
     parts = {
         index: known[span]
@@ -74,98 +113,106 @@ def partition_listing(
     documents: list[bytes] = []
     for index, paths in zip(new, segments(tree, starts, new), strict=True):
         parts[index] = []
-        for begin, piece in split_segment(starts[index], paths):
-            document = canonical(columns(tree.only(piece)))
+        for start, chunk in split_segment(starts[index], paths):
+            document = canonical(columns(tree.only(chunk)))
             digest = digest_of(document)
-            parts[index].append(Part(begin, digest, lower.get(digest, layers)))
+            parts[index].append(Part(start, digest, lower.get(digest, layers)))
             if digest not in lower:
                 documents.append(document)
-    return PartitionedListing(
-        tuple(part for index in range(len(starts)) for part in parts[index]), _by_name(documents)
+    return (
+        tuple(part for index in range(len(starts)) for part in parts[index]),
+        _by_name(documents),
     )
-
-
-def _boundaries_since(former: Manifest | None, tree: Tree, changed: Iterable[str]) -> list[str]:
-    """`listing.anchors` of the tree, without a look at each path of it."""
-    if former is None or not former.parts:
-        return boundaries(tree)
-    paths = {*(part.begin for part in former.parts), *changed}
-    return sorted(path for path in paths if is_boundary(path) and (not path or path in tree))
-
-
-def _known_segments(parts: Iterable[Part], layers: int) -> dict[tuple[str, str], list[Part]]:
-    """The stretches that lie in the lowest `layers` layers, by where they begin and end."""
-    found: list[list[Part]] = []
-    for part in parts:
-        if is_boundary(part.begin):
-            found.append([])
-        found[-1].append(part)
-    spans = _spans([stretch[0].begin for stretch in found])
-    return {
-        span: stretch
-        for span, stretch in zip(spans, found, strict=True)
-        if all(part.layer < layers for part in stretch)
-    }
-
-
-def _spans(starts: Sequence[str]) -> list[tuple[str, str]]:
-    """Where each stretch begins, and where the next."""
-    return list(zip(starts, [*starts[1:], ""], strict=True)) if starts else []
 
 
 def partition_reverse_deltas(
     former: Manifest, ancestors: Iterable[Ancestor], layers: int
 ) -> tuple[tuple[Ancestor, ...], dict[str, bytes]]:
-    """As `listing_upon`: the ancestors with what has their undos, and the new documents."""
+    """Return the ancestors with the parts of their reverse deltas, and the new documents by name.
+
+    `former` and `layers` are as in `partition_listing`.
+    """
     assert former.lineage
-    stored = (ancestor.stored for ancestor in former.lineage.ancestors)
-    known = {part.digest: part for part in stored if part and part.layer < layers}
-    made: list[Ancestor] = []
+    former_parts = (ancestor.part for ancestor in former.lineage.ancestors)
+    known = {part.digest: part for part in former_parts if part and part.layer < layers}
+    placed: list[Ancestor] = []
     documents: list[bytes] = []
     for ancestor in ancestors:
-        part = None
-        if len(ancestor.undo.paths()) > _INLINE:
-            document = canonical(reverse_columns(ancestor.undo))
+        part, reverse = None, ancestor.reverse_delta
+        assert reverse is not None
+        if len(reverse.paths()) > _MAX_INLINE:
+            document = canonical(reverse_columns(reverse))
             digest = digest_of(document)
             part = known.get(digest) or Part("", digest, layers)
             if part.layer == layers:
                 documents.append(document)
-        made.append(replace(ancestor, stored=part))
-    return tuple(made), _by_name(documents)
+        placed.append(replace(ancestor, part=part))
+    return tuple(placed), _by_name(documents)
 
 
-def layer_chunks(tree: Tree, most: int) -> list[tuple[str, ...]]:
-    """The sorted paths, cut into what each of at most `most` layers holds."""
-    paths = sorted(tree.paths())
-    sizes = [tree.sizes.get(path, 0) + ENTRY_BYTES for path in paths]
-    marks = [boundary_hash(path) for path in paths]
-    wanted = CHUNK_BYTES
-    while len(groups := _chunks(sizes, marks, wanted)) > max(1, min(most, MOST_CHUNKS)):
-        wanted *= 2
-    return [tuple(paths[group.start : group.stop]) for group in groups]
+def _current_boundaries(former: Manifest | None, tree: Tree, changed: Iterable[str]) -> list[str]:
+    """Return `boundaries(tree)` without hashing each of its paths."""
+    if former is None or not former.parts:
+        return boundaries(tree)
+    paths = {*(part.start for part in former.parts), *changed}
+    return sorted(path for path in paths if is_boundary(path) and (not path or path in tree))
+
+
+def _known_segments(parts: Iterable[Part], layers: int) -> dict[tuple[str, str], list[Part]]:
+    """Return the segments whose parts lie in the lowest `layers` layers, by start and end."""
+    found: list[list[Part]] = []
+    for part in parts:
+        if is_boundary(part.start):
+            found.append([])
+        found[-1].append(part)
+    spans = _spans([segment[0].start for segment in found])
+    return {
+        span: segment
+        for span, segment in zip(spans, found, strict=True)
+        if all(part.layer < layers for part in segment)
+    }
+
+
+def _spans(starts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the start of each segment with that of the next one."""
+    return list(zip(starts, [*starts[1:], ""], strict=True)) if starts else []
 
 
 def _by_name(documents: Iterable[bytes]) -> dict[str, bytes]:
     return {part_name(digest_of(document)): document for document in documents}
 
 
-def _chunks(sizes: Sequence[int], marks: Sequence[int], wanted: int) -> list[range]:
-    """Each group ends at the lowest mark between half and one and a half times the wanted size.
+# --- The layers of a fresh start ---
 
-    So two trees that begin to differ are soon cut at the same places again.
+
+def layer_chunks(tree: Tree, limit: int) -> list[tuple[str, ...]]:
+    """Return the sorted paths of a tree, cut into what each of at most `limit` layers holds."""
+    paths = sorted(tree.paths())
+    sizes = [tree.sizes.get(path, 0) + ENTRY_BYTES for path in paths]
+    hashes = [boundary_hash(path) for path in paths]
+    target = CHUNK_BYTES
+    while len(chunks := _cut(sizes, hashes, target)) > max(1, min(limit, MAX_CHUNKS)):
+        target *= 2
+    return [tuple(paths[chunk.start : chunk.stop]) for chunk in chunks]
+
+
+def _cut(sizes: Sequence[int], hashes: Sequence[int], target: int) -> list[range]:
+    """Cut where the hash is lowest between half and one and a half times the target size.
+
+    So two trees that differ at the start are soon cut at the same places again.
     """
-    groups: list[range] = []
+    chunks: list[range] = []
     start, size = 0, 0
     best = start
     index = start
     while index < len(sizes):
         size += sizes[index]
         index += 1
-        if index < len(sizes) and 2 * size >= wanted:
-            if best == start or marks[index] < marks[best]:
+        if index < len(sizes) and 2 * size >= target:
+            if best == start or hashes[index] < hashes[best]:
                 best = index
-            if 2 * size >= 3 * wanted:
-                groups.append(range(start, best))
+            if 2 * size >= 3 * target:
+                chunks.append(range(start, best))
                 start = index = best
                 size = 0
-    return [*groups, range(start, len(sizes))]
+    return [*chunks, range(start, len(sizes))]

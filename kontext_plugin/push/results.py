@@ -1,4 +1,4 @@
-"""What a push has made, and the files that tell scripts of it: --iidfile and --metadata-file."""
+"""The result of a push: standard output, and the files that --iidfile and --metadata-file name."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from kontext_plugin.errors import KontextError, UsageError
-from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.oci import Image
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.push.options import PushOptions
-from kontext_plugin.push.parent import StartFresh, lineage_of
+from kontext_plugin.push.parent import BuildOn, StartFresh, lineage_of
 from kontext_plugin.push.plan import Plan
 from kontext_plugin.terminal.text import json_document
 
 _MODE = 0o644
-"""As buildx has it: a build's later steps may run as other users."""
+"""The mode that buildx gives these files: later steps of a build may run as other users."""
 
-_HINT = "Name a file, or one that is not there yet."
+_HINT = "Name a regular file, or a new one."
 
 
 @dataclass(frozen=True)
 class Pushed:
-    image: Digest
+    """What a push has published, or found to be published already."""
+
+    image: Image
     tags: tuple[Reference, ...]
     plan: Plan  # as it was carried out
     uploaded: int  # bytes of layers
 
     def __str__(self) -> str:
-        """What goes to standard output."""
-        return self.tags[0].at(self.image)
+        """Return the line for standard output, `REPOSITORY@sha256:…`."""
+        return self.tags[0].at(self.image.digest)
 
 
 def remove_stale_results(options: PushOptions) -> None:
-    """Removes what an earlier push has written, as docker does: a failed one must leave no digest.
+    """Remove the files of an earlier push, as docker does: a failed push must leave no digest.
 
     Raises KontextError, before anything is removed, where a file could not be written later.
     """
@@ -47,47 +49,42 @@ def remove_stale_results(options: PushOptions) -> None:
     try:
         for path in paths:
             _check(path)
-            os.unlink(_beside(path))
+            os.unlink(_make_beside(path))
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.realpath(path))
     except OSError as error:
         raise KontextError(
             f"{path!r} cannot be written: {error.strerror}",
-            hint="Name a file in a directory that is there and yours.",
+            hint="Name a file in a directory that exists and that you may write to.",
         ) from error
 
 
 def write_results(options: PushOptions, pushed: Pushed) -> None:
-    """Raises KontextError. Each file is there as a whole, or not at all."""
+    """Write the files, each as a whole. Raises KontextError."""
     if options.iidfile:
-        _write(options.iidfile, pushed.image, pushed)
+        _write(options.iidfile, pushed.image.digest, pushed)
     if options.metadata_file:
         _write(options.metadata_file, json_document(metadata(pushed)) + "\n", pushed)
 
 
 def metadata(pushed: Pushed) -> Mapping[str, Any]:
-    """buildx's keys (`docker buildx build --metadata-file`), and one with what is Kontext's own."""
-    plan, choice = pushed.plan, pushed.plan.choice
-    fresh = choice.reason if isinstance(choice, StartFresh) else None
-    if not isinstance(choice, StartFresh) and plan.up_to_date:
-        built_on = None
-        generation = lineage_of(choice.previous).generation
-        layers = len(choice.previous.image.layers)
-    else:
-        built_on = None if isinstance(choice, StartFresh) else choice.image
-        generation = plan.lineage.generation
-        layers = len(plan.beneath) + len(plan.lower) + 1
+    """Return what --metadata-file holds: buildx's keys, and one with Kontext's own facts."""
+    plan, parent = pushed.plan, pushed.plan.parent
+    lineage = plan.lineage
+    if isinstance(parent, BuildOn) and plan.is_up_to_date:
+        lineage = lineage_of(parent.tag_image)
+    builds = isinstance(parent, BuildOn) and not plan.is_up_to_date
     return {
-        "containerimage.digest": pushed.image,
+        "containerimage.digest": pushed.image.digest,
         "image.name": ",".join(map(str, pushed.tags)),
         "kontext.push": {
             "tags": [str(tag) for tag in pushed.tags],
-            "up_to_date": plan.up_to_date,
-            "built_on": built_on,
-            "fresh": fresh,
-            "generation": generation,
-            "layers": layers,
+            "up_to_date": plan.is_up_to_date,
+            "built_on": parent.parent.image if isinstance(parent, BuildOn) and builds else None,
+            "fresh": parent.reason if isinstance(parent, StartFresh) else None,
+            "generation": lineage.generation,
+            "layers": len(pushed.image.layers),
             "files": plan.tree.file_count,
             "size": plan.tree.size,
             "uploaded": pushed.uploaded,
@@ -98,7 +95,7 @@ def metadata(pushed: Pushed) -> Mapping[str, Any]:
 def _write(path: str, text: str, pushed: Pushed) -> None:
     temporary = ""
     try:
-        temporary = _beside(path)
+        temporary = _make_beside(path)
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
         os.chmod(temporary, _MODE)
@@ -109,26 +106,26 @@ def _write(path: str, text: str, pushed: Pushed) -> None:
                 os.unlink(temporary)
         raise KontextError(
             f"{pushed} is published, but {path!r} cannot be written: {error.strerror}",
-            hint="Push again: nothing will be uploaded, and the file be written.",
+            hint="Push again: that uploads nothing and writes the file.",
         ) from error
 
 
-def _beside(path: str) -> str:
-    """A new file in the same directory, which is where a link leads."""
-    folder = os.path.dirname(os.path.realpath(path))
-    descriptor, name = tempfile.mkstemp(prefix=".kontext-", dir=folder)
+def _make_beside(path: str) -> str:
+    """Make a new file in the same directory, following links; return its path."""
+    directory = os.path.dirname(os.path.realpath(path))
+    descriptor, name = tempfile.mkstemp(prefix=".kontext-", dir=directory)
     os.close(descriptor)
     return name
 
 
 def _check(path: str) -> None:
-    """Raises KontextError for what must not be removed, and OSError."""
+    """Raise KontextError for a file that must not be removed. Raises OSError, too."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return
     # /dev/stdout may lead to a file.
     if any(os.path.samestat(status, os.fstat(stream)) for stream in (0, 1, 2)):
-        raise KontextError(f"{path!r} is where this command reads or writes", hint=_HINT)
+        raise KontextError(f"{path!r} is a standard stream of this command", hint=_HINT)
     if not stat.S_ISREG(status.st_mode):
         raise KontextError(f"{path!r} is not a regular file", hint=_HINT)

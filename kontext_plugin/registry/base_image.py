@@ -1,146 +1,120 @@
-"""What the first layer of sources is put upon: the base that ships with Kontext, or the user's."""
+"""The base image: loaded from this installation, or read from a registry for --base.
+
+The shipped base holds the extractor alone. scripts/build-base writes it as OCI layouts.
+"""
 
 from __future__ import annotations
 
-import gzip
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.layout import blob_path, documents
-from kontext_plugin.image.oci import Digest, Image, Layer, image_from_document, settings_of
+from kontext_plugin.image import layout
+from kontext_plugin.image.oci import Digest, ImageConfig, config_from_document, image_from_document
 from kontext_plugin.image.reference import repository_of
-from kontext_plugin.image.spec import ImageSpec
+from kontext_plugin.image.spec import BaseImage
 from kontext_plugin.layer import tar
-from kontext_plugin.registry.fetch import parse_image_manifest
-from kontext_plugin.runtime.schema import IMAGE_CONFIG, InvalidDocument, load_document
+from kontext_plugin.layer.compression import compression_of
+from kontext_plugin.registry.fetch import fetch_config, parse_image
+from kontext_plugin.runtime.schema import InvalidDocument
 
 ENTRYPOINT = "/kontext-extractor"
-
 WORKDIR = "/workspace"
 
-_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "base")
+_LAYOUTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "base")
+
+_MAX_EXTRACTOR = 64 * 1024 * 1024  # bytes: an archive of this many is never shipped
 
 
-@dataclass(frozen=True)
-class Base:
-    """An image to build on, and what it lacks to be self-extracting."""
+def shipped_base(platform: str) -> BaseImage:
+    """Return the base image of this installation for a platform out of PLATFORMS.
 
-    image: Image
-    settings: Mapping[str, Any]  # see image.settings_of
-    extractor: Digest  # of the shipped base, whose extractor runs in any case
-    source: str = ""  # where the user's base is: REPO@sha256:…; "": the shipped one
-    layout: str = ""  # the shipped one's OCI layout
-    extractor_layer: Layer | None = None  # to be put upon the user's base
-    extractor_paths: tuple[str, ...] = ()  # of that layer's blob, if there is one
-    extractor_inside: str = ""  # or, where there is to be but one layer, to be put into that
-
-    def settings_with(self, labels: Mapping[str, str]) -> dict[str, Any]:
-        """Those of an image that is built on this base."""
-        settings = {key: value for key, value in self.settings.items() if key != "Cmd"}
-        settings |= {"Entrypoint": [ENTRYPOINT], "WorkingDir": WORKDIR}
-        if both := {**settings.get("Labels", {}), **labels}:
-            settings["Labels"] = both
-        return settings
-
-    def wanted(self, platform: str, labels: Mapping[str, str]) -> ImageSpec:
-        """An image upon this base, with the user's labels and else as a push has it by default."""
-        return ImageSpec(
-            base=self.image.digest,
-            below=self.layers,
-            extractor=self.extractor,
-            platform=platform,
-            labels=labels,
-            settings=self.settings_with,
-            single_layer=bool(self.extractor_inside),
-        )
-
-    def entries(self) -> bytes:
-        """What the first layer with sources has to hold besides: entries of a tar archive."""
-        if not self.extractor_inside:
-            return b""
-        with gzip.open(self.extractor_inside) as layer:
-            return layer.read().removesuffix(tar.END)
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """All that lies below the first layer with sources."""
-        return (*self.image.layers, *((self.extractor_layer,) if self.extractor_layer else ()))
+    Raises KontextError where it was never built.
+    """
+    return _load("extractor", platform)
 
 
-def shipped_base(platform: str) -> Base:
-    """The base for a platform out of PLATFORMS. Raises KontextError where it was never built."""
-    return _load_base("extractor", platform)
-
-
-def single_layer_base(platform: str) -> Base:
-    """An empty one: the extractor goes into the one layer. Raises KontextError as `shipped`."""
-    own, empty = shipped_base(platform), _load_base("empty", platform)
-    (layer,) = own.image.layers
+def single_layer_base(platform: str) -> BaseImage:
+    """Return a base without layers, for an image of one layer. Raises KontextError."""
+    shipped, empty = shipped_base(platform), _load("empty", platform)
+    (layer,) = shipped.image.layers
     return replace(
-        empty, extractor=own.extractor, extractor_inside=blob_path(own.layout, layer.digest)
+        empty,
+        extractor=shipped.extractor,
+        extractor_path=layout.blob_path(shipped.layout, layer.digest),
+        single_layer=True,
     )
 
 
-def _load_base(kind: str, platform: str) -> Base:
-    layout = os.path.join(_DIRECTORY, kind, platform.replace("/", "-"))
+def fetch_base(crane: Crane, name: str, platform: str, max_layers: int) -> BaseImage:
+    """Return the image `name` as a base for `platform`. Raises KontextError."""
+    source = f"{repository_of(name)}@{crane.digest(name, platform)}"
     try:
-        index, document, config = documents(layout)
+        image, config = parse_image(crane.manifest(source)), fetch_config(crane, source)
+    except InvalidDocument as error:
+        raise KontextError(f"{name} cannot be a base: {error}") from error
+    if config.platform == "/":
+        raise KontextError(
+            f"{name} cannot be a base: it does not name its platform",
+            hint=f"Run 'crane mutate --set-platform {platform} {name}' to set it.",
+        )
+    if config.platform != platform:
+        raise KontextError(
+            f"{name} is for {config.platform}, not {platform}",
+            hint="Name the base's own platform with --platform, or another base.",
+        )
+    # An image that was built from one of Kontext's has lost the annotation.
+    if image.manifest or config.entrypoint == (ENTRYPOINT,):
+        raise KontextError(
+            f"{name} cannot be a base: it has sources of its own, which would show beside yours",
+            hint="Name the image that it was built on.",
+        )
+    if len(image.layers) + 2 > max_layers:
+        raise KontextError(
+            f"{name} has {len(image.layers)} layers; with the extractor and the sources that is "
+            f"more than {max_layers}",
+            hint=f"Choose a base of at most {max_layers - 2} layers, or another --max-layers.",
+        )
+    shipped = shipped_base(platform)
+    (layer,) = shipped.image.layers
+    return BaseImage(
+        image,
+        config,
+        shipped.extractor,
+        source=source,
+        extractor_layer=layer,
+        extractor_path=layout.blob_path(shipped.layout, layer.digest),
+    )
+
+
+def config_on(base: BaseImage) -> ImageConfig:
+    """Return the configuration of an image on this base: it runs the extractor."""
+    other = {key: value for key, value in base.config.other.items() if key != "Cmd"}
+    return replace(base.config, entrypoint=(ENTRYPOINT,), working_directory=WORKDIR, other=other)
+
+
+def extractor_entries(base: BaseImage) -> bytes:
+    """Return the extractor as entries of a tar archive, for the one layer that has everything.
+
+    Empty for any other base. Raises OSError.
+    """
+    if not base.single_layer:
+        return b""
+    (layer,) = shipped_base(base.config.platform).image.layers
+    with open(base.extractor_path, "rb") as blob:
+        archive = compression_of(layer.media_type).decompress(blob).read(_MAX_EXTRACTOR)
+    return archive.removesuffix(tar.END)
+
+
+def _load(kind: str, platform: str) -> BaseImage:
+    directory = os.path.join(_LAYOUTS, kind, platform.replace("/", "-"))
+    try:
+        index, document, config = layout.read_documents(directory)
     except OSError as error:
         raise KontextError(
             f"the base image for {platform} is not in this installation: {error}",
             hint="Build it with scripts/build-base, or install a released Kontext.",
         ) from error
     image = image_from_document(Digest(index["manifests"][0]["digest"]), document)
-    return Base(image, settings_of(config), image.digest, layout=layout)
-
-
-def base_on(image: Image, settings: Mapping[str, Any], source: str, platform: str) -> Base:
-    """The user's own base: the shipped one's layer with the extractor is put upon it."""
-    own = shipped_base(platform)
-    (layer,) = own.image.layers
-    return Base(
-        image,
-        settings,
-        own.extractor,
-        source=source,
-        extractor_layer=layer,
-        extractor_paths=(blob_path(own.layout, layer.digest),),
-    )
-
-
-def custom_base(crane: Crane, name: str, platform: str, max_layers: int) -> Base:
-    """The image `name` as a base for `platform`. Raises KontextError."""
-    source = f"{repository_of(name)}@{crane.digest(name, platform)}"
-    try:
-        found = parse_image_manifest(crane.manifest(source))
-        config = load_document(crane.config(source), IMAGE_CONFIG)
-    except InvalidDocument as error:
-        raise KontextError(f"{name} cannot be a base: {error}") from error
-    settings = settings_of(config)
-    if settings["platform"] == "/":
-        raise KontextError(
-            f"{name} cannot be a base: it does not say its platform",
-            hint=f"'crane mutate --set-platform {platform} {name}' lets it say so.",
-        )
-    if settings["platform"] != platform:
-        raise KontextError(
-            f"{name} is for {settings['platform']}, not {platform}",
-            hint="Name the base's own platform with --platform, or another base.",
-        )
-    # An image that was built from one of Kontext's has lost the annotation.
-    if found.manifest or settings.get("Entrypoint") == [ENTRYPOINT]:
-        raise KontextError(
-            f"{name} cannot be a base: it has sources of its own, which would show beside yours",
-            hint="Name the image that it was built on.",
-        )
-    if len(found.layers) + 2 > max_layers:
-        raise KontextError(
-            f"{name} has {len(found.layers)} layers; with the extractor and the sources that is "
-            f"more than {max_layers}",
-            hint=f"Choose a base of at most {max_layers - 2} layers, or another --max-layers.",
-        )
-    return base_on(found, settings, source, platform)
+    return BaseImage(image, config_from_document(config), image.digest, layout=directory)

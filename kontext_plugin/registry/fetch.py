@@ -1,14 +1,14 @@
-"""How a command that changes nothing reads an image from the registry.
+"""Read an image of Kontext's from a registry: its layers, its manifest, its history.
 
-Reads what a registry holds: the state a push starts from. None of it is trusted unseen.
+Nothing from a registry is trusted: `fetch` returns an image whose manifest is valid, or raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 from kontext_plugin import manifest
 from kontext_plugin.crane import Crane
@@ -17,78 +17,90 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import (
     Digest,
     Image,
+    ImageConfig,
+    config_from_document,
     digest_of,
     image_from_document,
     is_index,
-    settings_of,
 )
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.layer.reader import Budget, manifest_of, read_documents
-from kontext_plugin.manifest import MAX_READ, Manifest, canonical
+from kontext_plugin.layer.reader import Budget, read_documents, take_manifest
+from kontext_plugin.manifest import MAX_READ, Manifest, part_name
 from kontext_plugin.runtime.schema import (
     IMAGE_CONFIG,
     IMAGE_MANIFEST,
-    MANIFEST_PART,
-    MANIFEST_UNDO,
     InvalidDocument,
     check_document,
     load_document,
-    load_manifest,
     parse_json,
 )
 
 
+class InvalidImage(KontextError):
+    """An image that is not one of Kontext's, or cannot be trusted; `reason` says why."""
+
+    def __init__(self, name: Reference, reason: str) -> None:
+        super().__init__(
+            f"{name} is not an image of Kontext's: {reason}",
+            hint="Name an image that 'docker kontext push' has made, of a single platform.",
+        )
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class KontextImage:
-    """The image under the tag, with the sources it says it holds."""
+    """An image with the sources that its manifest lists."""
 
     image: Image
     manifest: Manifest
-    settings: Mapping[str, Any] | None = None  # None: as this machine published them
-    known: frozenset[Digest] = frozenset()  # ancestors that this machine has made or looked at
+    config: ImageConfig | None = None  # None: fetched without history, or version 1
+    known: frozenset[Digest] = frozenset()  # ancestors that this machine has made or checked
+    is_cached: bool = False  # from this machine's cache
 
 
-def fetch(crane: Crane, threads: Executor, name: Reference) -> KontextImage:
-    """The image `name` with its sources, all of it from the registry.
+def fetch(
+    crane: Crane, threads: Executor, name: Reference, *, with_history: bool = False
+) -> KontextImage:
+    """Return the image `name`, all of it from the registry.
 
-    Raises RegistryError, and KontextError where it is not an image of Kontext's.
+    With history, its configuration and the reverse deltas of its ancestors are read, too: what a
+    push needs to build on it. Raises RegistryError and InvalidImage.
     """
     document = crane.manifest(str(name))
-    try:
-        return fetch_document(crane, threads, name, document)
-    except ValueError as error:
-        raise KontextError(
-            f"{name} is not an image of Kontext's: {error}",
-            hint="Name one that 'docker kontext push' has made, of a single platform.",
-        ) from error
+    return fetch_by_document(crane, threads, name, document, with_history=with_history)
 
 
-def fetch_document(
-    crane: Crane, threads: Executor, name: Reference, document: bytes
+def fetch_by_document(
+    crane: Crane, threads: Executor, name: Reference, document: bytes, *, with_history: bool = False
 ) -> KontextImage:
-    """Raises RegistryError and ValueError, InvalidDocument and InvalidManifest among them."""
-    found = parse_image_manifest(document)
-    held = _fetch_manifest(crane, threads, name, found)
-    if held.lineage is None:
-        return KontextImage(found, held)
-    if found.manifest is None:
-        raise ValueError("it has lost the annotation that vouches for its manifest")
-    config = load_document(crane.config(name.at(found.digest)), IMAGE_CONFIG)
-    return KontextImage(found, held, settings_of(config))
-
-
-def layers_of(crane: Crane, name: str) -> frozenset[Digest]:
-    """The layers of an image by its name; none where it cannot be read, or is an index."""
+    """Return the image whose manifest document was read already, otherwise as `fetch`."""
     try:
-        return frozenset(
-            layer.digest for layer in parse_image_manifest(crane.manifest(name)).layers
-        )
+        image = parse_image(document)
+        held = _fetch_manifest(crane, threads, name, image, with_history)
+        if held.lineage is None or not with_history:
+            return KontextImage(image, held)
+        if image.manifest is None:
+            raise ValueError("it has lost the annotation that vouches for its manifest")
+        return KontextImage(image, held, fetch_config(crane, name.at(image.digest)))
+    except ValueError as error:  # InvalidDocument, InvalidManifest, a damaged layer
+        raise InvalidImage(name, str(error)) from error
+
+
+def fetch_config(crane: Crane, name: str) -> ImageConfig:
+    """Return an image's configuration. Raises RegistryError and InvalidDocument."""
+    return config_from_document(load_document(crane.config(name), IMAGE_CONFIG))
+
+
+def fetch_layers(crane: Crane, name: str) -> frozenset[Digest]:
+    """Return an image's layers; none where it cannot be read, or is an index."""
+    try:
+        return frozenset(layer.digest for layer in parse_image(crane.manifest(name)).layers)
     except (RegistryError, InvalidDocument):
         return frozenset()
 
 
-def parse_image_manifest(document: bytes) -> Image:
-    """Raises InvalidDocument."""
+def parse_image(document: bytes) -> Image:
+    """Return the image that a manifest document describes. Raises InvalidDocument."""
     parsed = parse_json(document)
     if is_index(parsed):
         raise InvalidDocument("it is an index of several platforms")
@@ -96,58 +108,63 @@ def parse_image_manifest(document: bytes) -> Image:
     return image_from_document(digest_of(document), parsed)
 
 
-def _fetch_manifest(crane: Crane, threads: Executor, name: Reference, found: Image) -> Manifest:
-    """The image's manifest with its parts; where the image names its digest, it is that one.
+def _fetch_manifest(
+    crane: Crane, threads: Executor, name: Reference, image: Image, with_history: bool
+) -> Manifest:
+    """Read the manifest off the heads of the layers that have its parts.
 
-    Raises ValueError.
+    Raises ValueError, also where the image's annotation names another manifest.
     """
-    if not found.layers:
+    if not image.layers:
         raise ValueError("it has no layers")
-    top = len(found.layers) - 1
+    top = len(image.layers) - 1
     budget = Budget(MAX_READ)
-    with crane.blob(name.at(found.layers[top].digest)) as layer:
-        documents = read_documents(layer, budget)
-        content = manifest_of(documents)
-        if found.manifest not in (None, digest_of(content)):
+
+    with _documents(crane, name, image, top, budget) as documents:
+        content = take_manifest(documents)
+        if image.manifest not in (None, digest_of(content)):
             raise ValueError("its manifest is not the one that the image names")
-        document = load_manifest(content)
-        wanted: dict[int, set[Digest]] = {}
-        listed, undos = manifest.parts_of(document), manifest.reverse_parts_of(document)
-        for part in (*listed, *undos):
-            wanted.setdefault(part.layer, set()).add(part.digest)
-        if wanted and max(wanted) > top:
-            raise ValueError("it lists a part in a layer that it does not have")
+        root = manifest.read_root(content)
+        wanted = _parts_by_layer(root, top, with_history)
         parts = _take_parts(documents, wanted.pop(top, set()))
 
     def read(number: int) -> dict[Digest, bytes]:
-        with crane.blob(name.at(found.layers[number].digest)) as layer:
-            return _take_parts(read_documents(layer, budget), wanted[number])
+        with _documents(crane, name, image, number, budget) as documents:
+            return _take_parts(documents, wanted[number])
 
     for more in threads.map(read, sorted(wanted)):
         parts |= more
-    former = {part.digest: load_document(parts[part.digest], MANIFEST_UNDO) for part in undos}
-    return manifest.decode(document, (_piece(parts.pop(part.digest)) for part in listed), former)
+    return manifest.decode(root, parts)
 
 
-def _piece(content: bytes) -> Mapping[str, Any]:
-    """A part of the listing. Later images take it over as it is, so it must be as we write it."""
-    piece = load_document(content, MANIFEST_PART)
-    if canonical(piece) != content:
-        raise ValueError("a part of its manifest is not canonical")
-    return piece
+@contextlib.contextmanager
+def _documents(
+    crane: Crane, name: Reference, image: Image, number: int, budget: Budget
+) -> Iterator[Iterator[tuple[str, bytes]]]:
+    """Open the documents at the head of one layer."""
+    layer = image.layers[number]
+    with crane.blob(name.at(layer.digest)) as blob:
+        yield read_documents(blob, layer, budget)
+
+
+def _parts_by_layer(root: manifest.Root, top: int, with_history: bool) -> dict[int, set[Digest]]:
+    """Return the parts to read of each layer. Raises ValueError for a layer that is not there."""
+    wanted: dict[int, set[Digest]] = {}
+    for part in (*root.listing, *(root.reverse_deltas if with_history else ())):
+        wanted.setdefault(part.layer, set()).add(part.digest)
+    if wanted and max(wanted) > top:
+        raise ValueError("it lists a part in a layer that it does not have")
+    return wanted
 
 
 def _take_parts(documents: Iterator[tuple[str, bytes]], wanted: set[Digest]) -> dict[Digest, bytes]:
-    """The parts of these digests; reads no further than it must. Raises ValueError."""
-    missing = {manifest.part_name(digest): digest for digest in wanted}
+    """Return the parts with these digests; read no further than needed. Raises ValueError."""
+    missing = {part_name(digest): digest for digest in wanted}
     taken: dict[Digest, bytes] = {}
     while missing:
         name, content = next(documents, ("", b""))
         if not name:
             raise ValueError("a part of its manifest is missing")
-        digest = missing.pop(name, None)
-        if digest:
-            if digest_of(content) != digest:
-                raise ValueError("a part of its manifest is damaged")
+        if digest := missing.pop(name, None):
             taken[digest] = content
     return taken

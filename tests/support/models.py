@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,23 +11,21 @@ from support.trees import Directory, File, Link, Node, Tree
 
 from kontext_plugin import manifest
 from kontext_plugin.delta import Changes
-from kontext_plugin.image.oci import Digest, Image, digest_of
+from kontext_plugin.image.oci import Digest, Image, ImageConfig, digest_of
 from kontext_plugin.image.oci import Layer as ImageLayer
-from kontext_plugin.image.spec import ImageSpec
+from kontext_plugin.image.spec import BaseImage, ImageSpec
 from kontext_plugin.image.tree import DIRECTORY
 from kontext_plugin.image.tree import Tree as Described
+from kontext_plugin.push.partition import manifest_on, partition
 from kontext_plugin.push.plan import Plan
 from kontext_plugin.registry.fetch import KontextImage
-from kontext_plugin.runtime.schema import load_manifest
 
 BASE = Digest("sha256:" + "b" * 64)
-WANTED = ImageSpec(
-    base=BASE,
-    below=(ImageLayer(BASE, 1),),
-    extractor=BASE,
-    platform="linux/amd64",
-    labels={},
-    settings=lambda labels: {},
+CONFIG = ImageConfig("linux/amd64")
+SPEC = ImageSpec(
+    platforms=frozenset({"linux/amd64"}),
+    base=BaseImage(Image(BASE, (ImageLayer(BASE, 1),), None), CONFIG, extractor=BASE),
+    config=CONFIG,
     always_reuse=True,
 )
 
@@ -182,15 +179,16 @@ _DOCUMENTS: dict[str, bytes] = {}
 
 def published(plan: Plan) -> KontextImage:
     """What the tag shows once a plan is carried out, as another machine would read it."""
+    divided = partition(plan)
     # Digests that no other plan has, as those of real images and layers.
-    lower = [ImageLayer(digest_of(repr(share).encode()), 1) for share in plan.lower]
-    beneath = (*plan.beneath, *lower)
-    content = manifest.encode(plan.manifest(layer.digest for layer in beneath))
-    _DOCUMENTS.update(plan.documents)
-    document = load_manifest(content)
-    parts = [json.loads(_DOCUMENTS[part.name]) for part in manifest.parts_of(document)]
-    undos = manifest.reverse_parts_of(document)
-    former = {part.digest: json.loads(_DOCUMENTS[part.name]) for part in undos}
+    lower = [ImageLayer(digest_of(repr(chunk).encode()), 1) for chunk in divided.lower]
+    beneath = (*plan.parent_layers, *lower)
+    made = manifest_on(plan, divided, (layer.digest for layer in beneath))
+    content = manifest.encode(made)
+    _DOCUMENTS.update(divided.documents)
+    root = manifest.read_root(content)
+    parts = {part.digest: _DOCUMENTS[part.name] for part in (*root.listing, *root.reverse_deltas)}
     layers = (*beneath, ImageLayer(digest_of(b"layer " + content), len(content)))
     image = Image(digest_of(b"image " + content), layers, digest_of(content))
-    return KontextImage(image, manifest.decode(document, parts, former))
+    config = plan.spec.config.with_labels(plan.lineage.labels)
+    return KontextImage(image, manifest.decode(root, parts), config)

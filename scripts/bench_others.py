@@ -69,8 +69,10 @@ def extraction(stage: Stage) -> Topic:
             compared(names[0], ours, copying, copies, most=1),
             compared(names[1], again, "the first extraction", ours, least=5),
         ],
-        "Containers of one image on one daemon, each into a new volume; cp is the machine's own, "
-        "mounted into the container. Before each run all is written to the disk.",
+        "All containers run one image on one daemon. Each extraction and each copy writes into a "
+        "new volume, except *already right*, which writes into the volume of the extraction before "
+        "it. `cp` is the machine's own, mounted into the container. Before each run, all data is "
+        "synced to the disk.",
         [shown(EXTRACT), shown(COPY)],
     )
 
@@ -108,9 +110,9 @@ def memory(stage: Stage) -> Topic:
     return Topic(
         "Memory",
         rows,
-        "All of Kontext's Python processes together at their peak (their proportional shares, read "
-        "from /proc every 20 ms), then the largest process of all, crane included, at its own. The "
-        "files of one size are first pushes of one file alone.",
+        "The first figure is the peak of all Python processes of Kontext together: their "
+        "proportional set sizes, read from /proc every 20 ms. The second is the peak of the "
+        "largest process, crane included. *A file of* a size is a first push of that file alone.",
         [shown(PUSH)],
     )
 
@@ -158,7 +160,8 @@ def docker_help(stage: Stage) -> Topic:
                 reached=shows < 80,
             ),
         ],
-        f"Medians of {runs} runs; without the plugin DOCKER_CONFIG is an empty directory.",
+        f"The figures are medians of {runs} runs. *Without the plugin*, DOCKER_CONFIG is an empty "
+        "directory.",
         ["docker --help", "docker kontext push --help"],
     )
 
@@ -196,14 +199,15 @@ def profile(stage: Stage) -> Topic:
     run = timed(filled(command, **values, image=stage.image(), tree=stage.tree))
     return Topic(
         "Where the time of an edit goes",
-        text=f"The push of one edit under cProfile: {run.seconds:.2f} s, which is longer than "
-        "without. Only the main thread of the main process is seen; what waits there waits "
-        "for the others. First by own time, then Kontext's own functions by the time spent in them "
-        "and below. The scan bounds it: a system call for each file and three for each directory, "
-        "and what Python makes of them; then come the start of Python and crane's requests, which "
-        "are the same for any tree, and what is read and written of the cache. At last what `push "
-        "--timings` says of another edit, without the profile: when each step began, and how long "
-        "it took.",
+        text=f"A push of one edit took {run.seconds:.2f} s under cProfile, longer than without it. "
+        "The profile shows only the main thread of the main process. While that waits, other "
+        "threads and processes work. The first table is sorted by own time. The second table has "
+        "Kontext's own functions, sorted by the time in them and in all that they call. The scan "
+        "is the limit: one system call for each file, three for each directory, and Python's work "
+        "on the results. Next come the start of Python, crane's requests, which are the same for "
+        "any tree, and reading and writing the cache. The last block is the output of "
+        "`push --timings` for another edit, without the profiler: when each step began, and how "
+        "long it took.",
         extra=f"{profile_tables(target)}\n\n{timings(stage)}",
     )
 
@@ -225,7 +229,7 @@ def profile_tables(path: Path) -> str:
     by_cumulative = sorted(of_ours, key=lambda entry: -entry[3])[:TOP]
     tables = []
     for rows in (by_own, by_cumulative):
-        lines = ["| function | calls | own time | with all below |", "|---|---|---|---|"]
+        lines = ["| function | calls | own time | cumulative time |", "|---|---|---|---|"]
         for name, calls, own, cumulative in rows:
             lines.append(f"| `{name}` | {calls:,} | {own:.3f} s | {cumulative:.3f} s |")
         tables.append("\n".join(lines))

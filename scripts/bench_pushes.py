@@ -32,8 +32,8 @@ def unchanged(stage: Stage) -> Topic:
             compared("no change", ours, "git status", theirs, most=4),
             Row("crane processes", f"{cranes}", target="1", reached=cranes == 1),
         ],
-        "A warm cache, and an image under the tag that is the tree. The processes are counted in a "
-        "push of its own, by a wrapper around crane.",
+        "The cache is warm, and the image under the tag has the same files as the tree. A wrapper "
+        "around crane counts the processes, in a separate push.",
         [shown(PUSH), shown(peers.GIT_STATUS)],
     )
 
@@ -86,8 +86,8 @@ def edited(stage: Stage) -> Topic:
                 reached=max(uploads) <= SMALL,
             ),
         ],
-        "Before each run of each tool the last KB of one file becomes one that was never there. "
-        "Uploaded is the most that went through a counting proxy in any push, requests included.",
+        "Before each run of each tool, new bytes replace the last KB of one file. *Uploaded* is "
+        "the most that any push sent through a counting proxy, requests included.",
         [shown(PUSH), shown(peers.GIT_STATUS), shown(append.template)],
     )
 
@@ -123,9 +123,9 @@ def without_cache(stage: Stage) -> Topic:
                 down <= manifest + SMALL,
             ),
         ],
-        "The registry has the tree as it was before the edit. Downloaded is what went through a "
-        "counting proxy in a push of its own; the manifest is all that an image's layers show "
-        "below `/var/lib/kontext`.",
+        "The registry has the tree as it was before the edit. *Downloaded* is what a separate push "
+        "received through a counting proxy. *The manifest* is everything in `/var/lib/kontext` in "
+        "the image's layers.",
         [f"rm -r ~/.cache/kontext; {shown(PUSH)}", shown(peers.HASH_ALL)],
     )
 
@@ -162,9 +162,9 @@ def first(stage: Stage) -> Topic:
             )
             for peer in others
         ],
-        "No cache, and each push to a registry of its own that has nothing yet. The tree has been "
-        f"read before. DOCKERFILE is `{'; '.join(peers.DOCKERFILE.splitlines())}`; docker has a "
-        "daemon of its own, buildah a storage of its own.",
+        "There is no cache, and each push goes to a new, empty registry. The tree was read before. "
+        f"DOCKERFILE is `{'; '.join(peers.DOCKERFILE.splitlines())}`. docker has its own daemon, "
+        "and buildah its own storage.",
         [shown(PUSH), *(shown(peer.template) for peer in others)],
     )
 
@@ -199,7 +199,8 @@ def afresh(stage: Stage) -> Topic:
             ),
             Row("a fresh start", f"{fresh.seconds:.2f} s"),
         ],
-        f"After a first push and {edits} pushes of one edit each, in as many files.",
+        f"Before the fresh start, there are a first push and {edits} pushes of one edit each, in "
+        "different files.",
         [shown(FRESH)],
     )
 
@@ -257,8 +258,8 @@ def slow(stage: Stage) -> Topic:
             Row("slow line: bytes, edit", edit_bytes),
             Row("slow line: bytes, first push", first_bytes, append.name, append_bytes),
         ],
-        "A proxy (scripts/slow_line.py) delays all bytes by 25 ms and lets 50 Mbit/s through, each "
-        "way, and opening a connection takes a round trip. The first push is run once. The "
+        "A proxy (scripts/slow_line.py) delays all bytes by 25 ms and passes 50 Mbit/s in each "
+        "direction. A connection takes one round trip to open. The first push runs once. The "
         "difference is the median of neighbouring runs.",
         [shown(PUSH), shown(append.template)],
     )

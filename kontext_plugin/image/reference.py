@@ -1,4 +1,4 @@
-"""Image references, `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`, parsed once at the border.
+"""Image references, `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`: parsed once, then trusted.
 
 The grammar is that of the distribution specification ("Pulling manifests"), narrowed to what
 crane accepts (a repository of 2 to 255 characters).
@@ -23,32 +23,32 @@ _HOST = re.compile(
 )
 
 DOCKER_HUB = "docker.io"
-"""As docker names it: `docker login index.docker.io` would keep a password where none looks."""
+"""Docker Hub as docker names it. A login at index.docker.io is stored where nothing looks."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An image in a repository, by a tag as the user spelled it, or by its digest."""
+    """An image in a repository, by a tag or by its digest. The repository is as the user typed it."""
 
     repository: str
     tag: str
-    digest: str = ""  # goes before the tag
+    digest: str = ""  # overrides the tag
 
     def __str__(self) -> str:
         return self.at(self.digest) if self.digest else f"{self.repository}:{self.tag}"
 
     def at(self, digest: str) -> str:
-        """`REPO@sha256:…`, the form that never changes its meaning."""
+        """Return `REPO@sha256:…`, the name of one image for good."""
         return f"{self.repository}@{digest}"
 
     @property
     def registry(self) -> str:
-        """The host (and port) that holds the repository."""
+        """The host and port that hold the repository."""
         return registry_of(self.repository)
 
 
 def registry_of(name: str) -> str:
-    """The registry of an image name: its first component, if that looks like a host."""
+    """Return the registry of an image name: its first component, if that looks like a host."""
     first, slash, _ = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return first
@@ -56,15 +56,15 @@ def registry_of(name: str) -> str:
 
 
 def repository_of(name: str) -> str:
-    """Any image name without its tag and digest."""
+    """Return an image name without its tag and digest."""
     head, slash, last = name.partition("@")[0].rpartition("/")
     return head + slash + last.partition(":")[0]
 
 
 def parse_reference(text: str) -> Reference:
-    """A reference to push to; the tag defaults to `latest`.
+    """Return a reference to push to; the tag defaults to `latest`.
 
-    Raises UsageError for anything that crane or a registry would refuse, a digest included.
+    Raises UsageError for anything that crane or a registry would reject, a digest included.
     """
     if "@" in text:
         raise UsageError(
@@ -72,7 +72,7 @@ def parse_reference(text: str) -> Reference:
             hint="Name a tag: REGISTRY/REPOSITORY:TAG",
         )
     if "://" in text:
-        raise _invalid(text, "an image's name does not begin like a URL")
+        raise _invalid(text, "an image name does not start with a URL scheme")
     repository = repository_of(text)
     _, colon, tag = text[len(repository) :].partition(":")
     if colon and not _TAG.fullmatch(tag):
@@ -85,18 +85,19 @@ def parse_reference(text: str) -> Reference:
         raise _invalid(text, "repository names are lower case")
     port = host.rpartition(":")[2]
     if path != repository and port.isdigit() and int(port) > 65535:
-        raise _invalid(text, f"there is no port {port}")
+        raise _invalid(text, f"{port} is not a port")
     if len(path) < 2:
-        raise _invalid(text, "the repository's name is too short, it takes 2 characters")
+        raise _invalid(text, "a repository name has at least 2 characters")
     if not _PATH.fullmatch(path) or len(path) > 255:
         raise _invalid(
-            text, "a repository is 2 to 255 of a-z, 0-9, and '.', '_', '-', '/' between them"
+            text,
+            "a repository name is 2 to 255 of a-z and 0-9, with '.', '_', '-' or '/' between them",
         )
     return Reference(repository, tag or "latest")
 
 
 def parse_image_reference(text: str) -> Reference:
-    """A reference to an image that is there: a tag, or what a push has printed, `REPO@sha256:…`.
+    """Return a reference to read: a tag, or `REPO@sha256:…` as a push prints it.
 
     Raises UsageError.
     """
@@ -108,7 +109,7 @@ def parse_image_reference(text: str) -> Reference:
     except ValueError as error:
         raise UsageError(
             f"invalid reference {text!r}: a digest is sha256: and 64 hexadecimal digits",
-            hint="Name it REGISTRY/REPOSITORY@sha256:…, as a push has printed it.",
+            hint="Name it REGISTRY/REPOSITORY@sha256:…, as a push prints it.",
         ) from error
 
 

@@ -32,7 +32,7 @@ from kontext_plugin.image.reference import (
     parse_reference,
 )
 from kontext_plugin.terminal.messages import Report, write_stdout
-from kontext_plugin.terminal.text import json_array, line_safe, redact, size
+from kontext_plugin.terminal.text import json_array, line_safe, redact, shows_utf8, size
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
 
@@ -288,15 +288,6 @@ def subject(text: str) -> tuple[str, Reference | None]:
             f"{text!r} is not a registry", hint="Name it HOST[:PORT], or an image with it."
         )
     return text, None
-
-
-def shows_utf8(environment: Mapping[str, str]) -> bool:
-    """Whether the terminal shows more than ASCII (POSIX, "Locale": the first that is set counts).
-
-    Python itself always says UTF-8 here: the plugin runs it so.
-    """
-    locale = next(filter(None, map(environment.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
-    return locale.lower().replace("-", "").endswith("utf8")
 
 
 def _lines(check: Check, signs: Mapping[str, str]) -> Iterator[str]:

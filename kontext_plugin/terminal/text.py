@@ -1,59 +1,16 @@
-"""What a command answers on stdout: lines, aligned columns, JSON; nothing raw from outside.
+"""Text for stdout and stderr: no secrets, nothing that controls a terminal, docker's formats.
 
-Text as it may be shown: without secrets, and nothing in it that commands a terminal. Pure.
-
-Numbers are as docker prints them.
+All functions are pure.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-
-
-def line_safe(text: str) -> str:
-    """A path, a link's target or a label, escaped so that it is one harmless piece of a line."""
-    if text.isprintable():
-        return text
-    return printable(text).replace("\n", "\\n")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as docker prints tables: each column as wide as it must be, three spaces between."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["   ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def json_document(value: object) -> str:
-    """A JSON document for people and programs, its keys in the order given."""
-    import json  # here and below: 1 ms that no --help needs
-
-    return _ascii(json.dumps(value, indent=2))
-
-
-def json_array(items: Iterable[object]) -> Iterator[str]:
-    """The lines of a JSON array, one an item, however many there are."""
-    import json
-
-    yield "["
-    pending = ""
-    for item in items:
-        if pending:
-            yield f"  {pending},"
-        pending = _ascii(json.dumps(item))
-    if pending:
-        yield f"  {pending}"
-    yield "]"
-
-
-def _ascii(encoded: str) -> str:
-    # The one control character that json leaves as it is.
-    return encoded.replace("\x7f", "\\u007f")
-
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # What may be a secret: userinfo and queries of URLs and names, authorization headers, docker's
-# and OAuth's JSON (also within JSON), what a credential helper printed. Each pattern begins with
-# something rare, and a word is looked at once: whatever the text, the time grows as its length.
+# and OAuth's JSON (also within JSON), the output of a credential helper. Each pattern starts with
+# something rare and looks at a word once, so the time grows only as fast as the text.
 _SECRETS = re.compile(
     r"(?P<key>(?i:\bauthorization[\\\"']{0,4}[:=] ?[\[\\\"']{0,4}))"
     r"(?:[\w-]{1,20} )?[^\s\"'\]\\]+"
@@ -69,15 +26,15 @@ _QUERY = re.compile("[?&]")
 
 
 def redact(text: str) -> str:
-    """`text` without what may be a secret."""
+    """Return `text` with `…` for everything that may be a secret."""
     text = _SECRETS.sub(
-        lambda found: (found[found.lastgroup] if found.lastgroup else "") + "…", text
+        lambda match: (match[match.lastgroup] if match.lastgroup else "") + "…", text
     )
-    return _WORD.sub(lambda found: _redacted_word(found[0]), text)
+    return _WORD.sub(lambda match: _redact_word(match[0]), text)
 
 
-def _redacted_word(word: str) -> str:
-    """Of what may be a URL or an image's name."""
+def _redact_word(word: str) -> str:
+    """Redact a word that may be a URL or the name of an image."""
     if query := _QUERY.search(word):
         pairs = word[query.end() :].split("&")
         word = word[: query.end()] + "&".join("…" if "=" in pair else pair for pair in pairs)
@@ -93,8 +50,10 @@ def _redacted_word(word: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with all control and unprintable characters but line ends escaped: names from a tree
-    or a registry must not command the terminal."""
+    """Escape all unprintable characters except line ends.
+
+    Names in a directory or a registry could otherwise send commands to the terminal.
+    """
     return "".join(
         character
         if character.isprintable() or character == "\n"
@@ -103,8 +62,24 @@ def printable(text: str) -> str:
     )
 
 
+def line_safe(text: str) -> str:
+    """Escape a path, a symlink's target or a label, so that it stays within its line."""
+    if text.isprintable():
+        return text
+    return printable(text).replace("\n", "\\n")
+
+
+def shows_utf8(environment: Mapping[str, str]) -> bool:
+    """Return whether the terminal's locale is a UTF-8 one (POSIX: the first variable that is set).
+
+    sys.stderr.encoding does not know: the plugin runs Python with -X utf8.
+    """
+    locale = next(filter(None, map(environment.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    return locale.lower().replace("-", "").endswith("utf8")
+
+
 def size(count: int) -> str:
-    """Bytes as docker prints them: decimal units, three digits."""
+    """Return bytes as docker prints them: decimal units, three digits."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 999.5:
@@ -114,7 +89,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Whole seconds as docker prints them: `5s`, `1m05s`, `1h02m05s`."""
+    """Return whole seconds as docker prints them: `5s`, `1m05s`, `1h02m05s`."""
     minutes, rest = divmod(int(seconds), 60)
     if not minutes:
         return f"{rest}s"
@@ -123,5 +98,38 @@ def duration(seconds: float) -> str:
 
 
 def number(count: int, noun: str) -> str:
-    """`1 file`, `2,000 files`."""
+    """Return a count with its noun: `1 file`, `2,000 files`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table as docker prints it: columns aligned, three spaces between."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["   ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def json_document(value: object) -> str:
+    """Return an indented JSON document in ASCII. Keys keep their order."""
+    import json  # here and below: 1 ms that --help does not need
+
+    return _escape_delete(json.dumps(value, indent=2))
+
+
+def json_array(items: Iterable[object]) -> Iterator[str]:
+    """Yield the lines of a JSON array in ASCII, one line for each item."""
+    import json
+
+    yield "["
+    pending = ""
+    for item in items:
+        if pending:
+            yield f"  {pending},"
+        pending = _escape_delete(json.dumps(item))
+    if pending:
+        yield f"  {pending}"
+    yield "]"
+
+
+def _escape_delete(encoded: str) -> str:
+    # DEL is the only control character that json.dumps does not escape.
+    return encoded.replace("\x7f", "\\u007f")

@@ -1,6 +1,6 @@
-"""What a person, or a program with --progress json, sees on stderr.
+"""Messages on stderr, as text or as JSON, and answers on stdout.
 
-Nothing raw from outside gets there, and no secret.
+Messages are redacted and escaped here: no secret and no control character reaches stderr.
 """
 
 from __future__ import annotations
@@ -20,41 +20,45 @@ _PREFIXES = {"error": "ERROR: ", "warning": "WARNING: "}
 
 @dataclass(frozen=True)
 class Report:
+    """Where a command reports its messages and steps."""
+
     quiet: bool = False
     show_debug: bool = False
     steps: Steps = field(default_factory=Steps)
 
     def info(self, text: str) -> None:
-        """How the work goes; not with --quiet."""
+        """Show how the work goes. --quiet hides it."""
         if not self.quiet:
             show(text)
 
     def notice(self, text: str) -> None:
-        """What was asked for, also with --quiet."""
+        """Show what the user asked for, also with --quiet."""
         show(text)
 
     def warning(self, text: str) -> None:
+        """Show a warning. --quiet hides it."""
         if not self.quiet:
             self.important(text)
 
     def important(self, text: str) -> None:
-        """What must be known even with --quiet."""
+        """Show a warning, also with --quiet."""
         show(text, "warning")
 
     def debug(self, text: str) -> None:
-        """For `docker -D`."""
+        """Show a detail if docker runs with -D."""
         if self.show_debug:
             show(text, "debug")
 
 
 def write_stderr(text: str) -> None:
+    """Write a line as it is. Raises OSError."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 @dataclass
 class _Stderr:
-    """How this process talks: it has one stderr, so there is one voice."""
+    """How messages are written: global, since a process has one stderr."""
 
     as_json: bool = False
     write: Callable[[str], None] = write_stderr
@@ -65,13 +69,13 @@ _stderr = _Stderr()
 
 
 def set_format(*, as_json: bool) -> None:
-    """From now on a message is a JSON object on a line, or the text itself."""
+    """Write each message from now on as a JSON object on one line, or as text."""
     _stderr.as_json = as_json
 
 
 @contextlib.contextmanager
-def diverted(write: Callable[[str], None]) -> Iterator[None]:
-    """Has another one write messages in the block: whoever keeps lines of the terminal."""
+def redirect_messages(write: Callable[[str], None]) -> Iterator[None]:
+    """Pass each message in the block to `write`, which may draw on the terminal too."""
     before, _stderr.write = _stderr.write, write
     try:
         yield
@@ -80,24 +84,27 @@ def diverted(write: Callable[[str], None]) -> Iterator[None]:
 
 
 def show(text: str, kind: str = "message", *, hint: str = "", exit_code: int = 0) -> None:
-    """A message that cannot be shown stops nothing."""
+    """Write a message. A stderr that cannot be written is no error.
+
+    `kind` is the `type` in JSON: message, warning, debug, error or interrupted.
+    """
     if _stderr.as_json:
         facts: dict[str, str | int] = {"text": text, "hint": hint, "exitCode": exit_code}
         emit(kind, **{key: value for key, value in facts.items() if value})
     else:
-        _send(_PREFIXES.get(kind, "") + _safe(text) + (f"\n{_safe(hint)}" if hint else ""))
+        _write(_PREFIXES.get(kind, "") + _safe(text) + (f"\n{_safe(hint)}" if hint else ""))
 
 
 def emit(kind: str, /, **facts: str | int | float) -> None:
-    """What a program alone wants to know, if one listens."""
+    """Write a JSON object of that `type`, in JSON mode only."""
     if _stderr.as_json:
         import json
 
-        safe = {key: _safe(it) if isinstance(it, str) else it for key, it in facts.items()}
-        _send(json.dumps({"type": kind, **safe}))
+        safe = {key: _safe(fact) if isinstance(fact, str) else fact for key, fact in facts.items()}
+        _write(json.dumps({"type": kind, **safe}))
 
 
-def _send(text: str) -> None:
+def _write(text: str) -> None:
     with contextlib.suppress(OSError), _stderr.lock:
         _stderr.write(text)
 
@@ -107,14 +114,14 @@ def _safe(text: str) -> str:
 
 
 def write_stdout(lines: Iterable[str]) -> None:
-    """Writes the lines as they come, and flushes. Raises as `put`."""
+    """Write lines as they come, and flush. Raises the errors of `put_stdout`."""
     put_stdout(f"{line}\n" for line in lines)
 
 
 def put_stdout(pieces: Iterable[str]) -> None:
-    """Writes text as it comes, and flushes.
+    """Write text as it comes, and flush. The caller escapes it (`text.line_safe`).
 
-    Raises BrokenPipeError where the reader has gone, and KontextError.
+    Raises BrokenPipeError if the reader has gone, and KontextError for other failures.
     """
     try:
         sys.stdout.writelines(pieces)
@@ -122,4 +129,4 @@ def put_stdout(pieces: Iterable[str]) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise KontextError(f"standard output cannot be written: {error.strerror}") from error
+        raise KontextError(f"cannot write to standard output: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The steps of a push: what each is called, how long it takes, and how far it is."""
+"""The steps of a push: their names, how long each one takes, and how far it is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,33 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from enum import Enum
+
+
+class StepName(Enum):
+    """A step of a push.
+
+    The values are public: `step` events and --timings show them (docs/progress.md).
+    """
+
+    READ_STAT_CACHE = "read the stat cache"
+    GIT_LS_FILES = "git ls-files"
+    SCAN = "scan"
+    HASH = "hash"
+    GIT_STATUS = "git status"
+    ASK_REGISTRY = "ask the registry"
+    WAIT_FOR_REGISTRY = "wait for the registry"
+    PLAN = "plan"
+    WRITE_LAYERS = "write layers"
+    CRANE_PUSH = "crane push"
+    CRANE_MUTATE = "crane mutate"
+    REMEMBER = "remember"
+    CHECK_TAG = "look at the tag again"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a step has come; 0 of a total is not known."""
+    """How far a step is. A total of 0 is unknown."""
 
     files: int = 0
     bytes: int = 0
@@ -19,67 +41,76 @@ class Progress:
 
 
 Measure = Callable[[], Progress]
+"""Finds out how far a step is. Called only when somebody looks, so it may cost something."""
 
 
 @dataclass(eq=False)
 class Step:
-    """Written by the thread that does it, and read by whoever shows it."""
+    """A step that runs or has ended.
 
-    name: str
-    begun: float  # time.perf_counter()
-    amount: Progress = field(default_factory=Progress)
+    The thread that does the step writes it; threads that show the step read it.
+    """
+
+    name: StepName
+    started: float  # time.perf_counter()
+    progress: Progress = field(default_factory=Progress)
     measure: Measure | None = None
     ended: float | None = None
     failed: bool = False
 
     @property
     def seconds(self) -> float:
-        """That it has taken, or takes already."""
-        return (self.ended or time.perf_counter()) - self.begun
+        """How long the step took, or has taken so far."""
+        return (self.ended or time.perf_counter()) - self.started
 
     def advance(self, files: int, size: int) -> None:
-        """So many files and bytes more are done."""
-        amount = self.amount
-        self.amount = replace(amount, files=amount.files + files, bytes=amount.bytes + size)
+        """Add `files` files and `size` bytes to what is done."""
+        done = self.progress
+        self.progress = replace(done, files=done.files + files, bytes=done.bytes + size)
 
-    def look(self) -> Progress:
+    def current_progress(self) -> Progress:
+        """Return how far the step is, as its measure says while the step runs."""
         if self.measure and self.ended is None:
-            self.amount = self.measure()
-        return self.amount
+            self.progress = self.measure()
+        return self.progress
 
 
 @dataclass(frozen=True)
 class Steps:
-    """`heard` is told when a step begins and when it ends, by the thread that does it."""
+    """The steps of one push.
 
-    heard: Callable[[Step], None] = lambda step: None
-    _started: float = field(default_factory=time.perf_counter)
+    The thread that does a step calls `on_change` when the step starts and when it ends.
+    """
+
+    on_change: Callable[[Step], None] = lambda step: None
+    _created: float = field(default_factory=time.perf_counter)
     _steps: list[Step] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def step(self, name: str, measure: Measure | None = None) -> Iterator[Step]:
+    def step(self, name: StepName, measure: Measure | None = None) -> Iterator[Step]:
+        """Time the block as a step. The step has failed if the block raises."""
         step = Step(name, time.perf_counter(), measure=measure)
         self._steps.append(step)
-        self.heard(step)
+        self.on_change(step)
         try:
             yield step
         except BaseException:
             step.failed = True
             raise
         finally:
-            step.look()
+            step.current_progress()
             step.ended = time.perf_counter()
-            self.heard(step)
+            self.on_change(step)
 
     def running(self) -> list[Step]:
+        """Return the steps that have not ended, in the order in which they started."""
         return [step for step in self._steps if step.ended is None]
 
     def __str__(self) -> str:
-        """A line a step, in the order of their beginnings; some run at the same time."""
+        """Return the text of --timings: a line for each step that has ended, and the total."""
         lines = [
-            f"  {step.begun - self._started:7.3f} s + {step.seconds:7.3f} s  {step.name}"
+            f"  {step.started - self._created:7.3f} s + {step.seconds:7.3f} s  {step.name.value}"
             for step in self._steps
             if step.ended is not None
         ]
-        now = time.perf_counter()
-        return "\n".join([*lines, f"  {now - self._started:7.3f} s in all"])
+        return "\n".join([*lines, f"  {time.perf_counter() - self._created:7.3f} s in total"])

@@ -217,7 +217,7 @@ def test_closed_streams(
     assert done.stdout.count("@sha256:") == int(printed)
     assert len(done.stdout.splitlines()) == int(printed)
     if redirected == ">/dev/full":
-        assert "standard output cannot be written: No space left on device" in done.stderr
+        assert "cannot write to standard output: No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize("attempt", range(6))

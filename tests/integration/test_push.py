@@ -225,7 +225,7 @@ def test_timings_are_told_of_each_step(docker: Docker, registry: Registry, sourc
     steps = {line.partition("s  ")[2]: line.split()[3] for line in lines[1:-1]}
     assert {"scan", "ask the registry", "plan", "write layers", "crane mutate"} <= steps.keys()
     whole = float(lines[-1].split()[0])
-    assert lines[-1].endswith(" s in all")
+    assert lines[-1].endswith(" s in total")
     assert all(0 <= float(seconds) <= whole for seconds in steps.values())
     again = docker.push(tag, source, "--timings").stderr
     assert "scan" in again and "crane mutate" not in again

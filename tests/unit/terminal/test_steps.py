@@ -1,4 +1,4 @@
-"""Steps: what they took, how far they are, and that looking is what costs."""
+"""Steps: their times, their states, and when a measure is called."""
 
 from __future__ import annotations
 
@@ -6,50 +6,57 @@ import re
 
 import pytest
 
-from kontext_plugin.terminal.steps import Progress, Step, Steps
+from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 
-def test_they_are_listed_as_they_began_with_what_they_took() -> None:
+def test_timings_list_the_finished_steps_in_the_order_of_their_starts() -> None:
     steps = Steps()
-    with steps.step("outer"), steps.step("inner"):
+    with steps.step(StepName.WRITE_LAYERS), steps.step(StepName.CRANE_PUSH):
         pass
-    with steps.step("unfinished"):
+    with steps.step(StepName.REMEMBER):
         lines = str(steps).splitlines()
-    assert [line.split("s  ")[-1] for line in lines[:-1]] == ["outer", "inner"]
+    assert [line.split("s  ")[-1] for line in lines[:-1]] == ["write layers", "crane push"]
     number = r" +\d+\.\d{3} s"
-    assert all(re.fullmatch(rf"{number} \+{number}  \w+", line) for line in lines[:-1])
-    assert re.fullmatch(rf"{number} in all", lines[-1])
+    assert all(re.fullmatch(rf"{number} \+{number}  [\w ]+", line) for line in lines[:-1])
+    assert re.fullmatch(rf"{number} in total", lines[-1])
 
 
-def test_who_listens_hears_each_begin_and_end() -> None:
-    heard: list[tuple[str, bool, bool]] = []
-    steps = Steps(lambda step: heard.append((step.name, step.ended is None, step.failed)))
-    with pytest.raises(ValueError), steps.step("a"), steps.step("b"):
-        assert [step.name for step in steps.running()] == ["a", "b"]
+def test_a_listener_is_called_at_each_start_and_end() -> None:
+    calls: list[tuple[StepName, bool, bool]] = []
+    steps = Steps(lambda step: calls.append((step.name, step.ended is None, step.failed)))
+    with pytest.raises(ValueError), steps.step(StepName.SCAN), steps.step(StepName.HASH):
+        assert [step.name for step in steps.running()] == [StepName.SCAN, StepName.HASH]
         raise ValueError
-    assert heard == [
-        ("a", True, False),
-        ("b", True, False),
-        ("b", False, True),
-        ("a", False, True),
+    assert calls == [
+        (StepName.SCAN, True, False),
+        (StepName.HASH, True, False),
+        (StepName.HASH, False, True),
+        (StepName.SCAN, False, True),
     ]
     assert steps.running() == []
 
 
-def test_a_measure_is_asked_by_whoever_looks_and_for_the_last_time_at_the_end() -> None:
-    asked: list[int] = []
+def test_a_measure_is_called_when_somebody_looks_and_at_the_end() -> None:
+    calls: list[int] = []
 
     def measure() -> Progress:
-        asked.append(1)
-        return Progress(bytes=len(asked))
+        calls.append(1)
+        return Progress(bytes=len(calls))
 
     steps = Steps()
-    with steps.step("a", measure) as step:
-        assert not asked
-        assert step.look() == Progress(bytes=1)
-    assert step.look() == Progress(bytes=2)
-    assert len(asked) == 2
+    with steps.step(StepName.CRANE_PUSH, measure) as step:
+        assert not calls
+        assert step.current_progress() == Progress(bytes=1)
+    assert step.current_progress() == Progress(bytes=2)
+    assert len(calls) == 2
 
 
-def test_time_stands_still_at_the_end() -> None:
-    assert Step("a", begun=1.0, ended=3.5).seconds == 2.5
+def test_a_step_counts_files_and_bytes() -> None:
+    step = Step(StepName.HASH, started=0.0, progress=Progress(total_files=5, total_bytes=9))
+    step.advance(1, 2)
+    step.advance(2, 3)
+    assert step.current_progress() == Progress(files=3, bytes=5, total_files=5, total_bytes=9)
+
+
+def test_the_time_of_a_finished_step_stays_the_same() -> None:
+    assert Step(StepName.SCAN, started=1.0, ended=3.5).seconds == 2.5

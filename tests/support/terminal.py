@@ -1,4 +1,4 @@
-"""A terminal that a program runs on: what it shows, and all that it was ever sent."""
+"""A terminal for a program: what it shows, and all bytes that the program has sent."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Terminal:
     sent: bytearray = field(default_factory=bytearray)
 
     def lines(self) -> list[str]:
-        """What it shows, less what is empty."""
+        """Return the lines on the screen that are not empty."""
         return [line.rstrip() for line in self.screen.display if line.strip()]
 
     def read(self, seconds: float) -> bool:
-        """Takes what comes within this time; False when nobody is left to send anything."""
+        """Show what comes within that time. Return False once no process has the terminal open."""
         if not select.select([self.descriptor], [], [], seconds)[0]:
             return True
         try:
@@ -44,7 +44,7 @@ class Terminal:
         return bool(chunk)
 
     def shows(self, wanted: Callable[[], bool], seconds: float = 60) -> bool:
-        """Whether that comes to hold within the time, while the program still runs."""
+        """Return whether `wanted()` becomes true within that time, before the program ends."""
         limit = time.monotonic() + seconds
         while not wanted() and time.monotonic() < limit:
             if not self.read(0.1):
@@ -52,7 +52,7 @@ class Terminal:
         return wanted()
 
     def ends(self, seconds: float = 60) -> int:
-        """The exit code, once all is shown."""
+        """Show everything until the program ends. Return its exit code."""
         limit = time.monotonic() + seconds
         while self.read(0.1) and time.monotonic() < limit:
             pass
@@ -62,7 +62,7 @@ class Terminal:
         os.write(self.descriptor, b"\x03")
 
     def resize(self, columns: int) -> None:
-        """The program's side is told; so is the screen."""
+        """Change the width of the screen, and tell the program."""
         _set_size(self.descriptor, columns)
         self.screen.resize(LINES, columns)
 
@@ -73,7 +73,7 @@ def terminal(
     environment: Mapping[str, str],
     columns: int = 100,
 ) -> Iterator[Terminal]:
-    """The program has it for its three streams and as what controls it, as below a shell."""
+    """Run a program on a terminal of its own, which is its controlling terminal as in a shell."""
     ours, theirs = pty.openpty()
     _set_size(ours, columns)
     screen = pyte.Screen(columns, LINES)

@@ -1,4 +1,4 @@
-"""What a person sees of a push that takes its time: on a real terminal, in a file, as JSON."""
+"""What a slow push shows: on a real terminal, in a file, and as JSON."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import os
 import random
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from slow_line import Line, line
 from support.machine import SHIM, Machine, ends_within
 from support.services import PASSWORD, Docker, Registry
 from support.terminal import Terminal, terminal
 from support.trees import Directory, File, plant
-
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-from slow_line import Line, line  # type: ignore[import-not-found, unused-ignore]
 
 RATE = 4e6  # bytes per second
 LARGE = random.Random(0).randbytes(12_000_000)
@@ -28,6 +25,7 @@ NAME = "[red]x:smile:\x1b[31my"  # rich's markup, its emoji, and a terminal's ow
 SHOWN = r"'[red]x:smile:\x1b[31my' is a FIFO and was left out"
 
 _PERCENT = re.compile(r"Uploading +(\d+) %.* of 12MB")
+_UPLOADING = re.compile(r"[|/\\-] Uploading")
 
 
 @pytest.fixture
@@ -38,13 +36,13 @@ def slow(registry: Registry) -> Iterator[Line]:
 
 @pytest.fixture
 def pushing(slow: Line, registry: Registry, crane_path: str, tmp_path: Path) -> Machine:
-    """Will push 12 MB through the slow line, and has a file with a hostile name."""
+    """A machine that pushes 12 MB through the slow line, and has a file with a hostile name."""
     repository = registry.repository().partition("/")[2]
-    made = Machine(tmp_path / "machine", slow.host, registry.host, crane_path, repository)
-    made.environment["TERM"] = "xterm-256color"
-    plant(made.source, {"node_modules/[red]/a": File(LARGE), "src": Directory()})
-    os.mkfifo(made.source / NAME)
-    return made
+    machine = Machine(tmp_path / "machine", slow.host, registry.host, crane_path, repository)
+    machine.environment |= {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    plant(machine.source, {"node_modules/[red]/a": File(LARGE), "src": Directory()})
+    os.mkfifo(machine.source / NAME)
+    return machine
 
 
 def command(machine: Machine, *options: str) -> list[str | os.PathLike[str]]:
@@ -52,35 +50,38 @@ def command(machine: Machine, *options: str) -> list[str | os.PathLike[str]]:
 
 
 def environment(machine: Machine, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    return kept | machine.environment | more
+    inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    return inherited | machine.environment | more
 
 
-def uploads(shown: Terminal) -> bool:
-    return any(_PERCENT.search(line) for line in shown.lines())
+def shows_upload(shown: Terminal) -> bool:
+    return any(_PERCENT.search(text) for text in shown.lines())
+
+
+# On a terminal
 
 
 @pytest.mark.parametrize("colour", [True, False], ids=["colour", "NO_COLOR"])
-def test_a_slow_push_is_drawn_and_leaves_its_messages_alone(
+def test_a_slow_push_draws_its_progress_and_leaves_only_its_messages(
     colour: bool, pushing: Machine, slow: Line
 ) -> None:
-    """What is drawn goes up only, to 100 at most, and is what the line has carried."""
+    """The percentage only grows, to 100 at most, and agrees with what the line has carried."""
     more = {} if colour else {"NO_COLOR": "1"}
     seen: list[tuple[int, int]] = []
     with terminal(command(pushing), environment(pushing, **more)) as shown:
         before = 0
         while shown.read(0.05):
             for text in shown.lines():
-                if found := _PERCENT.search(text):
+                if match := _PERCENT.search(text):
                     before = before or slow.up.carried
-                    seen.append((int(found[1]), slow.up.carried - before))
+                    seen.append((int(match[1]), slow.up.carried - before))
         assert shown.process.wait(20) == 0
         lines = shown.lines()
     percents = [percent for percent, _ in seen]
     assert len(set(percents)) > 10
     assert percents == sorted(percents)
     assert percents[-1] <= 100
-    # Ahead by what has arrived in the line's own buffers: the kernel lets it have 6 MB.
+    # Ahead by what the line has buffered: the kernel lets it have 6 MB.
     ahead = [percent - carried * 100 / len(LARGE) for percent, carried in seen]
     assert min(ahead) > -5
     assert max(ahead) < 50
@@ -90,35 +91,41 @@ def test_a_slow_push_is_drawn_and_leaves_its_messages_alone(
     ]  # fmt: skip
     assert "node_modules/[red] 100 % (12MB)" in lines[4]
     assert re.fullmatch(r"\S+@sha256:.*", lines[5])
-    assert b"\x1b[?25l" not in shown.sent, "a push that is killed leaves no cursor"
-    assert b"\x1b[31m" not in shown.sent
+    assert "━━━".encode() in shown.sent
+    assert b"\x1b[?25l" not in shown.sent, "a push that is killed would leave the cursor hidden"
+    assert not re.search(rb"\x1b\[[0-9;]*m", shown.sent), "no colours"
 
 
-def test_a_quick_push_looks_as_in_a_file(
-    docker: Docker, registry: Registry, tmp_path: Path
-) -> None:
+def test_a_terminal_without_utf_8_gets_an_ascii_bar(pushing: Machine) -> None:
+    with terminal(command(pushing), environment(pushing, LC_ALL="C")) as shown:
+        assert shown.shows(lambda: any("% ---" in text for text in shown.lines()))
+        assert shown.ends() == 0
+    assert "━".encode() not in shown.sent
+
+
+def test_a_quick_push_draws_nothing(docker: Docker, registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     arguments = [SHIM, "kontext", "push", "-t", registry.repository(), tmp_path / "source"]
-    found = os.environ | {"DOCKER_CONFIG": str(docker.config), "TERM": "xterm"}
-    with terminal(arguments, found) as shown:
+    variables = os.environ | {"DOCKER_CONFIG": str(docker.config), "TERM": "xterm"}
+    with terminal(arguments, variables) as shown:
         assert shown.ends() == 0
-    # Slower than that on this machine, and it is drawn: then with what moves the cursor alone.
+    # On a slow machine it is drawn, with sequences that only move the cursor and erase.
     assert b"\x1b[" not in re.sub(rb"\x1b\[(2K|1A|K)", b"", shown.sent)
     assert [text.split()[0] for text in shown.lines()[:3]] == ["Scanned", "Starting", "Pushed"]
 
 
-def test_twenty_columns_and_a_message_while_it_is_drawn(pushing: Machine) -> None:
-    """No line that is drawn breaks, and what is said meanwhile comes out whole above."""
-    exported = environment(pushing, COLUMNS="120", LINES="50")  # as some profiles have it
+def test_twenty_columns(pushing: Machine) -> None:
+    """A progress line never wraps, and messages above it are complete."""
+    exported = environment(pushing, COLUMNS="120", LINES="50")  # as some profiles set them
     with terminal(command(pushing, "-D"), exported, columns=20) as shown:
         while shown.read(0.05):
-            drawn = [text for text in shown.lines() if re.match(r"[|/\\-] Uploading", text)]
+            drawn = [text for text in shown.lines() if _UPLOADING.match(text)]
             assert len(drawn) <= 1, shown.lines()
         assert shown.process.wait(20) == 0
     plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown.sent).decode()
     assert SHOWN in plain
     assert "Uploading" in plain
-    # Said while that is drawn.
+    # These come while the progress line is drawn.
     assert f"Pushed {pushing.tag}: 1 added; uploaded " in plain
     assert "Largest directories, uncompressed: node_modules/[red] 100 % (12MB)\r\n" in plain
 
@@ -126,49 +133,51 @@ def test_twenty_columns_and_a_message_while_it_is_drawn(pushing: Machine) -> Non
 def test_a_terminal_that_changes_its_width(pushing: Machine) -> None:
     with terminal(command(pushing), environment(pushing), columns=120) as shown:
         for columns in (30, 100, 20, 80):
-            assert shown.shows(lambda: uploads(shown) or shown.screen.columns < 80)
+            assert shown.shows(lambda: shows_upload(shown) or shown.screen.columns < 80)
             shown.resize(columns)
             shown.read(0.3)
         assert shown.ends() == 0
-        assert not any(re.match(r"[|/\\-] Uploading", text) for text in shown.lines())
+        assert not any(_UPLOADING.match(text) for text in shown.lines())
 
 
 @pytest.mark.parametrize("more", [{"TERM": "dumb"}, {"KONTEXT_PROGRESS": "plain"}], ids=str)
-def test_nothing_is_drawn_where_it_is_not_wanted(more: dict[str, str], pushing: Machine) -> None:
+def test_a_dumb_terminal_and_plain_progress_draw_nothing(
+    more: dict[str, str], pushing: Machine
+) -> None:
     plant(pushing.source, {"node_modules/[red]/a": File(LARGE[:4_000_000])})
     with terminal(command(pushing), environment(pushing, **more)) as shown:
         assert shown.ends() == 0
     assert b"\x1b" not in shown.sent
 
 
-# Interrupted
+# Interrupts
 
 
-def closes_dockers_socket(shown: Terminal, docker: socket.socket) -> None:
+def close_plugin_socket(shown: Terminal, docker: socket.socket) -> None:
     docker.accept()[0].close()
 
 
-ENDS: dict[str, Callable[[Terminal, socket.socket], None]] = {
+INTERRUPTS: dict[str, Callable[[Terminal, socket.socket], None]] = {
     "Ctrl-C": lambda shown, _: shown.press_ctrl_c(),
     "Ctrl-C twice": lambda shown, _: (shown.press_ctrl_c(), shown.press_ctrl_c())[0],
-    "docker's socket": closes_dockers_socket,
+    "docker's socket": close_plugin_socket,
 }
 
 
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_an_interrupted_upload_ends_at_once_and_clears_up(
-    end: Callable[[Terminal, socket.socket], None], pushing: Machine
+@pytest.mark.parametrize("interrupt", INTERRUPTS.values(), ids=INTERRUPTS)
+def test_an_interrupted_upload_ends_at_once_and_cleans_up(
+    interrupt: Callable[[Terminal, socket.socket], None], pushing: Machine
 ) -> None:
     with socket.socket(socket.AF_UNIX) as docker:
-        docker.bind("")  # Linux: an abstract name that nobody has
+        docker.bind("")  # Linux: an abstract name that nobody else has
         docker.listen()
         name = "@" + docker.getsockname()[1:].decode()
         more = {"DOCKER_CLI_PLUGIN_SOCKET": name}
         with terminal(command(pushing), environment(pushing, **more)) as shown:
-            assert shown.shows(lambda: uploads(shown))
+            assert shown.shows(lambda: shows_upload(shown))
             assert pushing.cranes()
             started = time.monotonic()
-            end(shown, docker)
+            interrupt(shown, docker)
             assert shown.ends(20) == 130
             assert time.monotonic() - started < 1
             lines = shown.lines()
@@ -180,40 +189,40 @@ def test_an_interrupted_upload_ends_at_once_and_clears_up(
     pushing.assert_clean()
 
 
-# For programs
+# JSON
 
 
 def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_json_tells_of_each_step_and_of_the_result(pushing: Machine) -> None:
+def test_json_has_events_of_each_step_and_the_result(pushing: Machine) -> None:
     pushed = pushing.push("--progress", "json")
-    told = events(pushed.stderr)
-    steps = [event for event in told if event["type"] == "step"]
+    seen = events(pushed.stderr)
+    steps = [event for event in seen if event["type"] == "step"]
     assert {event["state"] for event in steps} == {"running", "done"}
     for name in {event["step"] for event in steps}:
         states = [event["state"] for event in steps if event["step"] == name]
         assert states == ["running"] * (len(states) - 1) + ["done"], name
     uploads = [event for event in steps if event["step"] == "crane mutate"]
     carried = [event.get("bytes", 0) for event in uploads]
-    assert len(uploads) > 3, "one a second"
+    assert len(uploads) > 3, "one event a second"
     assert carried == sorted(carried)
     assert carried[-1] == uploads[-1]["totalBytes"] > len(LARGE)
     (scan,) = (event for event in steps if (event["step"], event["state"]) == ("scan", "done"))
     assert scan["files"] == 1
-    assert {"type": "warning", "text": SHOWN} in told
-    assert told[-1] == {
+    assert {"type": "warning", "text": SHOWN} in seen
+    assert seen[-1] == {
         "type": "result",
         "image": pushed.image,
         "tag": pushing.tag,
         "upToDate": False,
-        "uploadedBytes": told[-1]["uploadedBytes"],
+        "uploadedBytes": seen[-1]["uploadedBytes"],
     }
-    assert told[-1]["uploadedBytes"] > len(LARGE)
+    assert seen[-1]["uploadedBytes"] > len(LARGE)
 
 
-def test_json_tells_of_an_error(pushing: Machine) -> None:
+def test_json_has_an_error_event(pushing: Machine) -> None:
     Docker(pushing.folder / "docker").log_in(pushing.host, password="wrong")
     refused = pushing.push("--progress", "json")
     assert (refused.code, refused.stdout) == (1, "")
@@ -225,24 +234,27 @@ def test_json_tells_of_an_error(pushing: Machine) -> None:
     assert any(event.get("state") == "failed" for event in before)
 
 
-def test_plain_says_every_few_seconds_what_it_is_at(pushing: Machine) -> None:
+# Other modes
+
+
+def test_plain_shows_a_line_every_few_seconds(pushing: Machine) -> None:
     plant(pushing.source, {"more": File(LARGE[::-1])})
     pushed = pushing.push()
     lines = pushed.stderr.splitlines()
     assert pushed.image
     assert "\x1b" not in pushed.stderr
-    (said, *_) = (text for text in lines if text.startswith("Uploading: "))
-    assert re.fullmatch(r"Uploading: \d+ %, \S+B of 24MB, \S+B/s, \d+s", said)
+    (shown, *_) = (text for text in lines if text.startswith("Uploading: "))
+    assert re.fullmatch(r"Uploading: \d+ %, \S+B of 24MB, \S+B/s, \d+s", shown)
 
 
-def test_quiet_is_quiet_for_long(pushing: Machine) -> None:
+def test_quiet_shows_nothing(pushing: Machine) -> None:
     plant(pushing.source, {"more": File(LARGE[::-1])})
     assert pushing.push("--progress", "quiet").stderr == ""
 
 
 @pytest.mark.parametrize("mode", ["tty", "json"])
-def test_debug_tells_the_whole_story_without_secrets(mode: str, pushing: Machine) -> None:
-    """A credential helper blabs, and fails, while something is drawn."""
+def test_debug_shows_everything_but_secrets(mode: str, pushing: Machine) -> None:
+    """A credential helper prints its secret and fails while a line is drawn."""
     helper = pushing.folder / "bin" / "docker-credential-blab"
     helper.parent.mkdir()
     helper.write_text(f"#!/bin/sh\nsleep 1\necho 'sealed: {PASSWORD}'\nexit 1\n")
@@ -251,7 +263,7 @@ def test_debug_tells_the_whole_story_without_secrets(mode: str, pushing: Machine
     more = {"PATH": f"{helper.parent}:{os.environ['PATH']}", "KONTEXT_PROGRESS": mode}
     with terminal(command(pushing, "-D"), environment(pushing, **more), columns=250) as shown:
         assert shown.ends() == 1
-    for told in (b"crane manifest", b"crane ended with 1", b"Traceback", b"RegistryError"):
-        assert told in shown.sent, told
+    for text in (b"crane manifest", b"crane ended with 1", b"Traceback", b"RegistryError"):
+        assert text in shown.sent, text
     assert (b"Waiting for the registry" in shown.sent) == (mode == "tty")
     assert PASSWORD.encode() not in shown.sent

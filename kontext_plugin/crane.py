@@ -1,9 +1,8 @@
-"""The registry, as every command asks it: through crane, and several things at a time.
+"""The registry, through the public `crane` binary: `Crane` has one method for each verb.
 
-The only door to the registry: the public `crane` binary.
-
-One function a verb, with typed results; crane's error texts become errors with a hint. crane reads
-docker's own config.json, its credential helpers included, and asks for nothing.
+Nothing else in Kontext speaks to a registry. Results are typed, and what crane prints when it fails
+becomes a RegistryError with a hint. crane reads docker's config.json and runs its credential
+helpers.
 """
 
 from __future__ import annotations
@@ -13,108 +12,138 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from kontext_plugin.crane_driver.errors import RegistryError
-from kontext_plugin.crane_driver.process import Runner, locate_crane
-from kontext_plugin.crane_driver.watchdog import PUSHED, Transfer
+from kontext_plugin.crane_driver.process import CraneRunner, discard, locate_crane
+from kontext_plugin.crane_driver.watchdog import UploadProgress, pushed_blobs
 from kontext_plugin.image.oci import Digest, parse_digest
-from kontext_plugin.terminal.messages import Report
+from kontext_plugin.runtime.workers import thread_pool
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from typing_extensions import Self
 
 _REQUESTS = 6
-"""At once, as crane itself does at most."""
+"""Requests at the same time, as many as crane itself makes."""
+
+IDENTITY_TOKEN = "<token>"
+"""What credential helpers print in place of a user if the secret is an identity token."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def connect(
-    report: Report, *, insecure: bool, timeout: float
+    debug: Callable[[str], None], *, insecure: bool, timeout: float
 ) -> Iterator[tuple[Crane, ThreadPoolExecutor]]:
-    """crane, and threads that wait for it and write the cache: none goes on after the block.
+    """Yield crane, and a pool of threads for requests; neither does anything after the block.
 
-    `timeout` is in seconds without progress; 0: none. Raises KontextError.
+    A job on the pool makes one request with crane, and never waits for another job: then no pool
+    can wait for itself. Work that waits for requests needs a thread outside of the pool.
+
+    `debug` takes crane's command lines and failures. `timeout` is in seconds without progress, 0
+    for none. Raises KontextError.
     """
-    registry = find_crane(insecure, report.debug, timeout)
-    with _idle_threads() as threads, registry:
-        yield registry, threads
+    crane = find_crane(insecure=insecure, debug=debug, timeout=timeout)
+    with thread_pool(_REQUESTS) as requests, crane:
+        yield crane, requests
 
 
-@contextmanager
-def _idle_threads() -> Iterator[ThreadPoolExecutor]:
-    threads = ThreadPoolExecutor(_REQUESTS)
-    try:
-        yield threads
-    except BaseException:
-        # Whoever waits ends with the process.
-        threads.shutdown(wait=False, cancel_futures=True)
-        raise
-    threads.shutdown()
+def find_crane(
+    *, insecure: bool = False, debug: Callable[[str], None] = discard, timeout: float = 0
+) -> Crane:
+    """Return the crane of this machine; see CraneRunner. Raises KontextError if it has none."""
+    return Crane(CraneRunner(locate_crane(), insecure=insecure, debug=debug, timeout=timeout))
 
 
 @dataclass(frozen=True)
 class Published:
+    """An image as crane has published it."""
+
     digest: Digest
-    uploaded: frozenset[Digest]  # the blobs that were not in the registry before
-
-
-IDENTITY_TOKEN = "<token>"
-"""In a user's place, as credential helpers have it."""
+    uploaded: frozenset[Digest]  # the blobs that the registry did not have before
 
 
 @dataclass(frozen=True)
 class Credentials:
-    user: str  # or IDENTITY_TOKEN, where the secret is one
+    """A login at a registry."""
+
+    user: str  # or IDENTITY_TOKEN
     secret: str = field(repr=False)
 
 
 @dataclass(frozen=True)
-class Crane(Runner):
-    """The verbs. As a context it ends whatever is still running."""
+class Crane:
+    """crane's verbs. A name is that of an image or blob, with its registry and tag or digest.
+
+    As a context manager it ends all cranes that still run when the block ends.
+    """
+
+    runner: CraneRunner
+
+    def __enter__(self) -> Self:
+        self.runner.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.runner.__exit__(*error)
+
+    @property
+    def program(self) -> str:
+        """The path of the crane binary."""
+        return self.runner.program
 
     def manifest(self, name: str) -> bytes:
-        """The manifest document under a tag or digest, byte for byte as it is stored.
+        """Return the manifest under a name, byte for byte as the registry stores it.
 
         Raises NotFound, Refused, or another RegistryError.
         """
-        return self._document("manifest", name)
+        return self.runner.document("manifest", name)
 
     def config(self, name: str) -> bytes:
-        """The image configuration, as it is stored. Raises RegistryError."""
-        return self._document("config", name)
+        """Return an image's configuration, as the registry stores it. Raises RegistryError."""
+        return self.runner.document("config", name)
 
-    def digest(self, name: str, platform: str = "") -> Digest:
-        """The digest under a name; with a platform that of its image, out of an index too.
+    def digest(self, name: str, platform: str = "", *, timeout: float | None = None) -> Digest:
+        """Return the digest under a name.
 
-        Raises RegistryError.
+        If the name is an index, a platform selects the image in it. `timeout`, in seconds, replaces
+        the one of this crane. Raises RegistryError.
         """
         flags = ["--platform", platform] if platform else []
-        return self._printed_digest(self._run("digest", *flags, name)[0], name)
+        output, _ = self.runner.run("digest", *flags, name, timeout=timeout)
+        return _parse_printed_digest(output, name)
 
     @contextlib.contextmanager
     def blob(self, name: str) -> Iterator[IO[bytes]]:
-        """A blob as a stream that may be left early.
+        """Yield a blob as a stream, which the block may leave before its end.
 
-        crane checks the digest only at its end: check by other means what is read before.
-        Raises RegistryError, in place of any error in reading a stream that crane broke off.
+        crane compares the digest only at the end of the stream: a block that leaves earlier must
+        check in another way what it has read. Raises RegistryError, also in place of an error in
+        reading a stream that crane has cut off.
         """
-        with self._stream("blob", name) as stream:
+        with self.runner.stream("blob", name) as stream:
             yield stream
 
     @contextlib.contextmanager
     def export(self, name: str, *, whole: bool = False) -> Iterator[IO[bytes]]:
-        """An image's file system as a tar stream, the entries of its top layer first.
+        """Yield an image's file system as a tar stream, the entries of its top layer first.
 
-        It may be left early if it is not wanted as a `whole`. crane checks a layer's digest only
-        at the layer's end. Raises RegistryError as `blob` does.
+        The block may leave it before its end unless it wants the `whole` stream. crane compares a
+        layer's digest only at the end of the layer. Raises RegistryError as `blob` does.
         """
-        with self._stream("export", name, whole=whole) as stream:
+        with self.runner.stream("export", name, whole=whole) as stream:
             yield stream
 
-    def push_layout(self, layout: str, name: str, transfer: Transfer | None = None) -> Published:
-        """Puts an OCI layout of one image under a digest, without any tag."""
-        return self._publish(transfer, name, "push", layout, name)
+    def push_layout(
+        self, layout: str, name: str, progress: UploadProgress | None = None
+    ) -> Published:
+        """Publish the OCI layout of one image under a digest, without a tag.
+
+        Raises RegistryError.
+        """
+        return self._publish(progress, name, "push", layout, name)
 
     def append(
         self,
@@ -126,84 +155,81 @@ class Crane(Runner):
         annotations: Mapping[str, str],
         entrypoint: str,
         workdir: str,
-        transfer: Transfer | None = None,
+        progress: UploadProgress | None = None,
     ) -> Published:
-        """Appends gzip layers to the image `base` and publishes the result under `tag`.
+        """Append gzip layers, which are paths, to the image `base`, and publish it under `tag`.
 
-        The tag is written by the very last request: it never shows half a push.
+        crane writes the tag with its last request: the tag never shows half a push. Raises
+        RegistryError.
         """
         arguments = ["mutate", base, "--tag", tag]
         for layer in layers:
             arguments += ["--append", _csv([layer])]
         arguments += _pairs("--label", labels) + _pairs("--annotation", annotations)
         arguments += ["--entrypoint", _csv([entrypoint]), "--workdir", workdir]
-        return self._publish(transfer, tag, *arguments)
+        return self._publish(progress, tag, *arguments)
 
     def tag(self, image: str, tag: str) -> None:
-        """Adds a tag, without its repository, to an image of the same repository."""
-        self._run("tag", image, tag)
+        """Add a tag, given without its repository, to an image. Raises RegistryError."""
+        self.runner.run("tag", image, tag)
 
     def copy(self, image: str, name: str) -> None:
-        """Puts an image under a name in another repository or registry."""
-        self._run("copy", image, name)
+        """Copy an image to another repository or registry. Raises RegistryError."""
+        self.runner.run("copy", image, name)
 
     def version(self) -> str:
-        """crane's own. Raises KontextError where it cannot be run."""
-        return self._run("version")[0].decode("utf-8", "replace").strip()
+        """Return crane's own version. Raises KontextError if crane cannot be run."""
+        return self.runner.run("version")[0].decode("utf-8", "replace").strip()
 
     def credentials(self, registry: str) -> Credentials | None:
-        """What docker's configuration and helpers have for a registry: the one place where Kontext
-        sees a secret. Raises RegistryError."""
-        with self._start("auth", "get", registry) as running:
-            output = running.output.read()
+        """Return the login that docker's configuration and credential helpers have for a registry.
+
+        This is the only place where Kontext reads a secret. Raises RegistryError.
+        """
+        with self.runner.start("auth", "get", registry) as running:
+            output = running.stdout.read()
             if running.process.wait():
                 if output.startswith(b"credentials not found"):
                     return None
-                raise self._failure(running)
-        found = json.loads(output)
-        return Credentials(found.get("Username", ""), found.get("Secret", ""))
+                raise self.runner.failure(running)
+        login = json.loads(output)
+        return Credentials(login.get("Username", ""), login.get("Secret", ""))
 
-    def show_catalog(self, registry: str) -> None:
-        """Asks a registry for the names of its repositories. Raises RegistryError."""
-        with contextlib.suppress(EOFError), self._stream("catalog", registry) as stream:
-            if not stream.read(1):  # there may be thousands of pages, and the first one will do
-                raise EOFError  # _stream knows whether there are none, or crane has failed
+    def check_catalog(self, registry: str) -> None:
+        """Ask a registry for the names of its repositories. Raises RegistryError if it refuses."""
+        with contextlib.suppress(EOFError), self.runner.stream("catalog", registry) as stream:
+            if not stream.read(1):  # the first byte is enough: there may be thousands of pages
+                raise EOFError  # has crane failed, or are there no repositories? stream() knows
 
     def tags(self, repository: str) -> Iterator[str]:
-        """The tags of a repository, as the registry lists them. Raises RegistryError."""
-        for line in self._document("ls", repository).splitlines():
+        """Yield the tags of a repository, in the registry's order. Raises RegistryError."""
+        for line in self.runner.document("ls", repository).splitlines():
             yield line.decode("utf-8", "replace")
 
-    def _publish(self, transfer: Transfer | None, name: str, *arguments: str) -> Published:
-        output, messages = self._run(*arguments, transfer=transfer)
-        uploaded = frozenset(Digest(digest.decode()) for digest in PUSHED.findall(messages))
-        return Published(self._printed_digest(output, name), uploaded)
-
-    def _printed_digest(self, output: bytes, name: str) -> Digest:
-        try:
-            return parse_digest(output.decode("ascii", "replace").strip().rpartition("@")[2])
-        except ValueError as error:
-            raise RegistryError(f"{name}: crane printed no digest") from error
+    def _publish(self, progress: UploadProgress | None, name: str, *arguments: str) -> Published:
+        output, messages = self.runner.run(*arguments, progress=progress)
+        return Published(_parse_printed_digest(output, name), pushed_blobs(messages))
 
 
-def find_crane(
-    insecure: bool = False,
-    trace: Callable[[str], None] = lambda line: None,
-    timeout: float = 0,
-) -> Crane:
-    """The crane that this machine has. Raises KontextError where it has none."""
-    return Crane(locate_crane(), insecure=insecure, trace=trace, timeout=timeout)
+def _parse_printed_digest(output: bytes, name: str) -> Digest:
+    try:
+        return parse_digest(output.decode("ascii", "replace").strip().rpartition("@")[2])
+    except ValueError as error:
+        raise RegistryError(f"{name}: crane printed no digest") from error
 
 
 def _csv(values: Sequence[str]) -> str:
-    """One record for pflag's string lists, which split at commas."""
+    """Return one CSV record: pflag splits the values of its string lists at commas."""
     record = io.StringIO()
     csv.writer(record, quoting=csv.QUOTE_ALL, lineterminator="").writerow(values)
     return record.getvalue()
 
 
 def _pairs(flag: str, values: Mapping[str, str]) -> list[str]:
-    """A flag that gives all pairs at once. pflag parses a value as CSV only if it holds two `=`;
-    with one it strips quotes, so a lone pair is said twice."""
+    """Return a flag with all its pairs as one value.
+
+    pflag parses a value as CSV only if it holds two `=`. With one `=` it strips the quotes, so a
+    single pair is given twice.
+    """
     pairs = [f"{key}={value}" for key, value in sorted(values.items())]
     return [flag, _csv(pairs if len(pairs) > 1 else pairs * 2)] if pairs else []

@@ -1,10 +1,19 @@
-"""What this machine remembers between pushes, and the place for temporary layers.
+"""The cache: records that this machine keeps between pushes, and scratch directories.
 
-Everything here may be lost, damaged or stale: each file starts with the SHA-256 of the rest, and
-what does not check out, or belongs to another user, is treated as absent. Only the user may read it
-(0700, 0600).
+The kinds of records, each with a directory and a pair of methods of its name:
 
-Temporary directories that are locked while they are used: who was killed leaves one unlocked.
+| kind        | key            | content                                                    |
+|-------------|----------------|------------------------------------------------------------|
+| `stats`     | directory      | the stat cache: status and digest of each file             |
+| `published` | tag            | the image under the tag when this machine last saw it      |
+| `pushed`    | none: one file | the last directories and the tags they were pushed to      |
+
+A record is one file. It starts with the SHA-256 of the rest. A file that is damaged, that has
+another version, or that belongs to another user counts as absent. Only the user may read the cache
+(modes 0700 and 0600).
+
+A scratch directory holds the layers of a running push. The push locks it; a killed push leaves it
+unlocked, and the next push removes it.
 """
 
 from __future__ import annotations
@@ -24,199 +33,54 @@ from typing import Any
 
 from kontext_plugin.cache.records import decode_image, decode_stats, encode_image, encode_stats
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import Digest, Image
-from kontext_plugin.manifest import Manifest
+from kontext_plugin.image.oci import Digest
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.files import read_file
 from kontext_plugin.source.hashing import Stats
 
-_LARGEST = 1024 * 1024 * 1024  # bytes: no file of ours comes near
+_STATS, _PUBLISHED, _PUSHED = _KINDS = ("stats", "published", "pushed")
 
-_CHECKSUM = 64  # bytes: hexadecimal digits of a SHA-256
-
-_KINDS = ("stats", "published", "pushed")
-
-_RECORD_NAME = re.compile(r"[0-9a-f]{64}")
-
-_NOTHING: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
+_SCRATCH = "scratch"
 
 _PUSHED_VERSION = "kontext pushed 1"
 
-_MOST_PUSHED = 200  # what is remembered for completion alone
+_MAX_PUSHED = 200
+"""Pairs of a directory and a tag: they serve completion alone."""
+
+_MAX_SIZE = 1024 * 1024 * 1024
+"""Bytes of a file, far more than any record has."""
+
+_CHECKSUM_SIZE = 64
+"""Bytes: a SHA-256 in hexadecimal."""
+
+_RECORD_NAME = re.compile(r"[0-9a-f]{64}")
+
+_SCRATCH_PREFIX = "kontext-scratch-"
+
+_SCRATCH_NAME = re.compile(_SCRATCH_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp() names it
+
+_ABSENT: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file of the cache, or a directory with temporary layers."""
+class CacheEntry:
+    """A record of the cache, or a scratch directory."""
 
-    kind: str
+    kind: str  # as in the table, or "scratch"
     size: int  # bytes
     saved: float  # seconds since 1970
-    key: str = ""  # a directory's path, a tag; "" where that is not known
-
-
-@dataclass(frozen=True)
-class Cache:
-    """`root` is None where no cache can be had: everything still works, and is slower."""
-
-    root: str | None
-    read_only: bool = False
-
-    def stats(self, directory: str) -> Stats:
-        """What was known of a directory's files when it was last pushed from this machine."""
-        return decode_stats(*self._read("stats", directory))
-
-    def save_stats(self, directory: str, stats: Stats) -> None:
-        index, records = encode_stats(stats)
-        self._write("stats", directory, index, records)
-
-    def published(self, reference: str, digest: Digest) -> KontextImage | None:
-        """What `reference` held when this machine last looked, if that was the image `digest`."""
-        return decode_image(*self._read("published", reference), digest)
-
-    def save_published(
-        self, reference: str, image: Image, manifest: Manifest, known: Iterable[Digest] = ()
-    ) -> None:
-        """`known` are the ancestors that this machine has made or looked at."""
-        record, listing = encode_image(image, manifest, known)
-        self._write("published", reference, record, listing)
-
-    def pushed(self) -> list[tuple[str, str]]:
-        """Directories and references that they were pushed to, the latest first."""
-        record, _ = self._read("pushed", "")
-        try:
-            if record["version"] != _PUSHED_VERSION:
-                return []
-            return [(str(directory), str(reference)) for directory, reference in record["pushed"]]
-        except (ValueError, LookupError, TypeError):
-            return []
-
-    def save_pushed(self, directory: str, references: Iterable[str]) -> None:
-        before = self.pushed()
-        new = [(directory, reference) for reference in references]
-        after = [*new, *(pair for pair in before if pair not in new)][:_MOST_PUSHED]
-        if after != before:
-            self._write("pushed", "", {"version": _PUSHED_VERSION, "pushed": after}, ())
-
-    def entries(self) -> list[Entry]:
-        """What is here, also what running pushes hold. Raises KontextError."""
-        found = []
-        with self._told():
-            for kind, path in self._files():
-                with contextlib.suppress(FileNotFoundError):
-                    status, (record, _) = os.lstat(path), _load(path)
-                    key = str(record.get("key", ""))
-                    found.append(Entry(kind, status.st_size, status.st_mtime, key))
-            for folder in find_scratch(self.root) if self.root else ():
-                with contextlib.suppress(FileNotFoundError):
-                    saved = os.lstat(folder).st_mtime
-                    found.append(Entry("scratch", scratch_size(folder), saved))
-        return found
-
-    def prune(self) -> int:
-        """Removes all but what running pushes hold; returns its bytes. Raises KontextError."""
-        freed = 0
-        with self._told():
-            for _, path in self._files():
-                with contextlib.suppress(FileNotFoundError):
-                    size = os.lstat(path).st_size
-                    os.unlink(path)
-                    freed += size
-            return freed + (sweep_scratch(self.root) if self.root else 0)
-
-    def _files(self) -> Iterator[tuple[str, str]]:
-        """Each file of ours by its kind and path, and nothing that somebody else has put here."""
-        for kind in _KINDS if self.root else ():
-            folder = os.path.join(self.root or "", kind)
-            if os.path.islink(folder) or not os.path.isdir(folder):
-                continue
-            with os.scandir(folder) as found:
-                for entry in found:
-                    if _RECORD_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                        yield kind, entry.path
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise KontextError(f"the cache {self.root} cannot be used: {error.strerror}") from error
-
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[str]:
-        """A private directory that is gone afterwards; what a killed push left goes as well."""
-        parent = self.root or tempfile.gettempdir()
-        try:
-            if self.root:
-                os.makedirs(parent, mode=0o700, exist_ok=True)
-                sweep_scratch(parent)
-            folder, lock = make_scratch(parent)
-        except OSError as error:
-            raise KontextError(
-                f"no temporary directory in {parent}: {error.strerror}",
-                hint="Name another folder with KONTEXT_CACHE_DIR, or TMPDIR if there is no cache.",
-            ) from error
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-
-    def _path(self, kind: str, key: str) -> str | None:
-        if self.root is None:
-            return None
-        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        return os.path.join(self.root, kind, name)
-
-    def _read(self, kind: str, key: str) -> tuple[dict[str, Any], memoryview]:
-        """A record and what follows it, or nothing: absent, unreadable and damaged are one."""
-        path = self._path(kind, key)
-        return _load(path) if path else _NOTHING
-
-    def _write(
-        self, kind: str, key: str, record: Mapping[str, Any], content: Iterable[bytes]
-    ) -> None:
-        """Replaces the file as a whole. A cache that cannot be written costs time, not the push."""
-        path = self._path(kind, key)
-        if path is None or self.read_only:
-            return
-        with contextlib.suppress(OSError, KontextError), self.scratch() as folder:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            temporary = os.path.join(folder, "new")
-            digest = hashlib.sha256()
-            with open(temporary, "wb", opener=_private) as file:
-                file.write(bytes(_CHECKSUM))
-                head = json.dumps({"key": key, **record})  # the name tells nobody
-                for piece in chain([head.encode(), b"\n"], content):
-                    digest.update(piece)
-                    file.write(piece)
-                file.seek(0)
-                file.write(digest.hexdigest().encode())
-            os.replace(temporary, path)
-
-
-def _load(path: str) -> tuple[dict[str, Any], memoryview]:
-    try:
-        content = read_file(path, _LARGEST, own=True)
-        rest = memoryview(content)[_CHECKSUM:]  # no copies: there may be tens of megabytes
-        if hashlib.sha256(rest).hexdigest().encode() != content[:_CHECKSUM]:
-            return _NOTHING
-        end = content.index(b"\n", _CHECKSUM)
-        record = json.loads(content[_CHECKSUM:end])
-    except (OSError, ValueError, RecursionError):
-        return _NOTHING
-    return (record, memoryview(content)[end + 1 :]) if isinstance(record, dict) else _NOTHING
+    key: str = ""  # as in the table; "" if it is unknown
 
 
 def open_cache(*, read_only: bool = False) -> Cache:
-    """The user's cache: KONTEXT_CACHE_DIR, else `kontext` in XDG_CACHE_HOME or ~/.cache.
+    """Return the user's cache: KONTEXT_CACHE_DIR, else `kontext` in XDG_CACHE_HOME or ~/.cache.
 
-    Read-only, nothing at all is written, not even the folder.
+    A read-only cache writes nothing, not even its directory.
     """
     root = os.environ.get("KONTEXT_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kontext"
     )
-    if root.startswith("~"):  # a user without a home
+    if root.startswith("~"):  # the user has no home directory
         return Cache(None)
     root = os.path.realpath(root)
     if read_only:
@@ -228,50 +92,218 @@ def open_cache(*, read_only: bool = False) -> Cache:
     return Cache(root if os.access(root, os.W_OK | os.X_OK) else None)
 
 
-def _private(path: str, flags: int) -> int:
+@dataclass(frozen=True)
+class Cache:
+    """A cache in the directory `root`. If that is None, nothing is kept, and nothing fails."""
+
+    root: str | None
+    read_only: bool = False
+
+    # --- The kinds of records ---
+
+    def stats(self, directory: str) -> Stats:
+        """Return the stat cache of a directory, from its last push on this machine."""
+        return decode_stats(*self._read(_STATS, directory))
+
+    def save_stats(self, directory: str, stats: Stats) -> None:
+        """Keep the stat cache of a directory."""
+        index, records = encode_stats(stats)
+        self._write(_STATS, directory, index, records)
+
+    def published(self, reference: str, digest: Digest) -> KontextImage | None:
+        """Return the image that was saved for `reference`, if its digest is `digest`."""
+        return decode_image(*self._read(_PUBLISHED, reference), digest)
+
+    def save_published(self, reference: str, image: KontextImage) -> None:
+        """Keep the image under a tag. It has a configuration and its history."""
+        record, listing = encode_image(image)
+        self._write(_PUBLISHED, reference, record, listing)
+
+    def pushed(self) -> list[tuple[str, str]]:
+        """Return directories and the references that they were pushed to, the latest first."""
+        record, _ = self._read(_PUSHED, "")
+        try:
+            if record["version"] != _PUSHED_VERSION:
+                return []
+            return [(str(directory), str(reference)) for directory, reference in record["pushed"]]
+        except (ValueError, LookupError, TypeError):
+            return []
+
+    def save_pushed(self, directory: str, references: Iterable[str]) -> None:
+        """Keep the references that a directory was pushed to, before those of earlier pushes."""
+        before = self.pushed()
+        new = [(directory, reference) for reference in references]
+        after = [*new, *(pair for pair in before if pair not in new)][:_MAX_PUSHED]
+        if after != before:
+            self._write(_PUSHED, "", {"version": _PUSHED_VERSION, "pushed": after}, ())
+
+    # --- All entries ---
+
+    def entries(self) -> list[CacheEntry]:
+        """Return all records and scratch directories. Raises KontextError."""
+        entries = []
+        with self._explained():
+            for kind, path in self._files():
+                with contextlib.suppress(FileNotFoundError):
+                    status, (record, _) = os.lstat(path), _load(path)
+                    key = str(record.get("key", ""))
+                    entries.append(CacheEntry(kind, status.st_size, status.st_mtime, key))
+            for scratch in _find_scratch(self.root) if self.root else ():
+                with contextlib.suppress(FileNotFoundError):
+                    saved = os.lstat(scratch).st_mtime
+                    entries.append(CacheEntry(_SCRATCH, _directory_size(scratch), saved))
+        return entries
+
+    def prune(self) -> int:
+        """Remove all records, and the scratch directories of pushes that do not run any more.
+
+        Returns the bytes that they took. Raises KontextError.
+        """
+        freed = 0
+        with self._explained():
+            for _, path in self._files():
+                with contextlib.suppress(FileNotFoundError):
+                    size = os.lstat(path).st_size
+                    os.unlink(path)
+                    freed += size
+            return freed + (_sweep_scratch(self.root) if self.root else 0)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[str]:
+        """Yield a private directory, which is removed after the block. Raises KontextError.
+
+        Also removes the directories that killed pushes have left. A machine without a cache has its
+        scratch directories where other programs have their temporary files.
+        """
+        parent = self.root or tempfile.gettempdir()
+        try:
+            if self.root:
+                os.makedirs(parent, mode=0o700, exist_ok=True)
+                _sweep_scratch(parent)
+            directory, lock = _make_scratch(parent)
+        except OSError as error:
+            raise KontextError(
+                f"no temporary directory can be made in {parent}: {error.strerror}",
+                hint="Name another directory in KONTEXT_CACHE_DIR, or in TMPDIR if there is no "
+                "cache.",
+            ) from error
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
+
+    # --- Files ---
+
+    def _files(self) -> Iterator[tuple[str, str]]:
+        """Yield the kind and path of each record, and of no file that is not Kontext's."""
+        for kind in _KINDS if self.root else ():
+            directory = os.path.join(self.root or "", kind)
+            if os.path.islink(directory) or not os.path.isdir(directory):
+                continue
+            with os.scandir(directory) as items:
+                for item in items:
+                    if _RECORD_NAME.fullmatch(item.name) and item.is_file(follow_symlinks=False):
+                        yield kind, item.path
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise KontextError(f"the cache {self.root} cannot be used: {error.strerror}") from error
+
+    def _path(self, kind: str, key: str) -> str | None:
+        if self.root is None:
+            return None
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        return os.path.join(self.root, kind, name)
+
+    def _read(self, kind: str, key: str) -> tuple[dict[str, Any], memoryview]:
+        """Return a record and the content that follows it, both empty if there is no good file."""
+        path = self._path(kind, key)
+        return _load(path) if path else _ABSENT
+
+    def _write(
+        self, kind: str, key: str, record: Mapping[str, Any], content: Iterable[bytes]
+    ) -> None:
+        """Replace a file as a whole. A failure is ignored: the next push is slower."""
+        path = self._path(kind, key)
+        if path is None or self.read_only:
+            return
+        with contextlib.suppress(OSError, KontextError), self.scratch() as directory:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            temporary = os.path.join(directory, "new")
+            checksum = hashlib.sha256()
+            with open(temporary, "wb", opener=_open_private) as file:
+                file.write(bytes(_CHECKSUM_SIZE))
+                head = json.dumps({"key": key, **record})  # the file's name does not show its key
+                for piece in chain([head.encode(), b"\n"], content):
+                    checksum.update(piece)
+                    file.write(piece)
+                file.seek(0)
+                file.write(checksum.hexdigest().encode())
+            os.replace(temporary, path)
+
+
+def _load(path: str) -> tuple[dict[str, Any], memoryview]:
+    try:
+        content = read_file(path, _MAX_SIZE, own=True)
+        rest = memoryview(content)[_CHECKSUM_SIZE:]  # no copy: it may have tens of megabytes
+        if hashlib.sha256(rest).hexdigest().encode() != content[:_CHECKSUM_SIZE]:
+            return _ABSENT
+        end = content.index(b"\n", _CHECKSUM_SIZE)
+        record = json.loads(content[_CHECKSUM_SIZE:end])
+    except (OSError, ValueError, RecursionError):
+        return _ABSENT
+    return (record, memoryview(content)[end + 1 :]) if isinstance(record, dict) else _ABSENT
+
+
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-_SCRATCH_PREFIX = "kontext-scratch-"
-
-_SCRATCH_NAME = re.compile(_SCRATCH_PREFIX + r"[a-z0-9_]{8}")  # what tempfile.mkdtemp makes of it
+# --- Scratch directories ---
 
 
-def make_scratch(parent: str) -> tuple[str, int]:
-    """A new one, and the descriptor that holds its lock while it is open. Raises OSError."""
+def _make_scratch(parent: str) -> tuple[str, int]:
+    """Make a scratch directory. Return its path, and the open descriptor that holds its lock.
+
+    Raises OSError.
+    """
     while True:
-        folder = tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=parent)
+        path = tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=parent)
         try:
-            lock = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # another push swept it before it was locked
+            lock = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # another push has swept it before it was locked
             continue
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.isdir(folder):
-            return folder, lock
+        if os.path.isdir(path):
+            return path, lock
         os.close(lock)
 
 
-def sweep_scratch(parent: str) -> int:
-    """Removes those that no living process holds, and nothing else; returns their bytes.
+def _sweep_scratch(parent: str) -> int:
+    """Remove the scratch directories that no process has locked. Return the bytes that they took.
 
     Raises OSError.
     """
     freed = 0
-    for folder in find_scratch(parent):
+    for path in _find_scratch(parent):
         with contextlib.suppress(OSError):
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(lock).st_uid == os.geteuid():
-                    freed += scratch_size(folder)
-                    shutil.rmtree(folder, ignore_errors=True)
+                    freed += _directory_size(path)
+                    shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
     return freed
 
 
-def find_scratch(parent: str) -> list[str]:
-    """The paths of those in `parent`, and of nothing else. Raises OSError."""
+def _find_scratch(parent: str) -> list[str]:
+    """Return the paths of the scratch directories in `parent`. Raises OSError."""
     try:
         names = os.listdir(parent)
     except FileNotFoundError:
@@ -279,10 +311,10 @@ def find_scratch(parent: str) -> list[str]:
     return [os.path.join(parent, name) for name in names if _SCRATCH_NAME.fullmatch(name)]
 
 
-def scratch_size(folder: str) -> int:
-    """The bytes of the files in one; what vanishes meanwhile counts for nothing."""
+def _directory_size(path: str) -> int:
+    """Return the bytes of all files in a directory, without those that vanish meanwhile."""
     total = 0
-    for directory, _, names in os.walk(folder):
+    for directory, _, names in os.walk(path):
         for name in names:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(directory, name)).st_size

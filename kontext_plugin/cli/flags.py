@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kontext_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    from kontext_plugin.engine.config import DaemonFlags
 
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")  # as Go's strconv.ParseBool has them
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
@@ -81,6 +84,21 @@ class Globals:
     tlscacert: str = ""
     tlscert: str = ""
     tlskey: str = ""
+
+    @property
+    def daemon(self) -> DaemonFlags:
+        """The flags that choose a Docker daemon."""
+        from kontext_plugin.engine.config import DaemonFlags  # only commands that need a daemon
+
+        return DaemonFlags(
+            host=self.host,
+            context=self.context,
+            tls=self.tls,
+            tlsverify=self.tlsverify,
+            tlscacert=self.tlscacert,
+            tlscert=self.tlscert,
+            tlskey=self.tlskey,
+        )
 
 
 class Namespace(SimpleNamespace):

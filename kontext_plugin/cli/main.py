@@ -98,8 +98,8 @@ def _dispatch(arguments: list[str], flags: Globals) -> int:
     if verb in ("__complete", "__completeNoDesc"):
         from kontext_plugin.cli import completion
 
-        found = completion.answer(rest)
-        print(found if verb == "__complete" else completion.plain(found))
+        answer = completion.complete(rest)
+        print(answer if verb == "__complete" else completion.without_descriptions(answer))
         return 0
     if verb == "help":
         verb, rest = (rest or [""])[0], ["--help"]

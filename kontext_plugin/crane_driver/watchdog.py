@@ -1,16 +1,8 @@
-"""What Linux shows of a process of ours: what it has passed on, and what waits to be sent.
+"""Watch a running crane from outside: whether it makes progress, and how much has arrived.
 
-Ends a process that waits in vain for its network.
-
-Linux shows whether one gets on: `io` counts the bytes that it reads and writes, and `net/tcp` those
-that the kernel has yet to send (4 MB of them are minutes on a slow line, while `io` stands still).
-Its processor time is no sign: a slow upload takes less than one tick of it a minute.
-
-How much of an upload has arrived, as far as one can see from outside of crane.
-
-crane reads a layer up to three times, so what it has read says nothing. What it has written, less
-what its sockets still hold, is what the other side's machine has; and crane says of each blob when
-it is through, or was there already. On loopback and on a slow line that is true to some 100 kB.
+1. What Linux shows of a process: bytes read and written, bytes in its sockets, its children.
+2. `watch` ends a process that makes no progress.
+3. `UploadProgress` tells how much of an upload has arrived.
 """
 
 from __future__ import annotations
@@ -28,34 +20,37 @@ from typing import NamedTuple
 from kontext_plugin.image.oci import Digest
 from kontext_plugin.terminal.steps import Progress
 
+# --- What Linux shows of a process (proc(5)) ---
+
 PROC = "/proc"
 
 
-class BytesPassed(NamedTuple):
-    """Bytes that a process has read and written since it began, of files and sockets alike."""
+class IOCounts(NamedTuple):
+    """Bytes that a process has read and written since its start, in files and sockets."""
 
     read: int
     written: int
 
 
 def is_visible(pid: int) -> bool:
-    """Whether this system shows a process of ours. macOS does not."""
+    """Return whether this system shows the process. macOS shows none."""
     return os.access(f"{PROC}/{pid}/io", os.R_OK)
 
 
-def bytes_passed(pid: int) -> BytesPassed:
-    """Raises OSError for one that has ended."""
+def io_counts(pid: int) -> IOCounts:
+    """Return the bytes that a process has read and written. Raises OSError if it has ended."""
     with open(f"{PROC}/{pid}/io", encoding="ascii") as file:
         counts = dict(line.split(": ") for line in file)
-    return BytesPassed(int(counts["rchar"]), int(counts["wchar"]))
+    return IOCounts(int(counts["rchar"]), int(counts["wchar"]))
 
 
-def queues(pid: int) -> Mapping[str, str]:
-    """Each of its TCP sockets, and the bytes that wait in it: `SENT:RECEIVED`, hexadecimal.
+def socket_queues(pid: int) -> Mapping[str, str]:
+    """Return each TCP socket of a process, by its inode, with the bytes that wait in it.
 
-    Those sent wait until the other side has them. Raises OSError for one that has ended.
+    The bytes have the form `SENT:RECEIVED`, hexadecimal. Sent bytes wait until the other machine
+    has confirmed them. Raises OSError if the process has ended.
     """
-    descriptors, sockets, found = f"{PROC}/{pid}/fd", set(), {}
+    descriptors, sockets, queues = f"{PROC}/{pid}/fd", set(), {}
     for name in os.listdir(descriptors):
         with contextlib.suppress(OSError):  # closed meanwhile
             sockets.add(os.readlink(os.path.join(descriptors, name)))
@@ -64,12 +59,12 @@ def queues(pid: int) -> Mapping[str, str]:
             for line in file:
                 _, _, _, _, waiting, _, _, _, _, inode, *_ = line.decode("ascii").split()
                 if f"socket:[{inode}]" in sockets:
-                    found[inode] = waiting
-    return found
+                    queues[inode] = waiting
+    return queues
 
 
 def has_child(pid: int) -> bool:
-    """Raises OSError for one that has ended."""
+    """Return whether a process has a child. Raises OSError if it has ended."""
     tasks = f"{PROC}/{pid}/task"
     for task in os.listdir(tasks):
         with contextlib.suppress(OSError), open(f"{tasks}/{task}/children", "rb") as file:
@@ -78,23 +73,31 @@ def has_child(pid: int) -> bool:
     return False
 
 
-_LOOKS = 8
-"""How often it is looked at within the limit; no look at all where it ends before the first."""
+# --- End a process that makes no progress ---
+
+_CHECKS = 8
+"""Snapshots within the time limit. A run that is shorter than the first interval costs none."""
 
 _NOISE = 64
-"""Bytes a minute that are none: the runtime of a waiting Go program reads its processor limit."""
+"""Bytes a minute that are no progress: the runtime of a Go program that waits reads its processor
+limit now and then."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What there is to see of a process at one moment."""
+class Snapshot:
+    """What Linux shows of a process at one moment.
 
-    transferred: int = 0  # bytes, since it began
-    queues: frozenset[tuple[str, str]] = frozenset()  # as proc.queues has them
-    waits_for_us: bool = False  # or for a person, whom a credential helper asks
+    The socket queues count too: 4 MB in the kernel take minutes on a slow line, and the process
+    neither reads nor writes meanwhile. Processor time does not: a slow upload takes less than one
+    tick a minute.
+    """
 
-    def is_beyond(self, before: Look, seconds: float) -> bool:
-        """Whether there was progress in the `seconds` since `before`."""
+    transferred: int = 0  # bytes read and written since its start
+    queues: frozenset[tuple[str, str]] = frozenset()  # as in socket_queues()
+    waits_for_us: bool = False  # for Kontext to read, or for a person who types a password
+
+    def shows_progress(self, before: Snapshot, seconds: float) -> bool:
+        """Return whether there was progress in the `seconds` since `before`."""
         noise = _NOISE * (1 + seconds / 60)
         moved = self.transferred - before.transferred > noise or self.queues != before.queues
         return moved or self.waits_for_us
@@ -104,101 +107,118 @@ class Look:
 def watch(
     process: subprocess.Popen[bytes], limit: float, end: Callable[[], None]
 ) -> Iterator[threading.Event]:
-    """Calls `end` after `limit` seconds without progress, 0 being never. The event tells of it.
+    """Call `end` after `limit` seconds without progress, never if it is 0. Yield an event.
 
-    Only what was looked at counts: time in which this machine sleeps, or we are stopped, does not.
+    The event is set before `end` is called. Time is counted in snapshots: time in which this
+    machine sleeps, or Kontext is stopped, does not count.
     """
-    left, silent = threading.Event(), threading.Event()
+    left, stalled = threading.Event(), threading.Event()
 
-    def watch() -> None:
-        step, quiet = limit / _LOOKS, 0
-        seen: Look | None = None
-        while quiet < _LOOKS:
-            if left.wait(step):
+    def check() -> None:
+        interval, quiet = limit / _CHECKS, 0
+        before: Snapshot | None = None
+        while quiet < _CHECKS:
+            if left.wait(interval):
                 return
-            now = take_look(process)
-            if seen is None or now.is_beyond(seen, (quiet + 1) * step):
-                seen, quiet = now, 0
+            now = take_snapshot(process)
+            if before is None or now.shows_progress(before, (quiet + 1) * interval):
+                before, quiet = now, 0
             else:
                 quiet += 1
-        silent.set()
+        stalled.set()
         end()
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=check, daemon=True)
     if limit:
-        watcher.start()
+        thread.start()
     try:
-        yield silent
+        yield stalled
     finally:
         left.set()
         if limit:
-            watcher.join()
+            thread.join()
 
 
-def take_look(process: subprocess.Popen[bytes]) -> Look:
-    """One that has just ended shows nothing."""
+def take_snapshot(process: subprocess.Popen[bytes]) -> Snapshot:
+    """Return what Linux shows of a process. One that has ended shows nothing."""
     pid = process.pid
     try:
-        return Look(
-            sum(bytes_passed(pid)),
-            frozenset(queues(pid).items()),
-            _is_unread(process) or has_child(pid),  # a helper: docker sets it no limit either
+        return Snapshot(
+            sum(io_counts(pid)),
+            frozenset(socket_queues(pid).items()),
+            # A child is a credential helper. docker sets no time limit for those either.
+            _has_unread_output(process) or has_child(pid),
         )
     except OSError:
-        return Look()
+        return Snapshot()
 
 
-def _is_unread(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has written what we have not taken yet: then it may wait for us."""
+def _has_unread_output(process: subprocess.Popen[bytes]) -> bool:
     try:
         waiting = select.poll()
         waiting.register(process.stdout or -1, select.POLLIN)
         return any(events & select.POLLIN for _, events in waiting.poll(0))
-    except ValueError:  # closed already: all was taken
+    except ValueError:  # the pipe is closed: everything was read
         return False
 
 
-PUSHED = re.compile(rb"pushed blob: (sha256:[0-9a-f]{64})")
+# --- How much of an upload has arrived ---
 
-_THERE = re.compile(rb"(?:existing|mounted) blob: (sha256:[0-9a-f]{64})")
+_PUSHED = re.compile(rb"pushed blob: (sha256:[0-9a-f]{64})")
 
-_ALL_THERE = b"existing manifest: "
+_PRESENT = re.compile(rb"(?:existing|mounted) blob: (sha256:[0-9a-f]{64})")
+
+_ALL_PRESENT = b"existing manifest: "
+
+
+def pushed_blobs(messages: bytes | bytearray) -> frozenset[Digest]:
+    """Return the digests of the blobs that crane has uploaded, from what it printed on stderr."""
+    return _digests(_PUSHED, messages)
 
 
 @dataclass
-class Transfer:
-    """Of the layers of one run of crane, by their sizes in bytes. May be asked by any thread."""
+class UploadProgress:
+    """How much of the layers of one run of crane has arrived. Any thread may ask.
 
-    sizes: Mapping[Digest, int]
+    crane reads a layer up to three times, so the bytes that it has read say nothing. The bytes
+    that it has written, less those that wait in its sockets, have arrived at the other machine.
+    That is exact to about 100 kB, on a slow line and on loopback. crane also prints a line when a
+    blob is complete, or was there already.
+    """
+
+    sizes: Mapping[Digest, int]  # in bytes, of each layer
     _pid: int = 0  # of crane, once it runs
     _messages: bytearray = field(default_factory=bytearray)
-    _arrived: int = 0
+    _arrived: int = 0  # bytes
 
     def follow(self, pid: int, messages: bytearray) -> None:
-        """From now on it is this crane, which adds to its messages."""
+        """Watch this crane from now on. It prints `messages`, which grow."""
         self._pid, self._messages = pid, messages
 
-    def amount(self) -> Progress:
-        """The bytes that have arrived, never fewer than before, of those that must go.
+    def measure(self) -> Progress:
+        """Return the bytes that have arrived, never fewer than before, and those that must.
 
-        Where a system does not show it, a blob counts when crane is through with it.
+        On a system that shows no processes, a blob counts as soon as it is complete.
         """
         messages = bytes(self._messages)
-        pushed = self._size(PUSHED, messages)
-        total = sum(self.sizes.values()) - self._size(_THERE, messages)
-        if _ALL_THERE in messages:
+        pushed = self._size(pushed_blobs(messages))
+        total = sum(self.sizes.values()) - self._size(_digests(_PRESENT, messages))
+        if _ALL_PRESENT in messages:
             total = pushed
-        seen = max(pushed, self._sent(), self._arrived)
-        self._arrived = min(seen, total)
+        arrived = max(pushed, self._sent(), self._arrived)
+        self._arrived = min(arrived, total)
         return Progress(bytes=self._arrived, total_bytes=total)
 
-    def _size(self, kind: re.Pattern[bytes], messages: bytes) -> int:
-        digests = {Digest(digest.decode("ascii")) for digest in kind.findall(messages)}
+    def _size(self, digests: frozenset[Digest]) -> int:
         return sum(self.sizes.get(digest, 0) for digest in digests)
 
     def _sent(self) -> int:
         try:
-            waiting = queues(self._pid).values()
-            return bytes_passed(self._pid).written - sum(int(queue[:8], 16) for queue in waiting)
+            waiting = sum(int(queue[:8], 16) for queue in socket_queues(self._pid).values())
+            return io_counts(self._pid).written - waiting
         except OSError:
             return 0
+
+
+def _digests(pattern: re.Pattern[bytes], messages: bytes | bytearray) -> frozenset[Digest]:
+    return frozenset(Digest(digest.decode("ascii")) for digest in pattern.findall(messages))

@@ -1,4 +1,7 @@
-"""The only door to the Docker daemon, and the only import of docker's SDK (200 ms: lazily)."""
+"""The Docker daemon: ask it, pull into it, and run containers on it.
+
+Nothing else in Kontext imports docker's SDK, which takes 200 ms to import: only functions do.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kontext_plugin.cli.flags import Globals
 from kontext_plugin.crane import IDENTITY_TOKEN, Credentials
-from kontext_plugin.engine.config import Endpoint, Tls, choose_endpoint, registry_key
+from kontext_plugin.engine.config import (
+    DaemonFlags,
+    Endpoint,
+    Tls,
+    choose_endpoint,
+    registry_key,
+)
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.reference import Reference, registry_of
 
@@ -24,67 +32,40 @@ if TYPE_CHECKING:
 
 
 _GRACE = 1
-"""Seconds that an interrupted container has to end by itself before it is killed."""
+"""Seconds in which an interrupted container may end before it is killed."""
 
-_PIDS = 512
-"""More than the extractor's threads, and too few for a fork bomb."""
+_MAX_PROCESSES = 512
+"""In a container: more than the threads of the extractor, and too few for a fork bomb."""
 
-_NOT_THERE = (
-    "Start it, or name another one with 'docker --host' or 'docker --context'. "
+_NO_DAEMON_HINT = (
+    "Start the daemon, or choose another one with 'docker --host' or 'docker --context'. "
     "A push needs no daemon."
 )
 
-_NOT_ALLOWED = (
-    "Only root and, as a rule, the members of the group docker may use it. A push needs no daemon."
+_NO_PERMISSION_HINT = (
+    "Usually only root and the members of the group 'docker' may use it. A push needs no daemon."
 )
 
-_CANNOT_PULL = (
-    "The daemon asks the registry by itself: it must reach it, and trust it (insecure-registries). "
-    "What you are logged in with has been passed on."
+_PULL_HINT = (
+    "The daemon must reach the registry itself, and trust it (insecure-registries). "
+    "Kontext has passed on the credentials that you are logged in with."
 )
+
+_DEFAULT_HINT = "See the daemon's log, or run 'docker -D kontext …'."
 
 
 @dataclass(frozen=True)
-class Container:
-    """What is to run: an image with a directory of the daemon's machine at `target`."""
+class ContainerSpec:
+    """A container to run: an image, and a directory that is mounted into it."""
 
     image: str
     entrypoint: str
     arguments: Sequence[str]
-    directory: str
-    target: str
+    directory: str  # on the daemon's machine
+    target: str  # where it is mounted; also the working directory
     user: str  # UID[:GID]
     groups: Sequence[int] = ()
     capabilities: Sequence[str] = ()  # all others are dropped
-
-
-@dataclass(frozen=True)
-class Running:
-    """A container that was made and not started yet."""
-
-    daemon: Daemon
-    name: str
-
-    def output(self) -> Iterator[tuple[int, bytes]]:
-        """Starts it; yields what it writes, each piece with its descriptor: 1 or 2.
-
-        Raises KontextError.
-        """
-        client = self.daemon.client
-        with self.daemon.asked("start a container"):
-            pieces = client.attach(self.name, stream=True, demux=True)
-            client.start(self.name)
-            for written, complained in pieces:
-                if written:
-                    yield 1, written
-                if complained:
-                    yield 2, complained
-
-    def exit_code(self) -> int:
-        """Waits for its end. Raises KontextError."""
-        with self.daemon.asked("wait for a container"):
-            code: int = self.daemon.client.wait(self.name)["StatusCode"]
-            return code
 
 
 @dataclass(frozen=True)
@@ -95,30 +76,30 @@ class Daemon:
     endpoint: Endpoint
 
     def version(self) -> str:
-        """Raises KontextError."""
-        with self.asked("tell its version"):
+        """Return the version of the daemon. Raises KontextError."""
+        with self.request("tell its version"):
             return str(self.client.version()["Version"])
 
     def platform(self) -> str:
-        """`OS/ARCHITECTURE`, as Go has them. Raises KontextError."""
-        with self.asked("tell its platform"):
+        """Return `OS/ARCHITECTURE`, in Go's words. Raises KontextError."""
+        with self.request("tell its platform"):
             version = self.client.version()
         return f"{version['Os']}/{version['Arch']}"
 
-    def security(self) -> frozenset[str]:
-        """The names of its security options, `rootless` and `userns` among them.
+    def security_options(self) -> frozenset[str]:
+        """Return the names of the security options, like `rootless` or `userns`.
 
         Raises KontextError.
         """
-        with self.asked("tell its settings"):
+        with self.request("tell its settings"):
             options = self.client.info().get("SecurityOptions") or ()
         return frozenset(option.partition(",")[0].removeprefix("name=") for option in options)
 
-    def has(self, image: str) -> bool:
-        """Whether `REPO@sha256:…` is there. Raises KontextError."""
+    def has_image(self, image: str) -> bool:
+        """Return whether the daemon has the image `REPO@sha256:…`. Raises KontextError."""
         from docker.errors import ImageNotFound
 
-        with self.asked(f"look for {image}"):
+        with self.request(f"look for {image}"):
             try:
                 self.client.inspect_image(image)  # type: ignore[no-untyped-call]
             except ImageNotFound:
@@ -126,79 +107,86 @@ class Daemon:
         return True
 
     def pull(self, image: str, credentials: Credentials | None) -> None:
-        """Pulls `REPO@sha256:…`. Raises KontextError."""
+        """Pull the image `REPO@sha256:…`. Raises KontextError."""
         from docker.errors import DockerException
 
-        known = _auth_config(image, credentials)
-        with self.asked(f"pull {image}", hint=_CANNOT_PULL):
-            # An empty one keeps the SDK from looking by itself, which it does unlike docker.
-            for message in self.client.pull(image, stream=True, decode=True, auth_config=known):
+        # Without an auth_config, also an empty one, the SDK looks for credentials unlike docker.
+        auth = _auth_config(image, credentials)
+        with self.request(f"pull {image}", hint=_PULL_HINT):
+            for message in self.client.pull(image, stream=True, decode=True, auth_config=auth):
                 if "error" in message:
                     raise DockerException(str(message["error"]))
 
     def tag(self, image: str, name: Reference) -> None:
-        """Names an image that is there. Raises KontextError."""
-        with self.asked(f"tag {image}"):
+        """Tag an image that the daemon has. Raises KontextError."""
+        with self.request(f"tag {image}"):
             self.client.tag(image, name.repository, name.tag)
 
     @contextlib.contextmanager
-    def container(self, wanted: Container) -> Iterator[Running]:
-        """A container that is gone after the block, whatever ends it. Raises KontextError."""
+    def container(self, spec: ContainerSpec) -> Iterator[Container]:
+        """Create a container, and yield it. It is removed after the block. Raises KontextError.
+
+        The container has no network, a read-only root, and no capabilities but those of the spec.
+        """
         from docker.types import LogConfig, Mount
 
         client = self.client
         name = f"kontext-{secrets.token_hex(8)}"
-        settings = client.create_host_config(
-            mounts=[Mount(wanted.target, wanted.directory, type="bind")],
+        host_config = client.create_host_config(
+            mounts=[Mount(spec.target, spec.directory, type="bind")],
             network_mode="none",
             read_only=True,
             cap_drop=["ALL"],
-            cap_add=[*wanted.capabilities],
+            cap_add=[*spec.capabilities],
             security_opt=["no-new-privileges"],
-            pids_limit=_PIDS,
-            group_add=[*wanted.groups],
-            log_config=LogConfig(type="none"),  # we read it as it comes
+            pids_limit=_MAX_PROCESSES,
+            group_add=[*spec.groups],
+            log_config=LogConfig(type="none"),  # Kontext reads the output while it is written
         )
-        broken_off = True
+        interrupted = True
         try:
-            with self.asked("make a container"):
+            with self.request("make a container"):
                 client.create_container(
-                    wanted.image,
-                    [*wanted.arguments],
+                    spec.image,
+                    [*spec.arguments],
                     name=name,
-                    user=wanted.user,
-                    entrypoint=[wanted.entrypoint],
-                    working_dir=wanted.target,
-                    host_config=settings,
+                    user=spec.user,
+                    entrypoint=[spec.entrypoint],
+                    working_dir=spec.target,
+                    host_config=host_config,
                     use_config_proxy=False,
                 )
-            broken_off = False
-            yield Running(self, name)
+            interrupted = False
+            yield Container(self, name)
         except KontextError:
-            broken_off = False
+            interrupted = False
             raise
         finally:
-            self._remove(name, _GRACE if broken_off else 0)
+            # An interrupted request may still create the container: wait for it.
+            self._remove_container(name, _GRACE if interrupted else 0)
 
-    def _remove(self, name: str, patience: float) -> None:
-        """`patience` is for a request that was broken off: the daemon may be about to obey it."""
+    def _remove_container(self, name: str, patience: float) -> None:
+        """Remove a container. If there is none, try again for `patience` seconds."""
         from docker.errors import NotFound
 
-        limit = time.monotonic() + patience
-        with self.asked(f"remove the container {name}"):
+        deadline = time.monotonic() + patience
+        with self.request(f"remove the container {name}"):
             while True:
                 try:
                     self.client.stop(name, timeout=_GRACE)
                     self.client.remove_container(name, v=True, force=True)
                     return
                 except NotFound:
-                    if time.monotonic() >= limit:
+                    if time.monotonic() >= deadline:
                         return
                     time.sleep(0.05)
 
     @contextlib.contextmanager
-    def asked(self, what: str, hint: str = "") -> Iterator[None]:
-        """Turns the SDK's errors into ours: `what` the daemon was asked to do, as a verb."""
+    def request(self, action: str, hint: str = _DEFAULT_HINT) -> Iterator[None]:
+        """Turn the SDK's errors in the block into KontextError.
+
+        `action` completes the sentence "the Docker daemon cannot …".
+        """
         from docker.errors import DockerException
         from urllib3.exceptions import HTTPError
 
@@ -206,13 +194,42 @@ class Daemon:
             yield
         except (DockerException, HTTPError, OSError) as error:
             raise KontextError(
-                f"the Docker daemon at {self.endpoint.host} cannot {what}: {_reason(error)}",
-                hint=hint or "Its log may say more; so does 'docker -D kontext …'.",
+                f"the Docker daemon at {self.endpoint.host} cannot {action}: {_reason(error)}",
+                hint=hint,
             ) from error
 
 
-def connect(flags: Globals) -> Daemon:
-    """The daemon that docker itself would talk to. Raises KontextError where none answers."""
+@dataclass(frozen=True)
+class Container:
+    """A container that is created, and not started yet."""
+
+    daemon: Daemon
+    name: str
+
+    def output(self) -> Iterator[tuple[int, bytes]]:
+        """Start the container. Yield each piece that it writes with its descriptor, 1 or 2.
+
+        Raises KontextError.
+        """
+        client = self.daemon.client
+        with self.daemon.request("start a container"):
+            pieces = client.attach(self.name, stream=True, demux=True)
+            client.start(self.name)
+            for stdout, stderr in pieces:
+                if stdout:
+                    yield 1, stdout
+                if stderr:
+                    yield 2, stderr
+
+    def exit_code(self) -> int:
+        """Wait until the container ends. Raises KontextError."""
+        with self.daemon.request("wait for a container"):
+            code: int = self.daemon.client.wait(self.name)["StatusCode"]
+            return code
+
+
+def connect(flags: DaemonFlags) -> Daemon:
+    """Return the daemon that docker itself would use. Raises KontextError if it does not answer."""
     from docker.errors import DockerException
 
     endpoint = choose_endpoint(flags, os.environ)
@@ -220,11 +237,11 @@ def connect(flags: Globals) -> Daemon:
         client = _client(endpoint)
     except (DockerException, OSError, ValueError) as error:
         reason = _reason(error)
-        hint = _NOT_THERE
+        hint = _NO_DAEMON_HINT
         if reason == os.strerror(errno.EACCES):
-            hint = _NOT_ALLOWED
+            hint = _NO_PERMISSION_HINT
         elif "paramiko" in reason:
-            hint = f"'{sys.executable} -m pip install paramiko' is what docker's SDK needs for ssh."
+            hint = f"docker's SDK needs it for ssh: '{sys.executable} -m pip install paramiko'."
         raise KontextError(
             f"no Docker daemon answers at {endpoint.host}: {reason}", hint=hint
         ) from error
@@ -238,7 +255,7 @@ def _client(endpoint: Endpoint) -> APIClient:
         def merge_environment_settings(
             self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
         ) -> Any:
-            # Else REQUESTS_CA_BUNDLE would take the place of the daemon's own authority.
+            # Otherwise REQUESTS_CA_BUNDLE replaces the daemon's own certificate authority.
             verify = self.verify if verify is None else verify
             return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
@@ -258,7 +275,7 @@ def _tls_config(tls: Tls) -> TLSConfig:
 
 
 def _auth_config(image: str, credentials: Credentials | None) -> dict[str, str]:
-    """Docker Engine API, "Authentication"."""
+    """Return credentials as the daemon takes them (Docker Engine API, "Authentication")."""
     if credentials is None:
         return {}
     server = registry_key(registry_of(image))
@@ -272,7 +289,7 @@ def _auth_config(image: str, credentials: Credentials | None) -> dict[str, str]:
 
 
 def _reason(error: BaseException) -> str:
-    """What the daemon says, or else the system: the SDK wraps that three times."""
+    """Return the daemon's words, or else the system's: the SDK wraps both up to three times."""
     if explanation := getattr(error, "explanation", None):
         return str(explanation)
     cause: BaseException | None = error

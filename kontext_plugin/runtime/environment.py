@@ -1,42 +1,43 @@
-"""What others get of the environment: crane, the helpers that it starts, git, and workers.
+"""Which environment variables other programs get: crane, credential helpers, git, and workers.
 
-A shell, and more so a CI job, is full of other programs' secrets: what is named here is passed on.
+A shell, and even more a CI job, holds the secrets of other programs. So only the variables that are
+listed here are passed on.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 MORE = "KONTEXT_ENV"
-"""More names for crane and its helpers, separated by commas; `VAULT_*` are all of a kind."""
+"""The variable with more names for crane and its helpers, separated by commas, like `VAULT_*`."""
 
-_ANY = (
-    # Where programs, their libraries and temporary files are; how text is written.
+_BASIC = (
+    # Where programs, libraries and temporary files are; the language and encoding of text.
     *("PATH", "LD_LIBRARY_PATH", "DYLD_*", "TMPDIR", "LANG", "LANGUAGE", "LC_*", "TZ"),
 )
 
-_HELPERS = (
-    *_ANY,
-    # Who the user is: many helpers look below the home, `pass` and the keychain ask for the name.
+_CRANE = (
+    *_BASIC,
+    # The user: many helpers have files in the home directory; `pass` and keychains ask for a name.
     *("HOME", "USER", "LOGNAME", "SHELL", "TERM", "XDG_*"),
-    # crane: docker's configuration and podman's, certificates, proxies, Go's own switches.
+    # crane: docker's and podman's configuration, certificates, proxies, Go's own switches.
     *("DOCKER_*", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOMAXPROCS"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
-    # ecr-login: keys, profiles, roles, web identities, the container's and the instance's.
+    # ecr-login: keys, profiles, roles, web identities, those of the container and the instance.
     "AWS_*",
-    # gcloud and gcr: the application's credentials, gcloud's configuration and its Python, and the
+    # gcloud, gcr: the application's credentials, gcloud's configuration, its Python, and the
     # metadata server. acr-env, acr-login: service principals, workload and managed identities.
     *("GOOGLE_*", "CLOUDSDK_*", "GCLOUD_*", "GCE_METADATA_*"),
     *("AZURE_*", "ACR_*", "IDENTITY_*", "MSI_*"),
-    # ghcr-login, and who reads a registry's credentials from the cluster.
+    # ghcr-login, and helpers that read a registry's credentials from the Kubernetes cluster.
     *("GITHUB_TOKEN", "GH_TOKEN", "KUBECONFIG", "KUBERNETES_*"),
-    # pass: its store, gpg with its agent, and where that asks for the passphrase.
+    # pass: its store, gpg with its agent, and the program that asks for the passphrase.
     *("PASSWORD_STORE_*", "GNUPGHOME", "GPG_*", "PINENTRY_*"),
-    # secretservice and the like talk to the desktop; osxkeychain to the login session.
+    # secretservice and similar ones: the desktop session. osxkeychain: the login session.
     *("DBUS_*", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "SECURITYSESSIONID"),
-    # The ways out of WSL (desktop.exe) and of editors' containers.
+    # desktop.exe calls from WSL into Windows; editors' containers call the host.
     *("WSL*", "REMOTE_CONTAINERS*", "VSCODE_*"),
 )
 
@@ -44,29 +45,29 @@ _GIT = (
     *("PATH", "HOME", "XDG_CONFIG_HOME"),
     *("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"),
     *("GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM"),
-    "SUDO_UID",  # git trusts the repositories of whoever called sudo
+    "SUDO_UID",  # git trusts the repositories of the user who called sudo
 )
-"""Not GIT_DIR and its like, which a hook's push would have: the directory's own repository is the
-one that counts."""
+"""Not GIT_DIR and similar ones, which a push from a git hook would inherit: Kontext asks for the
+repository of the pushed directory."""
 
 
-def of_helpers(environment: Mapping[str, str]) -> dict[str, str]:
-    """What crane and credential helpers get of this environment."""
+def crane_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for crane and the credential helpers that it starts."""
     more = [name.strip() for name in environment.get(MORE, "").split(",")]
-    return _only(environment, [*_HELPERS, *more])
+    return _select(environment, [*_CRANE, *more])
 
 
-def of_git(environment: Mapping[str, str]) -> dict[str, str]:
-    """What git gets of this environment when it is asked about a work tree."""
-    return _only(environment, _GIT)
+def git_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for a git that is asked about a work tree."""
+    return _select(environment, _GIT)
 
 
-def of_workers(environment: Mapping[str, str]) -> dict[str, str]:
-    """What our own processes get: they ask for nothing."""
-    return _only(environment, _ANY)
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for Kontext's own worker processes, which need no credentials."""
+    return _select(environment, _BASIC)
 
 
-def _only(environment: Mapping[str, str], names: list[str] | tuple[str, ...]) -> dict[str, str]:
+def _select(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     patterns = (re.escape(name).replace(r"\*", ".*") for name in names if name)
-    wanted = re.compile("|".join(patterns), re.DOTALL)
-    return {name: value for name, value in environment.items() if wanted.fullmatch(name)}
+    selected = re.compile("|".join(patterns), re.DOTALL)
+    return {name: value for name, value in environment.items() if selected.fullmatch(name)}

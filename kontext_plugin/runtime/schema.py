@@ -1,4 +1,7 @@
-"""The only door to jsonschema: JSON from outside becomes a known shape, or an error."""
+"""JSON documents from outside, checked by the schemas in `kontext_plugin/schemas`.
+
+Every error is an InvalidDocument. Nothing else in Kontext imports jsonschema.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +12,32 @@ from typing import Any
 from kontext_plugin.errors import brief
 
 IMAGE_MANIFEST = "image-manifest"
-
 IMAGE_CONFIG = "image-config"
-
 MANIFEST_PART = "manifest-part"
-
 MANIFEST_UNDO = "manifest-undo"
-
 DOCKER_CONFIG = "docker-config"
-
 DOCKER_CONTEXT = "docker-context"
 
 _MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2"}
 
 _COLUMNS = ("files", "links", "paths", "sizes")
-"""Definitions whose values `manifest.decode` checks by itself: there may be 100,000, and jsonschema
+"""Definitions whose values `manifest.decode` checks: there may be 100,000 of them, and jsonschema
 takes tens of microseconds for each."""
 
 
 class InvalidDocument(ValueError):
-    """JSON that is broken or of another shape; the text says where and why."""
+    """JSON that is broken, or that has another shape. The text says where and why."""
 
 
 def load_document(content: bytes, name: str) -> dict[str, Any]:
-    """The document in `content`, valid by the schema `name`. Raises InvalidDocument."""
+    """Return the document in `content` if the schema `name` allows it. Raises InvalidDocument."""
     document = parse_json(content)
     check_document(document, name)
     return document
 
 
 def load_manifest(content: bytes) -> dict[str, Any]:
-    """A Kontext manifest of any version known here. Raises InvalidDocument."""
+    """Return a Kontext manifest of any version that this Kontext reads. Raises InvalidDocument."""
     document = parse_json(content)
     version = document.get("version", 1)
     if type(version) is not int or version not in _MANIFEST_VERSIONS:
@@ -49,7 +47,7 @@ def load_manifest(content: bytes) -> dict[str, Any]:
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """A JSON object in UTF-8 (RFC 8259, 8.1), its shape unchecked. Raises InvalidDocument."""
+    """Return a JSON object in UTF-8 (RFC 8259, 8.1) of any shape. Raises InvalidDocument."""
     try:
         document = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
@@ -60,7 +58,7 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 
 def check_document(document: dict[str, Any], name: str) -> None:
-    """Raises InvalidDocument, with the place, unless the schema `name` allows the document."""
+    """Raise InvalidDocument, with the place, unless the schema `name` allows the document."""
     validator = _validator(name)
     try:
         error = next(validator.iter_errors(document), None)
@@ -73,7 +71,7 @@ def check_document(document: dict[str, Any], name: str) -> None:
 
 @functools.cache
 def _validator(name: str) -> Any:
-    # 90 ms together: only where something must be validated.
+    # Both take 90 ms, and most commands validate nothing.
     from importlib import resources
 
     import jsonschema
@@ -91,4 +89,4 @@ def _validator(name: str) -> Any:
 
 
 def _is_integer(_: object, value: object) -> bool:
-    return type(value) is int  # to JSON Schema, and to nobody else, 1.0 is one
+    return type(value) is int  # JSON Schema takes 1.0 for an integer too

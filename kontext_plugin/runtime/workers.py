@@ -1,11 +1,15 @@
-"""Processes that work beside this one, since Python's threads take turns.
+"""Work beside the main thread: processes that compute, and threads that wait.
 
-A worker is a Python of its own with two pipes. It lives in a session of its own, so that no Ctrl-C
-reaches it, and ends when we do, however that comes about: then its standard input ends.
+`Workers` are processes, since Python's threads take turns. A worker is a Python interpreter with
+two pipes. It runs in a session of its own, so no Ctrl-C reaches it. It ends when Kontext ends, in
+whatever way, because its standard input ends then.
+
+`thread_pool` is for jobs that wait: for crane, for git, for a disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -14,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.runtime.environment import of_workers
+from kontext_plugin.runtime.environment import worker_environment
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,9 +29,10 @@ _Item = TypeVar("_Item")
 
 _Result = TypeVar("_Result")
 
-_MOST = 8
-"""Workers: a container may have a small share of its machine's processors."""
+_MAX_WORKERS = 8
+"""A container may have only a small share of the processors that it sees."""
 
+# The program of a worker. It imports this module by its name, so that must follow a rename.
 _PROGRAM = """
 import sys
 sys.path[:] = sys.argv[1:]
@@ -35,17 +40,35 @@ from kontext_plugin.runtime.workers import work
 work()"""
 
 
-class Workers:
-    """At most one worker for each processor, started when they are needed.
+@contextlib.contextmanager
+def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of at most `count` threads. All its jobs have ended after the block.
 
-    When the context ends, so do they, whatever they are at.
+    An exception in the block drops the jobs that have not begun, and leaves those that run: they
+    end with the process.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # 10 ms, only for commands that need threads
+
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+class Workers:
+    """Worker processes, started when they are needed, at most one for each processor.
+
+    As a context manager it kills all workers when the block ends.
     """
 
     def __init__(self, count: int = 0) -> None:
-        self.count = count or min(_processors(), _MOST)
+        self.count = count or min(_count_processors(), _MAX_WORKERS)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-        self._threads: ThreadPoolExecutor | None = None  # each waits for a worker
+        self._threads: ThreadPoolExecutor | None = None  # each thread waits for one worker
 
     def __enter__(self) -> Workers:
         return self
@@ -61,11 +84,11 @@ class Workers:
     def map(
         self, function: Callable[[_Item], _Result], items: Iterable[_Item]
     ) -> Iterator[_Result]:
-        """The results, in the order of the items; all of these are taken at once.
+        """Yield the function's results in the order of the items, all of which are read at once.
 
-        The function is one of a module; items and results can be pickled. Raises what it raises,
-        and KontextError for a worker that dies. This process works where none can be started, and
-        where another one would gain nothing, upon a single item.
+        The function is at the top level of a module. Items and results can be pickled. A single
+        item is computed in this process, and so is everything if no worker can be started. Raises
+        what the function raises, and KontextError if a worker dies.
         """
         items = list(items)
         if len(items) < 2:
@@ -95,49 +118,12 @@ class Workers:
         return self._threads.map(ask, items)
 
 
-def _processors() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _start() -> subprocess.Popen[bytes]:
-    import subprocess
-
-    return subprocess.Popen(
-        # The path that is handed over leaves nothing to look for (-S), and names stay bytes (utf8).
-        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *sys.path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=of_workers(os.environ),
-        start_new_session=True,
-    )
-
-
-def _ask(process: subprocess.Popen[bytes], task: object) -> Any:
-    assert process.stdin and process.stdout
-    message = pickle.dumps(task)
-    try:
-        process.stdin.write(message)
-        process.stdin.flush()
-        done, result = pickle.load(process.stdout)
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise KontextError(
-            "a process that worked for Kontext has ended",
-            hint="The machine may be short of memory, or the installation damaged.",
-        ) from error
-    if not done:
-        raise result
-    return result
-
-
 def work() -> None:
-    """The program of a worker."""
+    """Run the tasks that come on standard input. This is the whole program of a worker."""
     import threading
 
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what is printed is no answer
+    os.dup2(2, 1)  # what a function prints must not mix with the answers
     tasks: SimpleQueue[tuple[Callable[[Any], Any], Any]] = SimpleQueue()
     threading.Thread(target=_receive, args=(tasks,), daemon=True).start()
     while True:
@@ -156,4 +142,41 @@ def _receive(tasks: SimpleQueue[tuple[Callable[[Any], Any], Any]]) -> None:
         while True:
             tasks.put(pickle.load(sys.stdin.buffer))
     finally:
-        os._exit(1)  # even in the midst of a task: whoever wanted it is gone
+        os._exit(1)  # also in the middle of a task: Kontext has ended, nobody reads the answer
+
+
+def _start() -> subprocess.Popen[bytes]:
+    import subprocess
+
+    return subprocess.Popen(
+        # -S: sys.path is handed over as it is. utf8: file names that are not UTF-8 survive.
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=worker_environment(os.environ),
+        start_new_session=True,
+    )
+
+
+def _ask(process: subprocess.Popen[bytes], task: object) -> Any:
+    assert process.stdin and process.stdout
+    message = pickle.dumps(task)
+    try:
+        process.stdin.write(message)
+        process.stdin.flush()
+        done, result = pickle.load(process.stdout)
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise KontextError(
+            "a worker process of Kontext has ended unexpectedly",
+            hint="Check this machine's free memory, and install Kontext again if it is not that.",
+        ) from error
+    if not done:
+        raise result
+    return result
+
+
+def _count_processors() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

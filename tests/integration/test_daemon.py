@@ -22,9 +22,9 @@ from support.terminal import terminal
 from support.trees import Directory, File, Link, Tree, on_disk, plant
 from test_credentials import certificate, helper, on_path
 
-from kontext_plugin.cli.flags import Globals
 from kontext_plugin.crane import find_crane
 from kontext_plugin.engine import daemon
+from kontext_plugin.engine.config import DaemonFlags
 from kontext_plugin.errors import KontextError
 
 pytestmark = pytest.mark.usefixtures("daemon")
@@ -139,7 +139,7 @@ def test_a_helpers_miss_is_no_reason_to_use_auths(
     credentials = find_crane().credentials(registry.host)
     assert credentials is None
     with pytest.raises(KontextError, match="cannot pull"):
-        daemon.connect(Globals()).pull(image, credentials)
+        daemon.connect(DaemonFlags()).pull(image, credentials)
 
 
 def test_an_image_that_the_daemon_cannot_pull(

@@ -26,7 +26,8 @@ from support.proxy import ALWAYS, Exchange, Response, Rule, serve_proxy
 from support.services import PASSWORD, USER, Docker, Registry, Result
 from support.trees import File, Tree, in_archive
 
-from kontext_plugin.crane import Crane as Door
+from kontext_plugin import crane as kontext_crane
+from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.reference import parse_image_reference
 from kontext_plugin.registry.fetch import fetch
@@ -290,9 +291,10 @@ def test_a_hostile_layer(
     assert put_image(registry, tag, make()) == 201
     monkeypatch.setenv("DOCKER_CONFIG", str(docker.config))
     if why and len(make()) < 1_000_000:
-        with Door(crane_path) as door, ThreadPoolExecutor(2) as threads:
+        runner = CraneRunner(crane_path)
+        with kontext_crane.Crane(runner) as reading, ThreadPoolExecutor(2) as threads:
             with pytest.raises(KontextError, match=re.escape(why)) as raised:
-                fetch(door, threads, parse_image_reference(tag))
+                fetch(reading, threads, parse_image_reference(tag))
             assert len(raised.value.message) < 500
     assert_afresh(push(docker, tag, source), why)
     assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE

@@ -11,12 +11,12 @@ import pytest
 
 from kontext_plugin.cache.store import open_cache
 from kontext_plugin.cli import options
-from kontext_plugin.cli.completion import answer
-from kontext_plugin.engine.config import registries
+from kontext_plugin.cli.completion import complete
+from kontext_plugin.engine.config import known_registries
 
 
 def offered(*words: str) -> list[str]:
-    *lines, directive = answer(words).split("\n")
+    *lines, directive = complete(words).split("\n")
     assert directive == ":4"
     return [line.partition("\t")[0] for line in lines]
 
@@ -47,7 +47,7 @@ def test_only_what_begins_like_the_word() -> None:
 
 @pytest.mark.usefixtures("pushed")
 def test_a_directory_cannot_command_the_terminal() -> None:
-    assert answer(["push", "-t", "r/e"]) == "r/else:1\tfrom /else\\x1b\\n\\twhere\n:4"
+    assert complete(["push", "-t", "r/e"]) == "r/else:1\tfrom /else\\x1b\\n\\twhere\n:4"
 
 
 def test_nothing_was_pushed_yet() -> None:
@@ -100,7 +100,7 @@ CONFIGS = {
 @pytest.mark.parametrize(("content", "hosts"), CONFIGS.values(), ids=CONFIGS)
 def test_registries_of_dockers_configuration(content: object, hosts: list[str]) -> None:
     configure(content)
-    assert registries() == hosts
+    assert known_registries() == hosts
 
 
 def a_fifo(path: Path) -> None:
@@ -116,4 +116,4 @@ def test_a_configuration_that_cannot_be_read(make: Callable[[Path], None]) -> No
     folder = Path(os.environ["DOCKER_CONFIG"])
     folder.mkdir()
     make(folder / "config.json")
-    assert registries() == []
+    assert known_registries() == []

@@ -9,8 +9,9 @@ import pytest
 
 from kontext_plugin.cache.store import Cache
 from kontext_plugin.commands import doctor
-from kontext_plugin.commands.doctor import BROKEN, NOTE, OK, shows_utf8, subject
+from kontext_plugin.commands.doctor import BROKEN, NOTE, OK, subject
 from kontext_plugin.crane import Crane
+from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.errors import UsageError
 
 VERSIONS = {
@@ -29,13 +30,13 @@ def test_crane(tmp_path: Path, body: str, state: str) -> None:
     program = tmp_path / "crane"
     program.write_text(f"#!/bin/sh\n{body}\n")
     program.chmod(0o755)
-    found = doctor.crane_version(Crane(str(program)))
+    found = doctor.crane_version(Crane(CraneRunner(str(program))))
     assert found.state == state
     assert bool(found.hint) == (state != OK)
 
 
 def test_a_crane_that_is_gone(tmp_path: Path) -> None:
-    found = doctor.crane_version(Crane(str(tmp_path / "gone")))
+    found = doctor.crane_version(Crane(CraneRunner(str(tmp_path / "gone"))))
     assert (found.state, "KONTEXT_CRANE" in found.hint) == (BROKEN, True)
 
 
@@ -89,19 +90,3 @@ def test_subject(text: str, registry: str, name: str | None) -> None:
 def test_no_subject(text: str) -> None:
     with pytest.raises(UsageError):
         subject(text)
-
-
-LOCALES = {
-    "none": ({}, False),
-    "C": ({"LANG": "C"}, False),
-    "Latin": ({"LANG": "de_DE.ISO-8859-1"}, False),
-    "UTF-8": ({"LANG": "en_US.UTF-8"}, True),
-    "utf8": ({"LC_CTYPE": "C.utf8"}, True),
-    "the first counts": ({"LC_ALL": "C", "LANG": "C.UTF-8"}, False),
-    "empty does not count": ({"LC_ALL": "", "LANG": "C.UTF-8"}, True),
-}
-
-
-@pytest.mark.parametrize(("environment", "utf8"), LOCALES.values(), ids=LOCALES)
-def test_signs(environment: dict[str, str], utf8: bool) -> None:
-    assert shows_utf8(environment) == utf8

@@ -17,6 +17,7 @@ from support.trees import Directory, File
 from kontext_plugin.cache.store import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.errors import RegistryError
+from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.delta import Changes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
@@ -72,7 +73,7 @@ class Registry:
         program.chmod(0o755)
         config = b'{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/e"],"Cmd":null}}'
         self.answers(config=config)
-        self.crane = Crane(str(program))
+        self.crane = Crane(CraneRunner(str(program)))
 
     def answers(self, **answers: bytes) -> None:
         for verb, answer in answers.items():

@@ -1,10 +1,14 @@
-"""Whose variables go to whom."""
+"""Which environment variables other programs get."""
 
 from __future__ import annotations
 
 import pytest
 
-from kontext_plugin.runtime.environment import of_git, of_helpers, of_workers
+from kontext_plugin.runtime.environment import (
+    crane_environment,
+    git_environment,
+    worker_environment,
+)
 
 NEEDED = {
     "crane": "DOCKER_CONFIG REGISTRY_AUTH_FILE XDG_RUNTIME_DIR HOME PATH SSL_CERT_FILE "
@@ -26,26 +30,26 @@ OTHERS = "DATABASE_URL NPM_TOKEN STRIPE_KEY VAULT_TOKEN MY_HOME PATHS KONTEXT_EN
 @pytest.mark.parametrize("names", NEEDED.values(), ids=NEEDED)
 def test_helpers_get_what_they_need(names: str) -> None:
     environment = dict.fromkeys(names.split(), "value\nof two lines")
-    assert of_helpers(environment) == environment
+    assert crane_environment(environment) == environment
 
 
-def test_nobody_gets_the_rest() -> None:
+def test_no_program_gets_other_variables() -> None:
     environment = dict.fromkeys(OTHERS.split(), "secret")
-    assert of_helpers(environment) == {}
-    assert of_git(environment) == {}
-    assert of_workers(environment) == {}
+    assert crane_environment(environment) == {}
+    assert git_environment(environment) == {}
+    assert worker_environment(environment) == {}
 
 
-def test_git_is_led_nowhere_else() -> None:
-    leading = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_CONFIG_PARAMETERS GIT_SSH_COMMAND"
-    assert of_git(dict.fromkeys(leading.split(), "x")) == {}
+def test_git_gets_no_variable_that_names_another_repository() -> None:
+    names = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_CONFIG_PARAMETERS GIT_SSH_COMMAND"
+    assert git_environment(dict.fromkeys(names.split(), "x")) == {}
 
 
-def test_the_user_adds_names() -> None:
+def test_kontext_env_adds_names_for_helpers() -> None:
     environment = dict.fromkeys(OTHERS.split(), "x") | {"KONTEXT_ENV": "VAULT_*, NPM_TOKEN,,P.THS"}
-    assert of_helpers(environment) == {"VAULT_TOKEN": "x", "NPM_TOKEN": "x"}
+    assert crane_environment(environment) == {"VAULT_TOKEN": "x", "NPM_TOKEN": "x"}
 
 
 def test_workers_get_no_credentials() -> None:
     names = " ".join(NEEDED.values()).split()
-    assert of_workers(dict.fromkeys(names, "x")).keys() == {"PATH", "TMPDIR"}
+    assert worker_environment(dict.fromkeys(names, "x")).keys() == {"PATH", "TMPDIR"}

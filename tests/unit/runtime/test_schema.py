@@ -1,4 +1,4 @@
-"""JSON from outside: whatever comes is a document of the known shape or one error with a place."""
+"""JSON from outside is a document of a known shape, or one error with its place."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ BROKEN = {
 
 @pytest.mark.parametrize("load", [parse_json, load_manifest], ids=["parse", "manifest"])
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_what_is_no_json_object_is_refused(load: Any, content: bytes) -> None:
+def test_all_but_a_json_object_is_rejected(load: Any, content: bytes) -> None:
     with pytest.raises(InvalidDocument, match=r"not JSON|no JSON object|too deep") as raised:
         load(content)
-    assert len(str(raised.value)) < 300, "the message repeats what came"
+    assert len(str(raised.value)) < 300, "the message repeats the input"
 
 
-# Below the decoder's own limit, and far above what validating may recurse.
+# The JSON decoder allows this depth; the validator does not.
 @pytest.mark.parametrize("depth", [100, 300, 500, 900])
-def test_deep_nesting_is_refused_wherever_it_stands(depth: int) -> None:
+def test_deep_nesting_is_rejected_under_every_key(depth: int) -> None:
     deep: Any = []
     for _ in range(depth):
         deep = [deep]
@@ -115,7 +115,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("key", "value", "place"), WRONG.values(), ids=WRONG)
-def test_a_wrong_value_is_refused_with_its_place(key: str, value: Any, place: str) -> None:
+def test_a_wrong_value_is_rejected_with_its_place(key: str, value: Any, place: str) -> None:
     with pytest.raises(InvalidDocument) as raised:
         load_manifest(encoded(GOOD | {key: value}))
     assert str(raised.value).startswith(f"{place}: ")
@@ -145,8 +145,8 @@ WRONG_COLUMNS: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG_COLUMNS.values(), ids=WRONG_COLUMNS)
-def test_a_wrong_value_in_a_column_is_refused(key: str, value: Any) -> None:
-    """By the published schema, and without it, since jsonschema is slow."""
+def test_a_wrong_value_in_a_column_is_rejected(key: str, value: Any) -> None:
+    """By the published schema, and by manifest.decode without it: jsonschema is slow."""
     document = GOOD | {key: value}
     assert not published_schema("manifest-v2").is_valid(document)
     with pytest.raises(manifest.InvalidManifest):
@@ -164,13 +164,13 @@ def test_a_missing_key_is_named(key: str) -> None:
         load_manifest(encoded({k: v for k, v in GOOD.items() if k != key}))
 
 
-def test_version_1_has_nothing_but_files() -> None:
+def test_version_1_has_only_files() -> None:
     assert load_manifest(b'{"files":{"a":""}}') == {"files": {"a": ""}}
     with pytest.raises(InvalidDocument, match="sizes"):
         load_manifest(b'{"files":{},"sizes":[]}')
 
 
-def test_a_key_that_comes_twice_counts_once() -> None:
+def test_of_a_key_that_comes_twice_the_last_counts() -> None:
     content = encoded(GOOD).replace(b'"files":', b'"files": {"../../etc/passwd": ""}, "files":')
     assert content.count(b'"files"') == 2
     assert load_manifest(content) == GOOD
@@ -182,7 +182,7 @@ WRONG_IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "layer text": ({"layers": ["x"]}, "layers/0"),
     "layer without digest": ({"layers": [{"size": 1}]}, "layers/0"),
     "layer without size": ({"layers": [{"digest": DIGEST}]}, "layers/0"),
-    "digest that climbs": ({"layers": [{"digest": "../../x", "size": 1}]}, "layers/0/digest"),
+    "digest with a path": ({"layers": [{"digest": "../../x", "size": 1}]}, "layers/0/digest"),
     "digest, newline": ({"layers": [{"digest": DIGEST + "\n", "size": 1}]}, "layers/0/digest"),
     "size negative": ({"layers": [{"digest": DIGEST, "size": -1}]}, "layers/0/size"),
     "size text": ({"layers": [{"digest": DIGEST, "size": "1"}]}, "layers/0/size"),
@@ -195,12 +195,12 @@ WRONG_IMAGES: dict[str, tuple[dict[str, Any], str]] = {
         {"annotations": {"dev.kontext.manifest": None}},
         "annotations/dev.kontext.manifest",
     ),
-    "size of no integer": ({"layers": [{"digest": DIGEST, "size": 1.0}]}, "layers/0/size"),
+    "size with a fraction": ({"layers": [{"digest": DIGEST, "size": 1.0}]}, "layers/0/size"),
 }
 
 
 @pytest.mark.parametrize(("changes", "place"), WRONG_IMAGES.values(), ids=WRONG_IMAGES)
-def test_a_wrong_image_is_refused_with_its_place(changes: dict[str, Any], place: str) -> None:
+def test_a_wrong_image_is_rejected_with_its_place(changes: dict[str, Any], place: str) -> None:
     with pytest.raises(InvalidDocument) as raised:
         load_document(encoded(IMAGE | changes), IMAGE_MANIFEST)
     assert str(raised.value).startswith(f"{place}: ")
@@ -211,7 +211,7 @@ def test_a_wrong_image_is_refused_with_its_place(changes: dict[str, Any], place:
     [{}, {"annotations": None}, {"annotations": {"a": "b"}}, {"layers": []}, {"subject": [1]}],
     ids=str,
 )
-def test_a_good_image_is_taken(changes: dict[str, Any]) -> None:
+def test_a_good_image_is_accepted(changes: dict[str, Any]) -> None:
     assert load_document(encoded(IMAGE | changes), IMAGE_MANIFEST) == IMAGE | changes
 
 
@@ -223,7 +223,7 @@ JSON = st.recursive(
 
 
 @given(st.sampled_from(sorted(GOOD)), JSON)
-def test_nothing_but_a_manifest_or_an_error_comes_out(key: str, value: Any) -> None:
+def test_any_value_gives_a_manifest_or_an_error(key: str, value: Any) -> None:
     with contextlib.suppress(InvalidDocument, manifest.InvalidManifest):
         manifest.decode(load_manifest(encoded(GOOD | {key: value})))
 
@@ -238,7 +238,7 @@ COLUMNS = {
 
 
 @given(st.sampled_from(sorted(COLUMNS)).flatmap(lambda key: COLUMNS[key].map(lambda v: {key: v})))
-def test_what_the_schema_refuses_is_refused_without_it(changes: dict[str, Any]) -> None:
+def test_a_manifest_that_the_schema_rejects_is_rejected_without_it(changes: dict[str, Any]) -> None:
     document = json.loads(encoded(GOOD | changes))
     try:
         manifest.decode(load_manifest(encoded(document)))
@@ -247,7 +247,7 @@ def test_what_the_schema_refuses_is_refused_without_it(changes: dict[str, Any]) 
     assert published_schema("manifest-v2").is_valid(document)
 
 
-def test_the_definitions_of_the_parts_are_those_of_a_manifest() -> None:
+def test_all_schemas_have_the_same_definitions() -> None:
     names = ("manifest-v2", "manifest-part", "manifest-undo")
     whole, *parts = (published_schema(name).schema["$defs"] for name in names)
     for part in parts:
@@ -255,12 +255,12 @@ def test_the_definitions_of_the_parts_are_those_of_a_manifest() -> None:
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_no_bytes_do_harm(content: bytes) -> None:
+def test_any_bytes_give_a_document_or_an_error(content: bytes) -> None:
     with contextlib.suppress(InvalidDocument):
         load_manifest(content)
 
 
-def test_the_schemas_are_schemas() -> None:
+def test_the_schemas_are_valid() -> None:
     schemas = list(resources.files("kontext_plugin").joinpath("schemas").iterdir())
     assert len(schemas) >= 6
     for path in schemas:

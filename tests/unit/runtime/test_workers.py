@@ -1,4 +1,4 @@
-"""The workers: in order, with whatever was raised, and never longer there than we are."""
+"""Workers: results in order, exceptions as raised, and no process that outlives Kontext."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_results_come_in_order(two: Workers) -> None:
     assert [*two.map(doubled, [])] == []
 
 
-def test_they_are_processes_and_as_many_as_asked_for(two: Workers) -> None:
+def test_as_many_processes_as_asked_for(two: Workers) -> None:
     found = {*two.map(process_of, range(20))}
     assert len(found) == 2
     assert os.getpid() not in found
@@ -73,8 +73,8 @@ def test_large_items_and_results(two: Workers) -> None:
     assert [*two.map(bytes, items)] == items
 
 
-def test_any_name_comes_through(two: Workers, tmp_path: Path) -> None:
-    """Also where the locale knows ASCII alone."""
+def test_any_file_name_is_passed(two: Workers, tmp_path: Path) -> None:
+    """Also in a locale of ASCII."""
     paths = [tmp_path / name for name in ("é", "\udcff", "a\nb")]
     for path in paths:
         path.touch()
@@ -91,29 +91,29 @@ ERRORS: dict[str, Exception] = {
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
-def test_what_is_raised_comes_across(error: Exception, two: Workers) -> None:
+def test_an_exception_is_passed(error: Exception, two: Workers) -> None:
     with pytest.raises(type(error)) as raised:
         list(two.map(fails, [error] * 2))
     assert type(raised.value) is type(error)
     assert (raised.value.args, vars(raised.value)) == (error.args, vars(error))
-    assert [*two.map(doubled, [1e-3] * 2)] == [2e-3] * 2  # and they go on
+    assert [*two.map(doubled, [1e-3] * 2)] == [2e-3] * 2, "the workers go on"
 
 
-def test_what_a_worker_prints_harms_nothing(
-    two: Workers, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_function_may_print(two: Workers, capfd: pytest.CaptureFixture[str]) -> None:
     assert [*two.map(prints, ["one", "two", "three"])] == ["one", "two", "three"]
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("function", [dies, unsendable], ids=["dies", "result of no kind"])
-def test_a_worker_that_ends_is_told(function: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    with Workers(2) as some, pytest.raises(KontextError, match="has ended"):
+@pytest.mark.parametrize(
+    "function", [dies, unsendable], ids=["dies", "result that cannot be pickled"]
+)
+def test_a_worker_that_dies(function: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    with Workers(2) as some, pytest.raises(KontextError, match="has ended unexpectedly"):
         list(some.map(function, range(5)))
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_function_that_no_worker_can_find(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_workers_cannot_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sys,
         "path",
@@ -123,18 +123,18 @@ def test_a_function_that_no_worker_can_find(monkeypatch: pytest.MonkeyPatch) -> 
             if ("kontext" in entry and "tests" not in entry) or "lib/python" in entry
         ],
     )
-    with Workers(1) as one, pytest.raises(KontextError, match="has ended"):
+    with Workers(1) as one, pytest.raises(KontextError, match="has ended unexpectedly"):
         list(one.map(doubled, [0.0] * 2))
 
 
-def test_none_is_started_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_starts_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_start", lambda: pytest.fail("started"))
     with Workers() as some:
         assert list(some.map(doubled, [])) == []
         assert list(some.map(doubled, [1.0])) == [2.0]
 
 
-def test_no_more_are_started_than_there_is_work() -> None:
+def test_no_more_workers_start_than_there_are_items() -> None:
     with Workers(4) as some:
         assert list(some.map(doubled, [0.0] * 2)) == [0.0] * 2
         assert len(some._processes) == 2
@@ -142,7 +142,7 @@ def test_no_more_are_started_than_there_is_work() -> None:
         assert len(some._processes) == 3
 
 
-def test_where_none_can_be_started_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_workers_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -151,8 +151,8 @@ def test_where_none_can_be_started_the_work_is_done(monkeypatch: pytest.MonkeyPa
         assert list(some.map(doubled, [0.0, 0.0])) == [0.0, 0.0]
 
 
-def test_the_end_of_the_context_is_theirs() -> None:
-    """Whatever they are at."""
+def test_the_end_of_the_block_ends_the_workers() -> None:
+    """In the middle of their work."""
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError), Workers(2) as some:
         results = some.map(doubled, [0.0, 60.0, 60.0, 60.0])
@@ -163,12 +163,12 @@ def test_the_end_of_the_context_is_theirs() -> None:
     assert all(process.returncode is not None for process in processes)
 
 
-# As docker-kontext starts Python. The first line tells the workers; then each is at something.
+# As docker-kontext starts Python. It prints the process IDs of the workers, and then waits.
 PROGRAM = """
 import sys
 sys.path.append(sys.argv.pop(1))
 import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent may ignore it
 from kontext_plugin.runtime.workers import Workers
 try:
     with Workers(2) as some:
@@ -184,7 +184,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("state", ["busy", "idle"])
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_outlives_us(end: signal.Signals, state: str, tmp_path: Path) -> None:
+def test_no_worker_outlives_kontext(end: signal.Signals, state: str, tmp_path: Path) -> None:
     site = str(pathlib.Path(kontext_plugin.__file__).parent.parent)
     process = subprocess.Popen(
         [sys.executable, "-I", "-X", "utf8", "-c", PROGRAM, site, state],
@@ -198,7 +198,7 @@ def test_no_worker_outlives_us(end: signal.Signals, state: str, tmp_path: Path) 
     started = [int(pid) for pid in process.stdout.readline().split()]
     assert len(started) == 2
     assert all(map(runs, started))
-    os.killpg(process.pid, end)  # as a terminal does it
+    os.killpg(process.pid, end)  # as a terminal does
     assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == (130 if end == signal.SIGINT else -end)
     deadline = time.monotonic() + 20
@@ -208,7 +208,7 @@ def test_no_worker_outlives_us(end: signal.Signals, state: str, tmp_path: Path) 
 
 
 def runs(pid: int) -> bool:
-    """Nobody may have asked yet how it ended: then it is a zombie."""
+    """Return whether a process runs. One whose parent has not waited for it yet is a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -286,7 +286,8 @@ class _Screen:
         width, height = os.get_terminal_size(sys.stderr.fileno())
         self._console.size = (width or _DEFAULT_SIZE[0], height or _DEFAULT_SIZE[1])
         self._live.start()  # only the first call counts
-        self._live.update(_Cropped(self._table(lines)), refresh=True)
+        # rich 13 leaves an empty line behind after a table without rows.
+        self._live.update(_Cropped(self._table(lines)) if lines else "", refresh=True)
 
     def _table(self, lines: Sequence[StepLine]) -> RichProgress:
         from rich.progress import Progress
@@ -302,7 +303,7 @@ class _Screen:
     def show(self, message: str) -> None:
         from rich.text import Text
 
-        # The terminal wraps long lines, not rich: so a copy of the text has no extra line ends.
+        # soft_wrap: the terminal wraps long lines, so a copied message has no extra line ends.
         self._console.print(Text(message), soft_wrap=True)
 
     def close(self) -> None:

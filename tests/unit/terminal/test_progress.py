@@ -301,7 +301,7 @@ def test_each_step_has_a_line_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_messages_stay_above_the_lines_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, display = Screen(monkeypatch, 20), Display()
-    message = "[red]WARNING[/red] :smile: src/a is a FIFO and was left out"
+    message = "[red]WARNING[/red] :smile: skipped 'a': it is a FIFO"
     display.show("first")
     display.draw([HASHING])
     display.show(message)

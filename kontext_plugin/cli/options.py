@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kontext_plugin.cli.flags import Argument, Command, Option, parse_duration
 from kontext_plugin.image.spec import PLATFORMS
+from kontext_plugin.secret_scan.modes import SecretMode
 from kontext_plugin.terminal.progress import PROGRESS_MODES
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def timeout_of(parsed: Namespace) -> float:
 
 REUSE = ("auto", "always", "never")
 
-SECRETS = ("auto", "warn", "block", "off")
+SECRETS = tuple(mode.value for mode in SecretMode)
 
 FORMATS = ("table", "json")
 DEFAULT_TIMEOUT = 60.0

@@ -41,7 +41,7 @@ def show_diff(options: PushOptions, as_json: bool, report: Report) -> bool:
 
     Raises KontextError.
     """
-    options = replace(options, dry_run=True, secrets="off")
+    options = replace(options, dry_run=True)
     tag, cache = options.tags[0], open_cache(read_only=True)
     with open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session:
         prepared = prepare(session, options)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kontext_plugin.cache.store import open_cache
 from kontext_plugin.cli.flags import Globals, parse
-from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, SECRETS, timeout_of
+from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, timeout_of
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.errors import KontextError
@@ -32,6 +32,7 @@ from kontext_plugin.registry.base_image import (
     single_layer_base,
 )
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_layers
+from kontext_plugin.secret_scan.modes import SecretMode
 from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import number, size
@@ -47,7 +48,7 @@ class PurgeOptions:
 
     tag: Reference
     base: str = ""  # the base image, if push was given one
-    secrets: str = SECRETS[0]
+    secrets: SecretMode = SecretMode.AUTO
     insecure: bool = False
     timeout: float = DEFAULT_TIMEOUT  # seconds without progress; 0: no limit
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     options = PurgeOptions(
         tag=parse_reference(positional[0]),
         base=parsed.base or "",
-        secrets=parsed.secrets or SECRETS[0],
+        secrets=SecretMode(parsed.secrets or SecretMode.AUTO),
         insecure=parsed.insecure,
         timeout=timeout_of(parsed),
     )
@@ -110,15 +111,16 @@ def purge(options: PurgeOptions, report: Report) -> str:
             f"of generation {lineage.generation} from {tag}"
         )
         _write_sources(session.crane, tag, old, sources)
+        policy = SecretPolicy(options.secrets, sources, report)
         layers = stage_layers(
             session,
             sources,
             plan,
             partition(plan),
             directory,
-            scan_secrets=options.secrets != "off",
+            scan_secrets=policy.needs_scan,
         )
-        SecretPolicy(options.secrets, sources, report).check(layers.findings)
+        policy.enforce(layers.findings)
         if session.crane.digest(str(tag)) != old.image.digest:
             raise KontextError(
                 f"another push replaced {tag} in the meantime; nothing was changed",

@@ -102,9 +102,9 @@ def _publish(
     try:
         with session.cache.scratch() as directory:
             layers = stage_layers(
-                session, root, plan, divided, directory, scan_secrets=options.secrets != "off"
+                session, root, plan, divided, directory, scan_secrets=policy.needs_scan
             )
-            policy.check(layers.findings)
+            policy.enforce(layers.findings)
             published = publish(session, plan.parent, layers, plan.spec, tags, directory)
     except NotFound:
         if isinstance(plan.parent, StartFresh):
@@ -150,11 +150,11 @@ def _rehearse(
         plan,
         divided,
         directory="",
-        scan_secrets=options.secrets != "off",
+        scan_secrets=policy.needs_scan,
     )
     report.info(messages.would_upload(tag, plan, layers.sizes))
     if isinstance(tag_image, StartFresh) and tag_image.is_refused:
         registry = tag.registry
         report.warning(f"{registry} may refuse the push. Run 'docker login {registry}'.")
-    policy.tell(layers.findings)
+    policy.preview(layers.findings)
     emit("result", tag=str(tag), upToDate=False, wouldUploadBytes=sum(layers.sizes))

@@ -20,6 +20,7 @@ from kontext_plugin.layer.reader import (
     max_export_bytes,
     max_unpacked_bytes,
 )
+from kontext_plugin.push.messages import report_scan
 from kontext_plugin.registry.fetch import KontextImage, fetch
 from kontext_plugin.runtime.files import HashedPieces
 from kontext_plugin.runtime.workers import Workers
@@ -77,12 +78,15 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 
 
 def _there(directory: str, parsed: Namespace, report: Report) -> Tree:
-    """The directory as a push would see it, each file read anew. Raises KontextError."""
-    found = open_source(
+    """Return the directory's tree as a push would see it. Reads each file. Raises KontextError."""
+    source = open_source(
         directory, parsed.ignore_file or "", keep_git=parsed.git, gitignore=parsed.gitignore
     )
+    cache = open_cache(read_only=True).root
     with Workers() as workers:
-        return found.scan({}, workers, report, open_cache(read_only=True)).tree
+        scan = source.scan({}, workers, report.steps, report.debug, cache=cache)
+    report_scan(scan, report)
+    return scan.tree
 
 
 def _differences(

@@ -1,4 +1,4 @@
-"""What a push is asked to make: the platforms, the base and the labels of an image. Pure."""
+"""What a push is asked to make: the platform, the base and the labels of an image. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer
-
-PLATFORMS = ("linux/amd64", "linux/arm64")
-"""The platforms that images are made for; the first is the default."""
 
 LAYER_LIMIT = 125
 """The most layers of an image: dockerd fails from 126 on with "max depth exceeded"."""
@@ -29,7 +26,7 @@ They come and go with the work tree, so they never make a push start fresh."""
 UNKNOWN = "unknown"
 """The value of a git label that is not true any more: no layer can take a label away."""
 
-_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -92,4 +89,4 @@ class ImageSpec:
 
 def names_commit(labels: Mapping[str, str]) -> bool:
     """Whether labels name the commit of a work tree without changes."""
-    return bool(_COMMIT.fullmatch(labels.get(REVISION, "")))
+    return bool(COMMIT.fullmatch(labels.get(REVISION, "")))

@@ -29,6 +29,13 @@ from kontext_plugin.terminal.text import number, size
 # --- One line for each step of the story ---
 
 
+def report_scan(scan: Scan, report: Report) -> None:
+    """Say what the directory has, and warn about each file that no image can hold."""
+    for special in scan.special_files:
+        report.warning(f"skipped {special.path!r}: it is a {special.kind}")
+    report.info(scanned(scan))
+
+
 def scanned(scan: Scan) -> str:
     """Return the line about the directory."""
     text = f"Scanned {number(scan.tree.file_count, 'file')}, {size(scan.tree.size)}"

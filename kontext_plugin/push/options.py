@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kontext_plugin.cli.flags import invalid, parse
-from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PUSH, REUSE, SECRETS, timeout_of
+from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PUSH, REUSE, timeout_of
 from kontext_plugin.errors import UsageError
+from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_reference
-from kontext_plugin.image.spec import LAYER_LIMIT, MAX_LAYERS, PLATFORMS
+from kontext_plugin.image.spec import LAYER_LIMIT, MAX_LAYERS
 from kontext_plugin.image.tree import is_utf8
+from kontext_plugin.secret_scan.modes import SecretMode
 from kontext_plugin.terminal import progress
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class PushOptions:
     reuse: str = REUSE[0]
     max_layers: int = MAX_LAYERS
     single_layer: bool = False  # for consumers that read only one layer
-    secrets: str = SECRETS[0]
+    secrets: SecretMode = SecretMode.AUTO
     fresh: bool = False  # build on no image, and read all files again
     dry_run: bool = False
     insecure: bool = False
@@ -70,7 +72,7 @@ def parse_push(arguments: Sequence[str]) -> tuple[PushOptions, str]:
             parsed, parsed.tag, positional[0] if positional else parsed.directory or "."
         ),
         reuse=parsed.reuse or REUSE[0],
-        secrets=parsed.secrets or SECRETS[0],
+        secrets=SecretMode(parsed.secrets or SecretMode.AUTO),
         fresh=parsed.fresh,
         dry_run=parsed.dry_run,
         timings=parsed.timings,

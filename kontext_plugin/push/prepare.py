@@ -20,7 +20,7 @@ from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import BaseImage, ImageSpec, names_commit
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.manifest import exceeds
-from kontext_plugin.push.messages import scanned
+from kontext_plugin.push.messages import report_scan
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import BuildOn, StartFresh, lineage_of
 from kontext_plugin.push.partition import Partition, manifest_bytes, partition
@@ -105,9 +105,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     if not known:  # else nothing may have changed, and then git is not needed
         labels.ask()
     scan = source.scan(known, session.workers, report.steps, report.debug, cache=cache.root)
-    for special in scan.special_files:
-        report.warning(f"skipped {special.path!r}: it is a {special.kind}")
-    report.info(scanned(scan))
+    report_scan(scan, report)
     is_unchanged = scan.stats == known
     if not is_unchanged:
         labels.ask()

@@ -130,7 +130,7 @@ def _stage(task: _Task) -> tuple[StagedLayer, list[Finding]]:
             result = write_layer(file, task.root, task.tree, task.content, tee)
     except OSError as error:
         raise _write_error(task.path, error) from error
-    return StagedLayer(task.path, result.layer, result.diff_id), scanner.found
+    return StagedLayer(task.path, result.layer, result.diff_id), scanner.findings
 
 
 def _written_bytes(directory: str) -> Progress:

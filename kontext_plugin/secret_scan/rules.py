@@ -1,7 +1,8 @@
-"""What a secret looks like: formats that are somebody's token, and names that promise one.
+"""What a secret looks like: the formats of tokens, and the names of files that often hold secrets.
 
-A format begins with letters that its issuer chose to be found by, so nothing is guessed from
-entropy. The formats are the issuers' own; gitleaks and GitHub's secret scanning list the same ones.
+A format begins with a mark: letters that its issuer chose so that scanners find the token. Entropy
+does not count. The formats are published by the issuers; gitleaks and GitHub's secret scanning have
+the same ones.
 """
 
 from __future__ import annotations
@@ -12,29 +13,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
+    """A format of secrets."""
+
     name: str
-    marks: tuple[bytes, ...]  # every secret of this format begins with one of these
-    pattern: re.Pattern[bytes]  # matched where a mark begins; it is the secret
-    live: bool = True  # opens something as it is; otherwise it may well be harmless
-    beside: re.Pattern[bytes] | None = None  # to be found near it, for it to count
+    marks: tuple[bytes, ...]  # each secret of this format begins with one of these
+    pattern: re.Pattern[bytes]  # matches a secret where its mark begins
+    live: bool = True  # gives access to something; otherwise it may be harmless
+    companion: re.Pattern[bytes] | None = None  # without a match nearby it is no secret
 
 
 _BEGIN = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
-"""No letter or digit before it, but what ends an escape: of JSON and most languages, of URLs."""
+"""No letter or digit comes before a secret, unless it ends an escape (JSON, languages, URLs)."""
 
 
 def _format(
-    name: str, marks: str, rest: str, *, live: bool = True, beside: str | None = None
+    name: str, marks: str, rest: str, *, live: bool = True, companion: str | None = None
 ) -> Format:
-    """`marks` are separated by spaces; what follows them is `rest`, bounded in length: there must
-    be no text on which matching takes long."""
+    """Return a format. Spaces separate the marks; `rest` is the pattern of what follows a mark.
+
+    The length of `rest` must be limited, so that no text takes long to match.
+    """
     either = "|".join(re.escape(mark) for mark in marks.split(" "))
     return Format(
         name,
         tuple(mark.encode() for mark in marks.split(" ")),
         re.compile(f"{_BEGIN}(?:{either}){rest}".encode()),
         live,
-        re.compile(beside.encode()) if beside else None,
+        re.compile(companion.encode()) if companion else None,
     )
 
 
@@ -44,11 +49,11 @@ _URL64 = "[A-Za-z0-9_-]"
 
 _END = "(?![A-Za-z0-9])"
 
-# 40 characters of base64 that are no hexadecimal digest.
+# 40 characters of base64 that are not a hexadecimal digest.
 _AWS_SECRET = r"(?<![A-Za-z0-9+/])(?=[a-z0-9+/]{0,39}[A-Z])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=])"
 
 FORMATS = (
-    _format("AWS access key", "AKIA ASIA", f"[A-Z2-7]{{16}}{_END}", beside=_AWS_SECRET),
+    _format("AWS access key", "AKIA ASIA", f"[A-Z2-7]{{16}}{_END}", companion=_AWS_SECRET),
     _format("AWS access key ID", "AKIA ASIA", f"[A-Z2-7]{{16}}{_END}", live=False),
     _format("GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_", f"{_WORD}{{36,255}}"),
     _format("GitHub token", "github_pat_", f"{_WORD}{{22}}_{_WORD}{{59}}"),
@@ -79,7 +84,7 @@ FORMATS = (
     _format("Vault token", "hvs. hvb.", f"{_URL64}{{90,300}}"),
     _format("DigitalOcean token", "dop_v1_ doo_v1_ dor_v1_", f"[a-f0-9]{{64}}{_END}"),
     _format("Shopify token", "shpat_ shpca_ shppa_ shpss_", f"[a-fA-F0-9]{{32}}{_END}"),
-    # A certificate may follow where a private key ends, so there are no dashes before the base64.
+    # No dashes before the base64: a certificate may follow the end of a private key.
     _format(
         "private key",
         "PRIVATE",
@@ -97,23 +102,23 @@ FORMATS = (
 
 MARKS = tuple(sorted({mark for format in FORMATS for mark in format.marks}))
 
-BESIDE = 300
-"""Bytes before and after a secret that are looked through for what belongs to it."""
+COMPANION_DISTANCE = 300
+"""Bytes before and after a secret in which its companion may be."""
 
-LONGEST = 4096 + BESIDE
-"""Bytes: no pattern needs more, with what lies behind the secret."""
+MAX_SECRET_BYTES = 4096 + COMPANION_DISTANCE
+"""Bytes that decide whether a mark begins a secret. No pattern and companion need more."""
 
 _HARMLESS = re.compile(rb"(?i:example|xxxx|dummy|redacted|placeholder|12345678|abcdefgh)|0{8}")
 
-_VARIETY = 10  # different bytes, at least: with fewer it is somebody's "aaaaaaaa"
+_MIN_VARIETY = 10  # different bytes: with fewer it is something like "aaaaaaaa"
 
 
 def is_placeholder(secret: bytes) -> bool:
-    """Whether somebody wrote it to be read."""
-    return bool(_HARMLESS.search(secret)) or len(set(secret)) < _VARIETY
+    """Whether a secret is only an example."""
+    return bool(_HARMLESS.search(secret)) or len(set(secret)) < _MIN_VARIETY
 
 
-_NAMES = re.compile(
+_SUSPICIOUS_NAMES = re.compile(
     r"(?:\A|/)(?:"
     r"\.env(?!\.(?:example|sample|template|dist|defaults?)\Z)(?:\.[^/]*)?"
     r"|id_(?:rsa|dsa|ecdsa|ed25519)(?:_sk)?"
@@ -127,6 +132,6 @@ _NAMES = re.compile(
 )
 
 
-def is_suspicious(path: str) -> bool:
-    """Whether a file of this name commonly holds secrets."""
-    return _NAMES.search(path) is not None
+def is_suspicious_name(path: str) -> bool:
+    """Whether files of this name often hold secrets."""
+    return _SUSPICIOUS_NAMES.search(path) is not None

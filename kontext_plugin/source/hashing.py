@@ -1,13 +1,12 @@
-"""What is remembered of a directory's files, so that a scan need not read them again. Pure.
+"""Hash the files of a source directory, and know later which of them are unchanged.
 
-It is packed, a record a directory: 100,000 files so take little to load, and nothing to compare.
-
-Hashes the files of the source directory: where there are many, in several processes.
+First a file's status and its signature, which changes with the content. Then the records that the
+stat cache keeps, packed, one for each directory. Last the hashing itself: many files are hashed in
+several processes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import os
 import stat
@@ -18,40 +17,43 @@ from itertools import starmap
 from typing import NamedTuple
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.runtime.files import DirTree
+from kontext_plugin.runtime.files import DirTree, hash_file
 from kontext_plugin.runtime.workers import Workers
-from kontext_plugin.terminal.steps import Progress, Steps
+from kontext_plugin.terminal.steps import Progress, StepName, Steps
 
-_fields = operator.attrgetter(
-    "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev"
-)
-
-_pack = struct.Struct("<6Q").pack
-
-_WORD = 2**64 - 1
+# --- The status of a file ---
 
 SIGNATURE_BYTES = 48
 
+_signature_fields = operator.attrgetter(
+    "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev"
+)
+
+_pack_signature = struct.Struct("<6Q").pack
+
+_UINT64_MAX = 2**64 - 1
+
 
 class Status(NamedTuple):
-    """What a push needs of the status of a regular file that it has read."""
+    """The facts of a regular file's status that a push needs."""
 
     signature: bytes
     size: int
     executable: bool
-    settled: int  # nanoseconds: the last change of the content or the status
+    changed: int  # nanoseconds: the last change of content or status
 
 
 def signature_of(status: os.stat_result) -> bytes:
-    """SIGNATURE_BYTES that change whenever the content may have."""
-    # A write sets ctime, which nobody can set back; the rest tells one file from another.
+    """Return SIGNATURE_BYTES that change whenever the content may have changed."""
+    # A write sets ctime, which nobody can set back. The other fields tell files apart.
     try:
-        return _pack(*_fields(status))
+        return _pack_signature(*_signature_fields(status))
     except struct.error:  # a time before 1970 or after 2554
-        return _pack(*(value & _WORD for value in _fields(status)))
+        return _pack_signature(*(field & _UINT64_MAX for field in _signature_fields(status)))
 
 
 def status_of(status: os.stat_result) -> Status:
+    """Return what a push needs of a file's status."""
     return Status(
         signature_of(status),
         status.st_size,
@@ -60,50 +62,55 @@ def status_of(status: os.stat_result) -> Status:
     )
 
 
-Memory = tuple[bytes, bytes]
-"""The signature of a file's status, and its content's SHA-256."""
+# --- The records of the stat cache ---
 
-Memories = dict[str, Memory]
-"""Of the files of one directory, by their names."""
+FileRecord = tuple[bytes, bytes]
+"""The signature of a file's status, and the SHA-256 of its content."""
+
+FileRecords = dict[str, FileRecord]
+"""The records of one directory's files, by name."""
 
 Stats = Mapping[str, bytes]
-"""Each directory's path to the `record` of its files."""
+"""The packed records of a source directory's files: one value for each directory's path.
 
-_MEMORY = struct.Struct(f"{SIGNATURE_BYTES}s32s")
+Packed, the records of 100,000 files load quickly, and an unchanged directory needs no comparison.
+"""
 
-
-def pack(memories: Memories) -> bytes:
-    """Packs what is remembered of the files of one directory."""
-    names = "\0".join(memories).encode()
-    return b"".join([names, b"/", *starmap(_MEMORY.pack, memories.values())])
+_RECORD = struct.Struct(f"{SIGNATURE_BYTES}s32s")
 
 
-def unpack(packed: bytes | None) -> Memories:
-    """What `record` packed; nothing at all if it is damaged or there is none."""
+def pack(records: FileRecords) -> bytes:
+    """Pack the records of one directory's files."""
+    names = "\0".join(records).encode()
+    return b"".join([names, b"/", *starmap(_RECORD.pack, records.values())])
+
+
+def unpack(packed: bytes | None) -> FileRecords:
+    """Return what `pack` has packed: no records if it is damaged or None."""
     if not packed:
         return {}
-    names, _, memories = packed.partition(b"/")  # which no name contains
+    names, _, records = packed.partition(b"/")  # which no name contains
     try:
-        return dict(zip(names.decode().split("\0"), _MEMORY.iter_unpack(memories), strict=True))
+        return dict(zip(names.decode().split("\0"), _RECORD.iter_unpack(records), strict=True))
     except (ValueError, struct.error):
         return {}
 
 
-_MANY_FILES = 5000  # from here on, or from so many bytes, it pays to start workers
+# --- Hashing ---
+
+_MANY_FILES = 5000  # from here on, or from so many bytes, starting workers saves time
 
 _MANY_BYTES = 256 * 1024 * 1024
 
-_BATCH_BYTES = 32 * 1024 * 1024  # what one worker hashes at a time
+_BATCH_BYTES = 32 * 1024 * 1024  # one worker hashes a batch at a time
 
 _BATCH_FILES = 256
-
-_CHUNK = 1024 * 1024
 
 _ATTEMPTS = 3
 
 
 class SeenFile(NamedTuple):
-    """A regular file as it was found."""
+    """A regular file as the scan saw it, before it is read."""
 
     path: str
     signature: bytes
@@ -111,49 +118,49 @@ class SeenFile(NamedTuple):
 
 
 class Unreadable(Exception):
-    """A file that cannot be read; the arguments are its path and why."""
+    """A file that cannot be read. The arguments are its path and the reason."""
 
 
 def hash_files(
-    root: str, seen: list[SeenFile], workers: Workers, steps: Steps
+    root: str, files: list[SeenFile], workers: Workers, steps: Steps
 ) -> Iterator[tuple[str, Status, str]]:
-    """Each of the files with its status and hex SHA-256, both of one moment. Empties the list.
+    """Yield each file's path, status and hex SHA-256, all of one moment. Empties the list.
 
-    Raises Unreadable, and KontextError for a file that goes on changing.
+    Raises Unreadable, and KontextError for a file that changes whenever it is read.
     """
-    if not seen:
+    if not files:
         return
-    whole = Progress(total_files=len(seen), total_bytes=sum(file.size for file in seen))
-    hash_all = workers.map if _are_many(seen) else map
-    batches = deque(_batched(seen))
-    seen.clear()  # 100,000 take 20 MB: each batch goes when it is done
-    with steps.step("hash") as step:
-        step.amount = whole
-        for results in hash_all(hash_batch, [(root, batch) for batch in batches]):
+    total = Progress(total_files=len(files), total_bytes=sum(file.size for file in files))
+    map_batches = workers.map if _are_many(files) else map
+    batches = deque(_batches_of(files))
+    files.clear()  # 100,000 files take 20 MB: each batch is freed when it is hashed
+    with steps.step(StepName.HASH) as step:
+        step.progress = total
+        for results in map_batches(hash_batch, [(root, batch) for batch in batches]):
             batch = batches.popleft()
-            # The paths that we have: those from another process would be copies.
+            # The paths of this process: those from a worker would be copies.
             for file, result in zip(batch, results, strict=True):
                 yield file.path, *result
             step.advance(len(batch), sum(file.size for file in batch))
 
 
 def hash_batch(batch: tuple[str, list[SeenFile]]) -> list[tuple[Status, str]]:
-    """What a worker does: files below a root. Raises as `hash_files` does."""
+    """Hash files below a root, in a worker. Raises as `hash_files` does."""
     root, files = batch
     with DirTree(root) as sources:
         return [_hash_file(sources, *file) for file in files]
 
 
 def _are_many(files: Sequence[SeenFile]) -> bool:
-    """Whether several processes read them sooner than one."""
+    """Whether several processes hash the files faster than one."""
     return len(files) >= _MANY_FILES or sum(file.size for file in files) >= _MANY_BYTES
 
 
-def _batched(files: Sequence[SeenFile]) -> Iterator[list[SeenFile]]:
-    """What one worker reads at a time."""
+def _batches_of(files: Sequence[SeenFile]) -> Iterator[list[SeenFile]]:
+    """Yield the files in batches."""
     batch: list[SeenFile] = []
     size = 0
-    # Not the large ones at the end.
+    # The large files come first: at the end, one worker would still hash while the others idle.
     for file in sorted(files, key=lambda file: file.size < _BATCH_BYTES):
         batch.append(file)
         size += file.size
@@ -165,27 +172,21 @@ def _batched(files: Sequence[SeenFile]) -> Iterator[list[SeenFile]]:
 
 
 def _hash_file(sources: DirTree, path: str, signature: bytes, size: int) -> tuple[Status, str]:
-    """If the status is after reading as it was seen before, nobody wrote in between."""
+    """Return a file's status and hex SHA-256, if nobody wrote to it while it was read."""
     try:
         for _ in range(_ATTEMPTS):
-            file = sources.file(path)
+            file = sources.open_file(path)
             try:
-                digest = hashlib.sha256()
-                left = size + 1  # one more, to notice that there is more
-                while chunk := os.read(file, min(left, _CHUNK)):
-                    digest.update(chunk)
-                    left -= len(chunk)
-                    if left <= 1:
-                        break
-                status = os.fstat(file)
+                digest = hash_file(file, size)
+                after = os.fstat(file)
             finally:
                 os.close(file)
-            now = status_of(status)
-            if left == 1 and now.signature == signature:
-                return now, digest.hexdigest()
-            if not stat.S_ISREG(status.st_mode):
+            status = status_of(after)
+            if digest is not None and status.signature == signature:
+                return status, digest
+            if not stat.S_ISREG(after.st_mode):
                 break
-            signature, size = now.signature, now.size
+            signature, size = status.signature, status.size
     except OSError as error:
         raise Unreadable(path, error.strerror) from error
     raise KontextError(

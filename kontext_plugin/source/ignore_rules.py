@@ -1,27 +1,28 @@
-"""The rules of a `.dockerignore`, as BuildKit applies them.
+"""The ignore file of a source directory, and its rules as BuildKit applies them.
 
-Three places define them, and this module holds to all three, quirks included:
+`read_ignore_file` chooses the file. `parse_rules` reads its text into `IgnoreRules`, which tell of
+each path whether it is excluded. The rest translates patterns into regular expressions.
+
+Three places define the rules of a `.dockerignore`. This module follows all three, quirks included:
 
 - github.com/moby/patternmatcher/ignorefile, `ReadAll`: what a line means;
 - github.com/moby/patternmatcher, `MatchesUsingParentResults`: which paths a pattern matches;
 - github.com/tonistiigi/fsutil, `filter.go`: which excluded directories are still walked.
 
-Docker turns a pattern into a regular expression of Go's by replacing text. That expression
-decides, even where it surprises: `[*]` is no literal star, `\\d` is a digit, `[0-9]{4}` are four
-digits, and the `**/` of `a/**/b` does not cross a directory with a newline in its name. A pattern
-without `*?[]\\`, or with `**` at one end only, is compared as it stands.
+Docker replaces text in a pattern to make a regular expression of Go. That expression decides, even
+where it surprises: `[*]` is no literal star, `\\d` is a digit, and `[0-9]{4}` are four digits. The
+`**/` of `a/**/b` does not cross a directory with a newline in its name. A pattern without `*?[]\\`,
+or with `**` at one end only, is compared as plain text.
 
 Known differences, each an error here or without effect in practice:
 
-- A pattern whose regular expression does not compile is an error even if no path is there to match.
-- Refused although Go knows them: `\\p`, `\\P`, `\\Q`, octal escapes, `\\x{...}`, and `[:^name:]`.
-- Lines over 64 KiB are read; Docker refuses them.
-- A pattern with many stars takes polynomial time; in Go it is linear.
-- `**` right behind a byte order mark that does not start the file works; Docker matches nothing.
-- A byte that is not UTF-8 (a lone surrogate in Python) is that byte; to Go's regular expressions
-  all such bytes are one and the same character.
-
-One ignore pattern, as Go reads it: its syntax check, and its regular expression in Python.
+- A pattern whose regular expression does not compile is an error, even if there is no path.
+- Rejected although Go knows them: `\\p`, `\\P`, `\\Q`, octal escapes, `\\x{...}`, and `[:^name:]`.
+- Lines of more than 64 KiB are read. Docker rejects them.
+- A pattern with many stars takes polynomial time. In Go it is linear.
+- `**` after a byte order mark that does not start the file works. Docker matches nothing.
+- A byte that is not UTF-8 (a lone surrogate in Python) matches only itself. In Go's regular
+  expressions all such bytes are the same character.
 """
 
 from __future__ import annotations
@@ -39,54 +40,55 @@ from kontext_plugin.errors import KontextError, reason_of
 from kontext_plugin.runtime.files import read_file
 
 IGNORE_FILES = (".kontextignore", ".dockerignore")
+"""The names of ignore files. A directory's first one is used, and no other."""
 
 IGNORE_FILE_BYTES = 1024 * 1024
 
 
-def rule_file(root: str, chosen: str) -> str:
-    """Where to add a rule: the chosen ignore file, or the one that a directory has or should."""
-    own = (name for name in IGNORE_FILES if os.path.exists(os.path.join(root, name)))
-    return chosen or next(own, IGNORE_FILES[0])
+def read_ignore_file(root: str, chosen: str = "") -> tuple[str, IgnoreRules]:
+    """Return the ignore file in use, and its rules. Raises KontextError.
 
-
-def read_ignore_rules(root: str, chosen: str) -> IgnoreRules:
-    """The rules of the chosen ignore file, or of the directory's own. Raises KontextError."""
-    candidates = [chosen] if chosen else [os.path.join(root, name) for name in IGNORE_FILES]
-    for path in candidates:
-        try:
-            content = read_file(path, IGNORE_FILE_BYTES)
-            return parse_rules(content.decode("utf-8", "surrogateescape"), path)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise KontextError(
-                f"the ignore file {path!r} cannot be used: {reason_of(error)}"
-            ) from error
+    It is the `chosen` file, else the first of IGNORE_FILES in the directory `root`. If there is
+    none, the name is that of the file to create, and the rules are empty.
+    """
     if chosen:
-        raise KontextError(f"the ignore file {chosen!r} does not exist")
-    return IgnoreRules()
+        rules = _read_rules(chosen)
+        if rules is None:
+            raise KontextError(f"the ignore file {chosen!r} does not exist")
+        return chosen, rules
+    for name in IGNORE_FILES:
+        rules = _read_rules(os.path.join(root, name))
+        if rules is not None:
+            return name, rules
+    return IGNORE_FILES[0], IgnoreRules()
 
 
-# Go's unicode.IsSpace; str.strip() alone would also take the separators \x1c to \x1f.
-_SPACE = (
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
-)
+def _read_rules(path: str) -> IgnoreRules | None:
+    """Return the rules of an ignore file, None if there is no such file. Raises KontextError."""
+    try:
+        text = read_file(path, IGNORE_FILE_BYTES).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise KontextError(f"cannot use the ignore file {path!r}: {reason_of(error)}") from error
+    return parse_rules(text, path)
+
+
+# --- The rules: what they say about a path ---
 
 
 class Verdict(NamedTuple):
-    """What the rules say of one path, and what the paths below it need to know.
+    """What the rules say about one path, and what its children need to know.
 
-    A tuple because one is made for each file, and a frozen dataclass takes twice as long.
-    `matched` has bit n set if group n of the rules matched the path or a parent of it.
+    A tuple, since each file has one, and a frozen dataclass takes twice as long to make.
     """
 
     excluded: bool
-    matched: int
+    matched: int  # bit n: group n of the rules matches the path or a parent of it
 
 
 ROOT = Verdict(excluded=False, matched=0)
-"""The parent of all top-level entries: no rule matches the root itself."""
+"""The verdict on the directory itself, the parent of all top-level entries."""
 
 
 class _Kind(Enum):
@@ -98,17 +100,17 @@ class _Kind(Enum):
 
 @dataclass(frozen=True)
 class _Pattern:
-    """One line: `keeps` is its `!`; `value` is what a path is compared with, as `kind` says."""
+    """One line of an ignore file."""
 
-    keeps: bool
+    keeps: bool  # it begins with `!`
     text: str
-    kind: _Kind
+    kind: _Kind  # how a path is compared with `value`
     value: str
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Consecutive patterns that all exclude, or all keep: among them the order has no effect."""
+    """Consecutive patterns that all exclude, or all keep, so their order has no effect."""
 
     keeps: bool
     bit: int
@@ -121,7 +123,7 @@ class _Group:
         return (
             path in self.exact
             or path.startswith(self.prefixes)
-            or f"/{path}".endswith(self.suffixes)  # the slash: "**/a" matches "a", too
+            or f"/{path}".endswith(self.suffixes)  # with a slash: "**/a" matches "a"
             or (self.regex is not None and self.regex.match(path) is not None)
         )
 
@@ -130,25 +132,25 @@ class _Group:
 class IgnoreRules:
     """The parsed rules. Paths are relative, with slashes, without a leading `./`.
 
-    A walk asks for one verdict per entry, with the verdict of the entry's directory (`ROOT` at the
-    top). It enters an excluded directory only if `may_keep_below` says so, and keeps such a
-    directory only for the sake of what it finds kept there.
+    A walk asks for a verdict on each entry, and passes the verdict on its directory (`ROOT` at the
+    top). It enters an excluded directory only if `may_keep_below` says so. It keeps such a
+    directory only as a parent of a kept entry.
     """
 
     groups: tuple[_Group, ...] = ()
-    kept: tuple[str, ...] = ()
-    keeps_anywhere: bool = False
+    kept: tuple[str, ...] = ()  # the patterns with `!`, without their last stars
+    keeps_anywhere: bool = False  # one of these has a wildcard
 
     @property
     def empty(self) -> bool:
-        """Whether no path at all can be excluded."""
+        """Whether no path can be excluded."""
         return not self.groups
 
     def verdict(self, path: str, parent: Verdict) -> Verdict:
-        """Tell whether `path` is excluded: the last matching pattern wins.
+        """Return whether `path` is excluded: the last matching pattern wins.
 
-        A pattern that matched a parent matches everything below, but its turn stays its own: after
-        `a`, `!a/b`, `a/b/c` the path `a/b/x` is kept (moby: MatchesUsingParentResults).
+        A pattern that matches a parent matches everything below, in its own place in the order:
+        after `a`, `!a/b`, `a/b/c` the path `a/b/x` is kept (moby: MatchesUsingParentResults).
         """
         excluded, matched = False, parent.matched
         for group in self.groups:
@@ -162,31 +164,38 @@ class IgnoreRules:
     def may_keep_below(self, path: str) -> bool:
         """Whether to look for kept entries below the excluded directory `path`.
 
-        It is fsutil's rule, and not only an optimization: with `**` and `!a/*/**`, the directory
-        `a/b` is not entered, so `a/b/c` stays out although the second pattern matches it.
+        This is fsutil's rule, and it changes the result. With `**` and `!a/*/**`, the directory
+        `a/b` is not entered, so `a/b/c` is excluded although the second pattern matches it.
         """
         return self.keeps_anywhere or any(f"{kept}/".startswith(f"{path}/") for kept in self.kept)
 
 
 def excludes(rules: IgnoreRules, path: str) -> bool:
-    """Whether the rules exclude a single path, by its own name or a parent's."""
+    """Whether the rules exclude a single path or a parent of it."""
     verdict = ROOT
-    for end in [*(found.start() for found in re.finditer("/", path)), len(path)]:
+    for end in [*(slash.start() for slash in re.finditer("/", path)), len(path)]:
         verdict = rules.verdict(path[:end], verdict)
     return verdict.excluded
 
 
 def pattern_for(path: str) -> str:
-    """A pattern that matches this path alone (one with a line end has none)."""
+    """Return a pattern that matches this path alone. A path with a line end has none."""
     return re.sub(r"[*?\[\]\\!#]", r"\\\g<0>", path)
 
 
+# --- From the text of an ignore file to its rules ---
+
+# Go's unicode.IsSpace. str.strip() alone would strip the separators \x1c to \x1f as well.
+_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
 def parse_rules(text: str, source: str) -> IgnoreRules:
-    """Parse the text of an ignore file; `source` names the file in error messages.
+    """Parse the text of an ignore file. Its line ends must be those of the file.
 
-    The text must have its line endings untranslated: only `\\n` and `\\r\\n` end a line.
-
-    Raises KontextError, with the source and the line number, if a pattern is malformed.
+    Raises KontextError for a malformed pattern, with the file's name `source` and the line number.
     """
     patterns: list[_Pattern] = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -195,12 +204,12 @@ def parse_rules(text: str, source: str) -> IgnoreRules:
         except ValueError as error:
             raise KontextError(
                 f"{source}:{number}: malformed pattern {line.strip(_SPACE)!r}: {error}",
-                hint=r"to match *, ?, [, ] or \ itself, put a \ before it",
+                hint=r"To match *, ?, [, ] or \ itself, put a \ before it.",
             ) from None
         if pattern is not None:
             patterns.append(pattern)
     kept = tuple(_without_trailing_glob(p.text) for p in patterns if p.keeps)
-    # A `!` before any excluding pattern has nothing to take back.
+    # A `!` before the first excluding pattern has no effect.
     runs = groupby(dropwhile(lambda p: p.keeps, patterns), key=lambda p: p.keeps)
     return IgnoreRules(
         groups=tuple(_group(keeps, 1 << n, run) for n, (keeps, run) in enumerate(runs)),
@@ -210,32 +219,32 @@ def parse_rules(text: str, source: str) -> IgnoreRules:
 
 
 def _parse_line(line: str) -> _Pattern | None:
-    """Return the pattern of one line, if it has one. Raises ValueError if it is malformed."""
+    """Return the pattern of a line, None if it has none. Raises ValueError if it is malformed."""
     if line.startswith("#"):
         return None
-    # As ignorefile.ReadAll does it ...
+    # Like ignorefile.ReadAll ...
     text = line.strip(_SPACE)
     bang = "!" if text.startswith("!") else ""
     text = text.removeprefix("!").strip(_SPACE)
     text = _clean(text).removeprefix("/") if text else ""
-    # ... and then patternmatcher.New once more, on the result: `/!a` is `!a`, and `a /` is `a`.
+    # ... and again, like patternmatcher.New on the result: `/!a` is `!a`, and `a /` is `a`.
     text = f"{bang}{text}".strip(_SPACE)
     if not text:
         return None
     text = _clean(text)
     if text == "!":
-        raise ValueError("there is nothing after the !")
+        raise ValueError("nothing follows the !")
     return _compile(text.startswith("!"), text.removeprefix("!"))
 
 
 def _clean(path: str) -> str:
-    """Go's filepath.Clean: normpath, except that POSIX lets two leading slashes stand."""
+    """Return the path as Go's filepath.Clean does. (normpath keeps two leading slashes.)"""
     cleaned = posixpath.normpath(path)
     return cleaned[1:] if cleaned.startswith("//") else cleaned
 
 
 def _without_trailing_glob(pattern: str) -> str:
-    """`a/*/**` and `a/**` and `a/*` are `a` (fsutil: patternWithoutTrailingGlob)."""
+    """Return `a` for `a/*/**`, `a/**` and `a/*` (fsutil: patternWithoutTrailingGlob)."""
     return pattern.removesuffix("/**").removesuffix("/*")
 
 
@@ -270,7 +279,7 @@ def _group(keeps: bool, bit: int, patterns: Iterable[_Pattern]) -> _Group:
     )
 
 
-# --- the syntax check: Go's filepath.Match(pattern, "."), of which moby uses only the error ---
+# --- The syntax check: moby calls Go's filepath.Match(pattern, ".") for its error alone ---
 
 _MATCH_CHAR = r"(?:\\.|[^\\\]-])"
 
@@ -282,9 +291,9 @@ _MATCH_PART = rf"(?s:{_MATCH_CLASS}|\\.|[^*\\\[])*"
 def check_syntax(pattern: str) -> None:
     """Raise ValueError where filepath.Match(pattern, ".") returns an error.
 
-    Match takes the pattern apart at its stars and stops at the first part that "." cannot satisfy:
-    a later part is only checked by the compiler of regular expressions, which allows more. So
-    `[-_]` is malformed, but `old*[-_]` is not.
+    Match splits the pattern at its stars, and stops at the first part that does not match ".". Only
+    the compiler of regular expressions checks the parts after it, and it allows more. So `[-_]` is
+    malformed, but `old*[-_]` is not.
     """
     part, rest = _match_part(pattern)
     if _matches_dot(part):
@@ -292,7 +301,7 @@ def check_syntax(pattern: str) -> None:
 
 
 def _match_part(pattern: str) -> tuple[str, str]:
-    """Split off what comes before the next star. Raises ValueError if that is malformed."""
+    """Split a pattern before its next star. Raises ValueError if the first part is malformed."""
     pattern = pattern.lstrip("*")
     part = _prefix(_MATCH_PART, pattern)
     rest = pattern[len(part) :]
@@ -302,7 +311,7 @@ def _match_part(pattern: str) -> tuple[str, str]:
 
 
 def _matches_dot(part: str) -> bool:
-    """Whether a well-formed part without stars matches "." in full."""
+    """Whether a well-formed part without stars matches "." completely."""
     if not part.startswith("["):
         return part in (".", r"\.", "?")
     if _prefix(_MATCH_CLASS, part) != part:
@@ -312,18 +321,18 @@ def _matches_dot(part: str) -> bool:
 
 
 def _prefix(regex: str, text: str) -> str:
-    """Return the start of `text` that `regex` matches, maybe nothing."""
-    found = re.match(regex, text)
-    return found.group() if found else ""
+    """Return the start of `text` that `regex` matches, "" if there is none."""
+    match = re.match(regex, text)
+    return match.group() if match else ""
 
 
-# --- from Docker's pattern to Go's regular expression, and from that to Python's ---
+# --- From Docker's pattern to Go's regular expression, and from that to Python's ---
 
 _GO_ESCAPED = r"\\(?:[\x00-/:-@\[-`{-\x7f]|[afnrtv]|x[0-9A-Fa-f]{2})"
 
 _GO_CHAR = rf"(?:[^\\]|{_GO_ESCAPED})"
 
-_GO_SETS = {  # what they are between brackets; \d, \D, \w and \W are the same with re.ASCII
+_GO_SETS = {  # in Python, between brackets; \d, \D, \w and \W are the same with re.ASCII
     r"\d": r"\d",
     r"\D": r"\D",
     r"\w": r"\w",
@@ -348,11 +357,11 @@ _GO_SETS = {  # what they are between brackets; \d, \D, \w and \W are the same w
 
 _GO_SET = "|".join(map(re.escape, _GO_SETS))
 
-_GO_RANGE = rf"({_GO_CHAR})(?:-(?!\])({_GO_CHAR})|(?!-[^\]]))"  # "-" is itself only before "]"
+_GO_RANGE = rf"({_GO_CHAR})(?:-(?!\])({_GO_CHAR})|(?!-[^\]]))"  # "-" is literal only before "]"
 
 _GO_ITEM = rf"(?:({_GO_SET})|(?!\[:.*:\]){_GO_RANGE})"
 
-_GO_CLASS = rf"\[(?:\^|(?!\^)){_GO_ITEM}(?:(?!\]){_GO_ITEM})*\]"  # "]" is itself as the first
+_GO_CLASS = rf"\[(?:\^|(?!\^)){_GO_ITEM}(?:(?!\]){_GO_ITEM})*\]"  # a first "]" is literal
 
 _GO_REPEAT = r"\{(0|[1-9][0-9]*)(?:,(0|[1-9][0-9]*)?)?\}"
 
@@ -362,36 +371,37 @@ _GO_TOKEN = rf"(?s:{_GO_CLASS}|{_GO_REPEAT}|{_GO_ESCAPED}|\\[dDsSwWAbBz]|[^\\\[]
 def go_regex(pattern: str) -> str:
     """Replace Docker's wildcards, inside brackets too (moby: Pattern.compile).
 
-    moby means to escape all that is special in a regular expression only, but misses `|{}`. So
-    `[0-9]{4}` are four digits, and `a|b*` is what starts with `a` or has a `b` in its last name.
+    moby escapes the characters that are special in regular expressions, but misses `|{}`. So
+    `[0-9]{4}` are four digits, and `a|b*` matches a path that starts with `a`, or whose last name
+    has a `b`.
     """
 
-    def replace(found: re.Match[str]) -> str:
-        token = found.group()
+    def replace(match: re.Match[str]) -> str:
+        token = match.group()
         if token.startswith("**"):
-            return ".*" if found.end() == len(pattern) else "(.*/)?"
+            return ".*" if match.end() == len(pattern) else "(.*/)?"
         if token in ("*", "?"):
             return "[^/]*" if token == "*" else "[^/]"
         return token if token.startswith("\\") else f"\\{token}"
 
-    pattern = pattern.removeprefix("\ufeff")  # as Go's text/scanner does
+    pattern = pattern.removeprefix("\ufeff")  # like Go's text/scanner
     return "^" + re.sub(r"(?s:\\.|\*\*/?|[*?.+()$])", replace, pattern) + "$"
 
 
 def python_regex(go: str) -> str:
-    """Translate what `go_regex` writes, for re.match and re.ASCII. Raises ValueError."""
+    """Translate a result of `go_regex` for re.match with re.ASCII. Raises ValueError."""
     tokens = [""]
     position = 0
     while position < len(go):
         token = _prefix(_GO_TOKEN, go[position:])
         if not token:
-            raise ValueError(f"no regular expression: {go[position:].removesuffix('$')!r}")
+            raise ValueError(f"not a regular expression: {go[position:].removesuffix('$')!r}")
         tokens.append(_python_token(token, previous=tokens[-1]))
         position += len(token)
     return "".join(tokens)
 
 
-_ALTERNATIVE = "|(?s:.*)"  # each anchor binds to its own branch, and Go searches: re.match does not
+_ALTERNATIVE = "|(?s:.*)"  # each anchor belongs to one branch, and Go searches: re.match does not
 
 _PYTHON_TOKENS = {
     r"\s": r"[\t\n\f\r ]",
@@ -421,7 +431,7 @@ def _python_token(token: str, previous: str) -> str:
 
 
 def _python_item(item: re.Match[str]) -> str:
-    """Translate what stands between brackets: a set, a range, or one character."""
+    """Translate one item between brackets: a set, a range, or a character."""
     named, low, high = item.groups()
     if named:
         return _GO_SETS[named]
@@ -435,5 +445,5 @@ def _python_item(item: re.Match[str]) -> str:
 
 
 def _literal(char: str) -> str:
-    """What is one character for Go is the same for Python, except unescaped between brackets."""
+    """Return one character of Go for a place between brackets in Python."""
     return char if char.startswith("\\") else re.escape(char)

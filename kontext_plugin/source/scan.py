@@ -1,6 +1,7 @@
-"""Reads a source directory into a tree: what is there, less what the ignore rules leave out.
+"""Scan a source directory into a tree, with the filters that decide which entries it has.
 
-Every name and link is one that each consumer of the image shows alike, or the scan refuses it.
+All consumers of an image show a path of the tree in the same way: the scan rejects any other name
+or link.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import re
 import stat
 import time
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from itertools import groupby
+from typing import Literal, NamedTuple
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.tree import DIRECTORY, WHITEOUT, Tree, is_utf8
@@ -19,8 +22,8 @@ from kontext_plugin.runtime.files import DirTree
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source.git import NotIgnored
 from kontext_plugin.source.hashing import (
-    Memories,
-    Memory,
+    FileRecord,
+    FileRecords,
     SeenFile,
     Stats,
     Unreadable,
@@ -29,240 +32,291 @@ from kontext_plugin.source.hashing import (
     signature_of,
     unpack,
 )
-from kontext_plugin.source.ignore_rules import ROOT, IgnoreRules
-from kontext_plugin.terminal.steps import Progress, Step, Steps
+from kontext_plugin.source.ignore_rules import ROOT, IgnoreRules, Verdict
+from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 MAX_PATH = 3800
-"""Bytes of a path: PATH_MAX is 4096, and a container engine unpacks below folders of its own."""
+"""Bytes of a path. PATH_MAX is 4096, and a container engine adds a directory in front."""
 
 _RACY = 2_000_000_000
-"""Nanoseconds. A file changed this shortly before the scan could change again within the file
-system's clock tick and look the same (git's "racily clean" entries), so it is not remembered."""
+"""Nanoseconds. A file that changed so shortly before the scan may change again within one tick of
+the file system's clock, and look the same (git's "racily clean" entries). It gets no record."""
 
-_SHOWN = 10
+_MAX_SHOWN = 10
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
-_SPECIAL = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
+SpecialKind = Literal["FIFO", "socket", "device"]
+
+_SPECIAL: dict[int, SpecialKind] = {
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
 }
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """An entry that no image can hold, or that is git's own."""
+class SpecialFile:
+    """A file that no image can hold."""
 
     path: str
-    what: str
+    kind: SpecialKind
 
 
 @dataclass(frozen=True)
 class Scan:
+    """What a scan has found."""
+
     tree: Tree
-    special: tuple[Skipped, ...]  # sockets, FIFOs and devices
-    git: tuple[str, ...]  # the `.git` entries that were left out
-    stats: Stats  # to be remembered for the next scan
+    special_files: tuple[SpecialFile, ...]  # skipped
+    git_entries: tuple[str, ...]  # the paths of `.git` entries that were skipped
+    stats: Stats  # for the stat cache
     hashed: int  # files whose content was read
+
+
+# --- The filters: pure ---
+
+
+class Decision(Enum):
+    """What the scan does with an entry of a directory."""
+
+    KEEP = auto()  # put it into the tree; of a directory, look at each entry
+    ENTER = auto()  # look at each entry; put the directory into the tree with the first one kept
+    SKIP = auto()
+    SKIP_GIT = auto()  # skip it and list it in `Scan.git_entries`
+
+
+# Plain names: looking up a member of an enum takes as long as the rest of a decision.
+_KEEP, _ENTER, _SKIP, _SKIP_GIT = Decision
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which entries of a source directory go into the image."""
+
+    rules: IgnoreRules = field(default_factory=IgnoreRules)
+    not_ignored: NotIgnored | None = None  # of the rest, only what git does not ignore
+    keep_git: bool = False
+    excluded: str = ""  # the path of a directory that is always skipped; "": none
+
+    def decide(
+        self, path: str, name: str, is_directory: bool, parent: Verdict, in_git: bool = False
+    ) -> tuple[Decision, Verdict]:
+        """Decide what happens to the entry `name` at `path`.
+
+        `parent` is the verdict of the ignore rules on the entry's directory. `in_git` says that the
+        entry lies in a `.git` that is kept: git lists none of these. Returns the rules' verdict on
+        the entry as well, for the entries below it.
+        """
+        if name == ".git" and not self.keep_git:
+            return _SKIP_GIT, parent
+        if is_directory and path == self.excluded:
+            return _SKIP, parent
+        verdict = self.rules.verdict(path, parent) if self.rules.groups else ROOT
+        if verdict.excluded:
+            enter = is_directory and self.rules.may_keep_below(path)
+            return (_ENTER if enter else _SKIP), verdict
+        if self.not_ignored and not in_git and name != ".git":
+            if is_directory:
+                enter = path in self.not_ignored.directories
+                return (_ENTER if enter else _SKIP), verdict
+            return (_KEEP if path in self.not_ignored.files else _SKIP), verdict
+        return _KEEP, verdict
+
+
+# --- The scan ---
+
+
+class _Directory(NamedTuple):
+    """A directory that the walk enters."""
+
+    path: str
+    verdict: Verdict
+    kept: bool  # whether the tree has it already
+    in_git: bool = False
+
+
+@dataclass(frozen=True)
+class _Rejected:
+    """A path that cannot be in an image."""
+
+    path: str
+    reason: str
 
 
 @dataclass
 class _Collected:
-    """What a walk collects on its way."""
+    """What a walk collects: a tree without the unknown digests, and all other results."""
 
-    files: dict[str, str] = field(default_factory=dict)  # as a Tree has them, less the unknown
+    files: dict[str, str] = field(default_factory=dict)  # as in a Tree
     sizes: dict[str, int] = field(default_factory=dict)
     executable: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
-    unknown: list[SeenFile] = field(default_factory=list)  # the files to be hashed
-    stats: dict[str, bytes] = field(default_factory=dict)  # of the others
-    special: list[Skipped] = field(default_factory=list)
-    git: list[str] = field(default_factory=list)
-    refused: list[Skipped] = field(default_factory=list)
+    unknown: list[SeenFile] = field(default_factory=list)  # the files to hash
+    stats: dict[str, bytes] = field(default_factory=dict)  # of all other files
+    special_files: list[SpecialFile] = field(default_factory=list)
+    git_entries: list[str] = field(default_factory=list)
+    rejected: list[_Rejected] = field(default_factory=list)
 
 
-def scan(
-    root: str,
-    rules: IgnoreRules,
-    known: Stats,
-    workers: Workers,
-    steps: Steps,
-    *,
-    keep_git: bool = False,
-    without: str = "",
-    not_ignored: NotIgnored | None = None,
-) -> Scan:
-    """The tree below `root`. `known` saves hashing the files that it vouches for.
+def scan(root: str, filters: Filters, known: Stats, workers: Workers, steps: Steps) -> Scan:
+    """Scan the directory `root`. `known` has the records of an earlier scan, of unchanged files.
 
-    `without` is a directory that is left out in any case. With `not_ignored` only these files are
-    kept, the directories on the way to them, and `.git` if that is kept.
-
-    Raises KontextError for what cannot be read or be put into an image, naming the paths.
+    Raises KontextError, with the paths, for what cannot be read or be in an image.
     """
-    horizon = time.time_ns() - _RACY
+    settled = time.time_ns() - _RACY
     try:
-        with DirTree(root) as sources, steps.step("scan") as step:
-            found = _walk(sources, rules, known, step, keep_git, without, not_ignored)
+        with DirTree(root) as sources, steps.step(StepName.SCAN) as step:
+            found = _walk(sources, filters, known, step)
     except OSError as error:
-        raise _refusal([Skipped(root, f"cannot be read: {error.strerror}")]) from error
-    if found.refused:
-        raise _refusal(found.refused)
+        raise _rejection([_unreadable(root, error.strerror)]) from error
+    if found.rejected:
+        raise _rejection(found.rejected)
     hashed = len(found.unknown)
     try:
-        _read_unknown(root, found, workers, steps, horizon)
+        _hash_unknown(root, found, workers, steps, settled)
     except Unreadable as error:
-        path, why = error.args
-        raise _refusal([Skipped(path, f"cannot be read: {why}")]) from error
+        raise _rejection([_unreadable(*error.args)]) from error
     tree = Tree(found.files, found.sizes, frozenset(found.executable), found.links)
-    return Scan(tree, tuple(found.special), tuple(found.git), found.stats, hashed)
+    special_files, git_entries = tuple(found.special_files), tuple(found.git_entries)
+    return Scan(tree, special_files, git_entries, found.stats, hashed)
 
 
-def _walk(
-    sources: DirTree,
-    rules: IgnoreRules,
-    known: Stats,
-    step: Step,
-    keep_git: bool,
-    without: str,
-    not_ignored: NotIgnored | None,
-) -> _Collected:
-    """Everything that the rules keep; no content is read."""
+def _walk(sources: DirTree, filters: Filters, known: Stats, step: Step) -> _Collected:
+    """Collect all entries that the filters keep. Reads no content."""
     found = _Collected()
-    pending = [("", ROOT, not_ignored)]
-    matching = not rules.empty
+    decide = filters.decide
+    pending = [_Directory("", ROOT, kept=True)]
     while pending:  # a loop, since a tree can be deeper than Python's stack
-        folder, verdict, listed = pending.pop()
-        prefix = folder + "/" if folder else ""
-        remembered, kept = unpack(known.get(folder)), {}
+        directory, parent, kept, in_git = pending.pop()
+        prefix = f"{directory}/" if directory else ""
+        records, unchanged = unpack(known.get(directory)), {}
         try:
-            descriptor = sources.folder(folder)
+            descriptor = sources.open_directory(directory)
             with os.scandir(descriptor) as entries:
-                for item in entries:
-                    path = prefix + item.name
-                    if item.name == ".git" and not keep_git:
-                        found.git.append(path)
+                for entry in entries:
+                    name = entry.name
+                    path = prefix + name
+                    is_directory = entry.is_dir(follow_symlinks=False)
+                    decision, verdict = decide(path, name, is_directory, parent, in_git)
+                    if decision is _SKIP:
                         continue
-                    directory = item.is_dir(follow_symlinks=False)
-                    if directory and path == without:
-                        continue
-                    own = rules.verdict(path, verdict) if matching else ROOT
-                    if own.excluded:
-                        if directory and rules.may_keep_below(path):
-                            pending.append((path, own, listed))
-                        continue
-                    if listed and item.name != ".git":
-                        if directory and path in listed.folders:
-                            pending.append((path, own._replace(excluded=True), listed))
-                        if directory or path not in listed.files:
-                            continue
-                    if problem := _name_problem(path):
-                        found.refused.append(Skipped(path, problem))
-                        continue
-                    if verdict.excluded:
-                        _keep_parents(folder, found)
-                    if directory:
-                        found.files[path] = DIRECTORY
-                        # Of what git would list, .git is no part.
-                        pending.append((path, own, None))
-                    elif memory := _collect(item, path, descriptor, remembered, found):
-                        kept[item.name] = memory
+                    if decision is _SKIP_GIT:
+                        found.git_entries.append(path)
+                    elif decision is _ENTER:
+                        pending.append(_Directory(path, verdict, kept=False))
+                    elif problem := _name_problem(path):
+                        found.rejected.append(_Rejected(path, problem))
+                    else:
+                        if not kept:
+                            _keep_parents(directory, found)
+                        if is_directory:
+                            found.files[path] = DIRECTORY
+                            below_git = in_git or name == ".git"
+                            pending.append(_Directory(path, verdict, True, below_git))
+                        elif record := _collect(entry, path, descriptor, records, found):
+                            unchanged[name] = record
         except OSError as error:
-            found.refused.append(Skipped(folder or ".", f"cannot be read: {error.strerror}"))
-        if kept:
-            found.stats[folder] = known[folder] if kept == remembered else pack(kept)
-        step.amount = Progress(files=len(found.sizes) + len(found.links))
+            found.rejected.append(_unreadable(directory or ".", error.strerror))
+        if unchanged:
+            same = unchanged == records
+            found.stats[directory] = known[directory] if same else pack(unchanged)
+        step.progress = Progress(files=len(found.sizes) + len(found.links))
     return found
 
 
-def _read_unknown(
-    root: str, found: _Collected, workers: Workers, steps: Steps, horizon: int
-) -> None:
-    """Hashes what is not known, and remembers what was settled before `horizon`.
-
-    Raises as `hash_files` does.
-    """
-    # They come directory by directory, but for the largest: so packed they take little memory.
-    contents = hash_files(root, found.unknown, workers, steps)
-    for folder, group in groupby(contents, lambda content: content[0].rpartition("/")[0]):
-        fresh: Memories = {}
-        for path, file, digest in group:
-            found.files[path] = digest
-            found.sizes[path] = file.size
-            (found.executable.add if file.executable else found.executable.discard)(path)
-            if file.settled < horizon:
-                fresh[path.rpartition("/")[2]] = file.signature, bytes.fromhex(digest)
-        if fresh:
-            found.stats[folder] = pack(unpack(found.stats.get(folder)) | fresh)
-
-
-def _keep_parents(folder: str, found: _Collected) -> None:
-    """An excluded directory stays as the parent of what a later rule keeps."""
-    while folder and folder not in found.files:
-        found.files[folder] = DIRECTORY
-        folder = folder.rpartition("/")[0]
+def _keep_parents(directory: str, found: _Collected) -> None:
+    """Put a directory that was only entered into the tree, and its parents."""
+    while directory and directory not in found.files:
+        found.files[directory] = DIRECTORY
+        directory = directory.rpartition("/")[0]
 
 
 def _collect(
-    item: os.DirEntry[str], path: str, folder: int, remembered: Memories, found: _Collected
-) -> Memory | None:
-    """What is remembered of a file, if it still is the same."""
+    entry: os.DirEntry[str], path: str, directory: int, records: FileRecords, found: _Collected
+) -> FileRecord | None:
+    """Collect a file or link. Return the record of a file that is unchanged since then."""
     try:
-        if item.is_symlink():
-            target = os.readlink(item.name, dir_fd=folder)
+        if entry.is_symlink():
+            target = os.readlink(entry.name, dir_fd=directory)
             if problem := _link_problem(path, target):
-                found.refused.append(Skipped(path, problem))
+                found.rejected.append(_Rejected(path, problem))
             found.links[path] = target
             return None
-        status = item.stat(follow_symlinks=False)
+        status = entry.stat(follow_symlinks=False)
     except OSError as error:
-        found.refused.append(Skipped(path, f"cannot be read: {error.strerror}"))
+        found.rejected.append(_unreadable(path, error.strerror))
         return None
     mode, size = status.st_mode, status.st_size
-    if special := _SPECIAL.get(stat.S_IFMT(mode)):
-        found.special.append(Skipped(path, special))
+    if kind := _SPECIAL.get(stat.S_IFMT(mode)):
+        found.special_files.append(SpecialFile(path, kind))
         return None
     found.sizes[path] = size
     if mode & stat.S_IXUSR:
         found.executable.add(path)
     signature = signature_of(status)
-    memory = remembered.get(item.name)
-    if memory and memory[0] == signature:
-        found.files[path] = memory[1].hex()
-        return memory
+    record = records.get(entry.name)
+    if record and record[0] == signature:
+        found.files[path] = record[1].hex()
+        return record
     found.unknown.append(SeenFile(path, signature, size))
     return None
 
 
+def _hash_unknown(
+    root: str, found: _Collected, workers: Workers, steps: Steps, settled: int
+) -> None:
+    """Hash the files without a record, and make one of each that did not change after `settled`.
+
+    Raises as `hash_files` does.
+    """
+    # The files come directory by directory, except for the large ones, so few records are unpacked.
+    hashed = hash_files(root, found.unknown, workers, steps)
+    for directory, files in groupby(hashed, lambda file: file[0].rpartition("/")[0]):
+        new: FileRecords = {}
+        for path, status, digest in files:
+            found.files[path] = digest
+            found.sizes[path] = status.size
+            (found.executable.add if status.executable else found.executable.discard)(path)
+            if status.changed < settled:
+                new[path.rpartition("/")[2]] = status.signature, bytes.fromhex(digest)
+        if new:
+            found.stats[directory] = pack(unpack(found.stats.get(directory)) | new)
+
+
+# --- What the scan rejects ---
+
+
 def _name_problem(path: str) -> str | None:
-    """Why no image can hold a file of this name, if that is so."""
+    """Return why no image can hold a file of this name; None if one can."""
     if WHITEOUT in path and f"/{WHITEOUT}" in f"/{path}":
         return f"its name begins with {WHITEOUT}, which marks a removed file in a layer"
     if not path.isascii() and not is_utf8(path):
         return "its name is not UTF-8, which the layers' format and the manifest need"
     if len(path) * 4 > MAX_PATH and len(path.encode()) > MAX_PATH:
-        return f"its path is longer than {MAX_PATH} bytes, which container engines cannot unpack"
+        return f"its path is longer than {MAX_PATH} bytes, and container engines cannot unpack it"
     if "\\" in path and _leads_out(f"{SOURCES_PATH}/{path}"):
-        return "'crane export' takes its backslashes for slashes, and then it leads out"
+        return "'crane export' reads its backslashes as slashes, and they lead out of the image"
     return None
 
 
 def _link_problem(path: str, target: str) -> str | None:
-    """Why consumers would disagree about this link, if they would.
+    """Return why consumers would disagree about this link; None if they agree.
 
-    `crane export` drops a relative link that leads out of the image's root, going by its text
-    alone, and one that looks like a Windows drive; docker keeps both. (go-containerregistry,
-    pkg/v1/mutate, unsafeRelativeLink.) A link out of the sources that stays below is kept by all.
+    `crane export` drops a relative link whose text leads out of the image's root, and a link to
+    what looks like a Windows drive. Docker keeps both. (go-containerregistry, pkg/v1/mutate,
+    unsafeRelativeLink.) All keep a link out of the sources that stays in the image.
     """
     if not is_utf8(target):
         return "its target is not UTF-8"
     slashed = target.replace("\\", "/")
-    if not slashed.startswith("/"):
-        if _DRIVE.match(slashed):
-            return f"its target {target!r} looks like a Windows drive, and 'crane export' drops it"
-        if _leads_out(f"{SOURCES_PATH}/{path}/../{slashed}"):
-            return f"it leads to {target!r}, out of an image's root, and 'crane export' drops it"
+    if slashed.startswith("/"):
+        return None
+    if _DRIVE.match(slashed):
+        return f"its target {target!r} looks like a Windows drive, and 'crane export' drops it"
+    if _leads_out(f"{SOURCES_PATH}/{path}/../{slashed}"):
+        return f"its target {target!r} leads out of the image, and 'crane export' drops it"
     return None
 
 
@@ -270,12 +324,16 @@ def _leads_out(path: str) -> bool:
     return os.path.normpath(path.replace("\\", "/")).startswith("..")
 
 
-def _refusal(refused: list[Skipped]) -> KontextError:
-    lines = [f"  {item.path!r}: {item.what}" for item in refused[:_SHOWN]]
-    if len(refused) > _SHOWN:
-        lines.append(f"  and {len(refused) - _SHOWN} more")
+def _unreadable(path: str, reason: str | None) -> _Rejected:
+    return _Rejected(path, f"cannot be read: {reason}")
+
+
+def _rejection(rejected: list[_Rejected]) -> KontextError:
+    lines = [f"  {item.path!r}: {item.reason}" for item in rejected[:_MAX_SHOWN]]
+    if len(rejected) > _MAX_SHOWN:
+        lines.append(f"  and {len(rejected) - _MAX_SHOWN} more")
     return KontextError(
-        "these cannot be put into an image:\n" + "\n".join(lines),
-        hint="Rename them, or leave them out with a line in the ignore file "
+        "these paths cannot be in an image:\n" + "\n".join(lines),
+        hint="Rename them, or skip them with a line in the ignore file "
         "(.kontextignore, else .dockerignore).",
     )

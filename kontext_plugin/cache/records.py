@@ -106,5 +106,5 @@ def decode_image(
         held = manifest.restore(record["document"], record["reverse"], tree, starts)
         config, known = config_from_document(record["config"]), frozenset(record["known"])
         return KontextImage(image, held, config, known, is_cached=True)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None

@@ -1,9 +1,8 @@
-"""The cache: private, replaced as a whole, and as good as absent when anything is wrong with it."""
+"""The cache: private, replaced as a whole, and as if absent when anything is wrong with it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import stat
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from support.trees import Directory, File, Link
 
 from kontext_plugin.cache.store import Cache, open_cache
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import Digest, Image, Layer, digest_of
+from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer, digest_of
 from kontext_plugin.manifest import Lineage, Manifest, encode
 from kontext_plugin.registry.fetch import KontextImage
 
@@ -40,7 +40,12 @@ MANIFEST = Manifest(
     ),
 )
 CONTENT = encode(MANIFEST)
-IMAGE = Image(A, (Layer(B, 5), Layer(A, 7)), digest_of(CONTENT))
+IMAGE = KontextImage(
+    Image(A, (Layer(B, 5), Layer(A, 7)), digest_of(CONTENT)),
+    MANIFEST,
+    ImageConfig("linux/amd64", ("/e",), "/w", {"k": "v"}, {"Env": ["A=b"]}),
+    known=frozenset({B}),
+)
 
 
 @pytest.fixture
@@ -53,13 +58,13 @@ def files(cache: Cache) -> list[Path]:
     return [path for path in Path(cache.root).rglob("*") if path.is_file()]
 
 
-def test_what_was_saved_is_there(cache: Cache) -> None:
+def test_a_saved_record_is_there(cache: Cache) -> None:
     cache.save_stats("/one", STATS)
     cache.save_stats("/two", {})
-    cache.save_published("r/r:t", IMAGE, MANIFEST, [B])
+    cache.save_published("r/r:t", IMAGE)
     assert cache.stats("/one") == STATS
     assert cache.stats("/two") == {}
-    assert cache.published("r/r:t", A) == KontextImage(IMAGE, MANIFEST, known=frozenset({B}))
+    assert cache.published("r/r:t", A) == replace(IMAGE, is_cached=True)
 
 
 def test_the_last_save_counts(cache: Cache) -> None:
@@ -69,7 +74,7 @@ def test_the_last_save_counts(cache: Cache) -> None:
     assert len(files(cache)) == 1
 
 
-def test_what_was_pushed_is_remembered_the_latest_first(cache: Cache) -> None:
+def test_the_latest_push_comes_first(cache: Cache) -> None:
     assert cache.pushed() == []
     cache.save_pushed("/é\n", ["r/r:1", "r/r:2"])
     cache.save_pushed("/\udcff", ["r/r:1"])
@@ -77,7 +82,7 @@ def test_what_was_pushed_is_remembered_the_latest_first(cache: Cache) -> None:
     assert cache.pushed() == [("/é\n", "r/r:2"), ("/\udcff", "r/r:1"), ("/é\n", "r/r:1")]
 
 
-def test_what_was_pushed_is_bounded(cache: Cache) -> None:
+def test_the_number_of_pushes_is_limited(cache: Cache) -> None:
     for number in range(30):
         cache.save_pushed("/d", [f"r/r:{number}-{tag}" for tag in range(20)])
     pushed = cache.pushed()
@@ -88,14 +93,14 @@ def test_what_was_pushed_is_bounded(cache: Cache) -> None:
 @pytest.mark.parametrize(
     "pushed", [None, 7, [7], ["ab", "c"], [["a"]], {"a": "b"}, [["a", "b", 1]]]
 )
-def test_a_strange_record_of_pushes_is_none(cache: Cache, pushed: object) -> None:
+def test_a_record_of_pushes_of_another_shape_is_as_if_absent(cache: Cache, pushed: object) -> None:
     cache._write("pushed", "", {"version": "kontext pushed 1", "pushed": pushed}, ())
     assert cache.pushed() == []
 
 
-def test_another_key_or_digest_is_not_known(cache: Cache) -> None:
+def test_another_key_or_digest_has_no_record(cache: Cache) -> None:
     cache.save_stats("/one", STATS)
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    cache.save_published("r/r:t", IMAGE)
     assert cache.stats("/one/") == {}
     assert cache.published("r/r:t", B) is None
     assert cache.published("r/r:other", A) is None
@@ -115,8 +120,8 @@ def test_only_the_user_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
-def again(content: bytes) -> bytes:
-    """A file of the cache with its checksum made right again."""
+def with_checksum(content: bytes) -> bytes:
+    """Return the content of a file of the cache, with the right checksum."""
     return hashlib.sha256(content).hexdigest().encode() + content
 
 
@@ -129,18 +134,20 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "one bit": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
     "zeros": lambda content: bytes(len(content)),
     "no checksum": lambda content: content[64:],
-    "only a checksum": lambda content: again(b""),
-    "another version": lambda content: again(content[64:].replace(b"kontext ", b"kontekst ", 1)),
-    "other content": lambda content: again(b"\xff\0[]\n{}"),
+    "only a checksum": lambda content: with_checksum(b""),
+    "another version": lambda content: with_checksum(
+        content[64:].replace(b"kontext ", b"kontekst ", 1)
+    ),
+    "not an object": lambda content: with_checksum(b"[]\n"),
+    "an empty object": lambda content: with_checksum(b"{}\n"),
+    "other content": lambda content: with_checksum(b"\xff\0[]\n{}"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_as_good_as_absent(
-    damage: Callable[[bytes], bytes], cache: Cache
-) -> None:
+def test_a_damaged_file_is_as_if_absent(damage: Callable[[bytes], bytes], cache: Cache) -> None:
     cache.save_stats("/one", STATS)
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    cache.save_published("r/r:t", IMAGE)
     assert len(files(cache)) == 2
     for path in files(cache):
         path.write_bytes(damage(path.read_bytes()))
@@ -150,25 +157,7 @@ def test_a_damaged_file_is_as_good_as_absent(
     assert cache.stats("/one") == STATS
 
 
-RECORDS = {
-    "no object": b"[]",
-    "no version": b"{}",
-    "no layers": json.dumps({"version": "kontext published 2", "digest": A}).encode(),
-    "layers of another shape": json.dumps(
-        {"version": "kontext published 2", "digest": A, "layers": [1]}
-    ).encode(),
-}
-
-
-@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
-def test_a_record_of_another_shape_is_as_good_as_absent(record: bytes, cache: Cache) -> None:
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
-    (path,) = files(cache)
-    path.write_bytes(again(record + b"\n" + CONTENT))
-    assert cache.published("r/r:t", A) is None
-
-
-def test_a_directory_in_a_files_place_does_no_harm(cache: Cache) -> None:
+def test_a_directory_in_the_place_of_a_file_is_as_if_absent(cache: Cache) -> None:
     cache.save_stats("/one", STATS)
     (path,) = files(cache)
     path.unlink()
@@ -178,10 +167,10 @@ def test_a_directory_in_a_files_place_does_no_harm(cache: Cache) -> None:
     assert cache.stats("/one") == {}
 
 
-def test_no_cache_is_no_error() -> None:
+def test_without_a_cache_nothing_fails() -> None:
     cache = Cache(None)
     cache.save_stats("/one", STATS)
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    cache.save_published("r/r:t", IMAGE)
     assert cache.stats("/one") == {}
     assert cache.published("r/r:t", A) is None
 
@@ -197,7 +186,9 @@ def test_scratch_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("error", [KontextError("x"), KeyboardInterrupt(), OSError()], ids=repr)
-def test_scratch_is_gone_after_an_exception(error: BaseException, cache: Cache) -> None:
+def test_a_scratch_directory_is_removed_after_an_exception(
+    error: BaseException, cache: Cache
+) -> None:
     with pytest.raises(type(error)), cache.scratch() as folder:
         (Path(folder) / "d").mkdir()
         (Path(folder) / "d/layer").write_bytes(b"x")
@@ -205,7 +196,7 @@ def test_scratch_is_gone_after_an_exception(error: BaseException, cache: Cache) 
     assert not os.path.exists(folder)
 
 
-def test_a_save_leaves_nothing_else_behind(cache: Cache, tmp_path: Path) -> None:
+def test_a_save_leaves_no_scratch_directory(cache: Cache, tmp_path: Path) -> None:
     cache.save_stats("/one", STATS)
     assert os.listdir(tmp_path / "cache") == ["stats"]
 
@@ -234,7 +225,7 @@ with Cache(sys.argv[1]).scratch() as folder:
 """
 
 
-def test_only_what_a_killed_push_left_is_swept(cache: Cache) -> None:
+def test_a_sweep_removes_only_the_directory_of_a_killed_push(cache: Cache) -> None:
     assert cache.root is not None
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, cache.root],
@@ -245,7 +236,7 @@ def test_only_what_a_killed_push_left_is_swept(cache: Cache) -> None:
         assert process.stdin and process.stdout
         layer = Path(process.stdout.readline().decode().strip()) / "layer"
         with cache.scratch():
-            assert layer.exists(), "a living push lost its layer"
+            assert layer.exists(), "a running push has lost its layer"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert layer.exists()
@@ -253,7 +244,7 @@ def test_only_what_a_killed_push_left_is_swept(cache: Cache) -> None:
             assert os.listdir(cache.root) == [os.path.basename(own)]
 
 
-def test_sweeping_follows_no_link(cache: Cache, tmp_path: Path) -> None:
+def test_a_sweep_follows_no_link(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/file").touch()
     (tmp_path / "cache").mkdir(parents=True)
@@ -269,17 +260,17 @@ def test_two_scratch_directories_at_once(cache: Cache) -> None:
         assert os.path.isdir(one)
 
 
-def test_scratch_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+def test_a_scratch_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(KontextError, match="no temporary directory") as raised,
+        pytest.raises(KontextError, match="no temporary directory can be made in") as raised,
         Cache(str(tmp_path / "file")).scratch(),
     ):
         pass
     assert "KONTEXT_CACHE_DIR" in raised.value.hint
 
 
-# Where it is
+# --- Where the cache is ---
 
 PLACES = {
     "own variable": ({"KONTEXT_CACHE_DIR": "own/deep", "XDG_CACHE_HOME": "xdg"}, "own/deep"),
@@ -310,18 +301,18 @@ def test_a_read_only_cache_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     before = files(Cache(str(tmp_path)))
     cache = open_cache(read_only=True)
     cache.save_stats("/one", {})
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    cache.save_published("r/r:t", IMAGE)
     assert cache.stats("/one") == STATS
     assert files(Cache(str(tmp_path))) == before
 
 
-def test_a_relative_place_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KONTEXT_CACHE_DIR", "here")
     assert open_cache() == Cache(str(tmp_path / "here"))
 
 
-def test_a_file_in_the_caches_place_means_none(
+def test_a_file_in_the_place_of_the_cache_means_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -332,15 +323,15 @@ def test_a_file_in_the_caches_place_means_none(
 CLOSED = """
 os.environ["KONTEXT_CACHE_DIR"] = sys.argv[1]
 print(store.open_cache().root)
-known = store.Cache(sys.argv[1])
-known.save_stats("/one", {})
-print(known.stats("/one"))
-known.save_stats("/two", {})
+cache = store.Cache(sys.argv[1])
+cache.save_stats("/one", {})
+print(cache.stats("/one"))
+cache.save_stats("/two", {})
 """
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444, 0o555], ids=oct)
-def test_a_cache_that_may_not_be_used_is_as_good_as_absent(mode: int) -> None:
+def test_a_cache_without_permission_is_as_if_absent(mode: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         root = Path(folder) / "cache"
@@ -352,8 +343,8 @@ def test_a_cache_that_may_not_be_used_is_as_good_as_absent(mode: int) -> None:
         root.chmod(0o700)
 
 
-def test_what_is_not_ours_is_never_swept(cache: Cache) -> None:
-    """The cache may be told to live among a user's own directories."""
+def test_a_sweep_leaves_files_of_others(cache: Cache) -> None:
+    """KONTEXT_CACHE_DIR may name a directory that the user has for other things too."""
     assert cache.root is not None
     theirs = [Path(cache.root) / name for name in ("tmp/uploads", "kontext-mine", "scratch")]
     for folder in theirs:
@@ -364,8 +355,10 @@ def test_what_is_not_ours_is_never_swept(cache: Cache) -> None:
     assert all((folder / "precious").exists() for folder in theirs)
 
 
-def test_a_sweep_at_the_worst_moment(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another push may sweep the new folder before it is locked."""
+def test_a_sweep_before_the_new_directory_is_locked(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another push."""
     make, swept = tempfile.mkdtemp, []
 
     def made_and_swept(*arguments: Any, **options: Any) -> str:
@@ -382,7 +375,7 @@ def test_a_sweep_at_the_worst_moment(cache: Cache, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link to an endless device"])
-def test_a_file_of_another_kind_is_as_good_as_none(cache: Cache, kind: str) -> None:
+def test_a_file_of_another_type_is_as_if_absent(cache: Cache, kind: str) -> None:
     cache.save_stats("/d", {"f": b"1"})
     (path,) = [path for path in Path(cache.root or "").rglob("*") if path.is_file()]
     path.unlink()
@@ -396,8 +389,8 @@ def test_a_file_of_another_kind_is_as_good_as_none(cache: Cache, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "link to nothing", "readable by all"])
-def test_what_lies_in_a_files_place_is_replaced(cache: Cache, tmp_path: Path, kind: str) -> None:
-    """And nothing that it leads to is written."""
+def test_a_file_of_another_type_is_replaced(cache: Cache, tmp_path: Path, kind: str) -> None:
+    """The target of a link stays as it is."""
     cache.save_stats("/d", {"f": b"1"})
     (path,) = files(cache)
     precious = tmp_path / "precious"
@@ -421,12 +414,12 @@ def test_what_lies_in_a_files_place_is_replaced(cache: Cache, tmp_path: Path, ki
     assert kind != "link" or precious.read_text() == "precious"
 
 
-def test_a_file_of_another_user_is_as_good_as_none(
+def test_a_file_of_another_user_is_as_if_absent(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the folder is shared, somebody could tell us that nothing has changed, and what of."""
+    """In a shared directory another user could fake that nothing has changed."""
     cache.save_stats("/d", STATS)
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    cache.save_published("r/r:t", IMAGE)
     if os.geteuid() == 0:
         for path in files(cache):
             os.chown(path, 65534, -1)
@@ -446,12 +439,12 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert os.listdir(tmp_path) == []
 
 
-# What is shown and pruned
+# --- Entries, and prune ---
 
 
-def test_entries_tell_what_they_are_of(cache: Cache) -> None:
+def test_an_entry_has_its_kind_key_size_and_time(cache: Cache) -> None:
     cache.save_stats("/a\udcff\n", STATS)
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    cache.save_published("r/r:t", IMAGE)
     with cache.scratch() as folder:
         Path(folder, "layer").write_bytes(b"x" * 1000)
         found = {entry.kind: entry for entry in cache.entries()}
@@ -463,8 +456,8 @@ def test_entries_tell_what_they_are_of(cache: Cache) -> None:
         assert (found[kind].size, found[kind].saved) == (status.st_size, status.st_mtime)
 
 
-def test_an_entry_without_a_key_is_one_nevertheless(cache: Cache) -> None:
-    """As earlier versions wrote it, or damaged."""
+def test_a_damaged_file_is_an_entry_without_a_key(cache: Cache) -> None:
+    """As is one that an earlier version has written."""
     cache.save_stats("/one", STATS)
     (file,) = files(cache)
     file.write_bytes(b"damaged")
@@ -472,9 +465,9 @@ def test_an_entry_without_a_key_is_one_nevertheless(cache: Cache) -> None:
     assert (entry.kind, entry.size, entry.key) == ("stats", 7, "")
 
 
-def test_pruning_leaves_what_is_not_ours(cache: Cache, tmp_path: Path) -> None:
+def test_prune_leaves_files_of_others(cache: Cache, tmp_path: Path) -> None:
     cache.save_stats("/one", STATS)
-    cache.save_published("r/r:t", IMAGE, MANIFEST)
+    cache.save_published("r/r:t", IMAGE)
     size = sum(path.stat().st_size for path in files(cache))
     root, name = tmp_path / "cache", "a" * 64
     theirs = [
@@ -497,7 +490,7 @@ def test_pruning_leaves_what_is_not_ours(cache: Cache, tmp_path: Path) -> None:
     assert cache.prune() == 0
 
 
-def test_pruning_follows_no_link(cache: Cache, tmp_path: Path) -> None:
+def test_prune_follows_no_link(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     precious = tmp_path / "elsewhere" / ("a" * 64)
     precious.touch()
@@ -507,8 +500,8 @@ def test_pruning_follows_no_link(cache: Cache, tmp_path: Path) -> None:
     assert precious.exists()
 
 
-def test_pruning_beside_a_push(cache: Cache) -> None:
-    """What it holds stays, and what it saves afterwards is there."""
+def test_prune_during_a_push(cache: Cache) -> None:
+    """The scratch directory stays, and a later save works."""
     with cache.scratch() as folder:
         layer = Path(folder, "layer")
         layer.write_bytes(b"x" * 1000)
@@ -519,7 +512,7 @@ def test_pruning_beside_a_push(cache: Cache) -> None:
         assert cache.stats("/one") == STATS
 
 
-def test_pruning_what_a_killed_push_left(cache: Cache, tmp_path: Path) -> None:
+def test_prune_removes_the_directory_of_a_killed_push(cache: Cache, tmp_path: Path) -> None:
     left = tmp_path / "cache/kontext-scratch-aaaaaaaa"
     left.mkdir(parents=True)
     (left / "layer").write_bytes(b"x" * 1000)
@@ -528,11 +521,11 @@ def test_pruning_what_a_killed_push_left(cache: Cache, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", [None, "/no/where"])
-def test_no_cache_holds_nothing(root: str | None) -> None:
+def test_without_a_cache_there_are_no_entries(root: str | None) -> None:
     assert (Cache(root).entries(), Cache(root).prune()) == ([], 0)
 
 
-def test_a_cache_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(KontextError, match="cannot be used: Not a directory"):
         Cache(str(tmp_path / "file")).entries()

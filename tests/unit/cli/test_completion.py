@@ -1,21 +1,20 @@
-"""What is offered in the place of a word that is not typed yet."""
+"""The candidates for the last word of a command line."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kontext_plugin.cache.store import open_cache
 from kontext_plugin.cli import options
-from kontext_plugin.cli.completion import complete
-from kontext_plugin.engine.config import known_registries
+from kontext_plugin.cli.completion import complete, without_descriptions
 
 
 def offered(*words: str) -> list[str]:
+    """Return the candidates for the last word, without their descriptions."""
     *lines, directive = complete(words).split("\n")
     assert directive == ":4"
     return [line.partition("\t")[0] for line in lines]
@@ -23,7 +22,7 @@ def offered(*words: str) -> list[str]:
 
 @pytest.fixture
 def pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two directories, of which the second is the current one."""
+    """Two pushed directories; the first is the current one."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -40,22 +39,24 @@ def test_tags_of_this_directory_come_first(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.usefixtures("pushed")
-def test_only_what_begins_like_the_word() -> None:
+def test_only_names_that_begin_with_the_word() -> None:
     assert offered("push", "-t", "r/e") == ["r/else:1"]
     assert offered("push", "--tag=r/e") == ["--tag=r/else:1"]
 
 
 @pytest.mark.usefixtures("pushed")
-def test_a_directory_cannot_command_the_terminal() -> None:
+def test_the_name_of_a_directory_is_escaped() -> None:
     assert complete(["push", "-t", "r/e"]) == "r/else:1\tfrom /else\\x1b\\n\\twhere\n:4"
 
 
-def test_nothing_was_pushed_yet() -> None:
+def test_before_the_first_push() -> None:
     assert offered("push", "-t", "") == []
 
 
 @pytest.mark.usefixtures("pushed")
-def test_a_current_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_current_directory_that_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -67,53 +68,13 @@ def test_a_current_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_arguments_that_name_images_or_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(options.COMMANDS, "pull", options.PULL)
     monkeypatch.setitem(options.COMMANDS, "doctor", options.DOCTOR)
-    configure({"auths": {"r.example.com": {}}})
+    config = Path(os.environ["DOCKER_CONFIG"]) / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"auths": {"r.example.com": {}}}))
     assert offered("pull", "r/h") == ["r/here:new", "r/here:both", "r/here:old"]
     assert offered("doctor", "r.") == ["r.example.com"]
     assert offered("doctor", "r/here:o") == ["r/here:old"]
 
 
-def configure(content: object) -> None:
-    folder = Path(os.environ["DOCKER_CONFIG"])
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(
-        content if isinstance(content, str) else json.dumps(content)
-    )
-
-
-CONFIGS = {
-    "both sections": (
-        {"auths": {"b.example.com": {}}, "credHelpers": {"a.example.com:5000": "x"}},
-        ["a.example.com:5000", "b.example.com"],
-    ),
-    "Docker Hub": ({"auths": {"https://index.docker.io/v1/": {}}}, ["docker.io"]),
-    "URL": ({"auths": {"https://r.example.com/v2/": {}}}, ["r.example.com"]),
-    "twice": ({"auths": {"r": {}}, "credHelpers": {"r": "x"}}, ["r"]),
-    "no hosts": ({"auths": {"": {}, "https:///": {}}}, []),
-    "sections of another kind": ({"auths": ["a"], "credHelpers": 7}, []),
-    "not an object": ([], []),
-    "not JSON": ("{", []),
-    "deep": ("[" * 100_000, []),
-}
-
-
-@pytest.mark.parametrize(("content", "hosts"), CONFIGS.values(), ids=CONFIGS)
-def test_registries_of_dockers_configuration(content: object, hosts: list[str]) -> None:
-    configure(content)
-    assert known_registries() == hosts
-
-
-def a_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def too_large(path: Path) -> None:
-    path.write_bytes(b" " * 2_000_000)
-
-
-@pytest.mark.parametrize("make", [a_fifo, too_large, Path.mkdir])
-def test_a_configuration_that_cannot_be_read(make: Callable[[Path], None]) -> None:
-    folder = Path(os.environ["DOCKER_CONFIG"])
-    folder.mkdir()
-    make(folder / "config.json")
-    assert known_registries() == []
+def test_without_descriptions() -> None:
+    assert without_descriptions("push\tUpload\nls\n:4") == "push\nls\n:4"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from kontext_plugin.cli.flags import (
     table,
     usage_line,
 )
+from kontext_plugin.engine.config import DaemonFlags
 from kontext_plugin.errors import USAGE, UsageError
 
 COMMAND = Command(
@@ -420,6 +421,15 @@ GLOBALS: dict[str, tuple[list[str], Globals]] = {
 @pytest.mark.parametrize(("flags", "expected"), GLOBALS.values(), ids=GLOBALS)
 def test_global_flags(flags: list[str], expected: Globals) -> None:
     assert parse_globals([*flags, *PUSH]) == (expected, PUSH)
+
+
+def test_the_flags_that_choose_a_daemon() -> None:
+    chosen: dict[str, Any] = {
+        "host": "tcp://a", "context": "c", "tls": True, "tlsverify": False,
+        "tlscacert": "ca", "tlscert": "cert", "tlskey": "key",
+    }  # fmt: skip
+    assert asdict(Globals(config="/c", debug=True, **chosen).daemon) == chosen
+    assert Globals().daemon == DaemonFlags()
 
 
 RESTS: dict[str, tuple[list[str], list[str]]] = {

@@ -6,10 +6,8 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -363,41 +361,6 @@ def test_a_dry_run_prints_nothing_on_stdout(
 
 # The program
 
-PROGRAM = """
-import sys, time
-from kontext_plugin.cli import main
-from kontext_plugin.commands import push
-def wait(*_):
-    print("waiting", file=sys.stderr, flush=True)
-    while True: time.sleep(60)
-push.push = wait
-main.main()
-"""
-
-
-def started(**environment: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *TO_PUSH],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr and process.stderr.readline() == "waiting\n"
-    return process
-
-
-SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
-
-
-@pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
-def test_a_signal_interrupts(number: signal.Signals) -> None:
-    with started() as process:
-        process.send_signal(number)
-        output, messages = process.communicate(timeout=30)
-    assert (process.returncode, output) == (130, "")
-    assert messages.startswith("Interrupted; ") and "Traceback" not in messages
-
 
 @pytest.mark.parametrize(
     ("module", "command"), [(push, TO_PUSH), (purge, ["kontext", "purge", "r/r:t"])]
@@ -415,43 +378,6 @@ def test_who_interrupts_what_writes_a_tag_is_told_what_it_shows(
     assert main.run(command) == 130
     said = "Interrupted; the tag shows what it showed before, or the whole new image\n"
     assert capsys.readouterr() == ("", said)
-
-
-def test_nohup() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a program inherits
-    try:
-        process = started()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    with process:
-        process.send_signal(signal.SIGHUP)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.5)
-        process.terminate()
-        process.communicate(timeout=30)
-    assert process.returncode == 130
-
-
-@pytest.mark.parametrize("abstract", [True, False], ids=["Linux", "macOS"])
-def test_docker_closing_its_socket_interrupts(abstract: bool) -> None:
-    with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory() as folder:
-        name = f"{folder}/socket"
-        address = f"\0{name}" if abstract else name
-        server.bind(address)
-        server.listen()
-        with started(DOCKER_CLI_PLUGIN_SOCKET=f"@{name}" if abstract else address) as process:
-            connection, _ = server.accept()
-            connection.close()
-            process.communicate(timeout=30)
-    assert process.returncode == 130
-
-
-def test_docker_not_listening_is_no_reason_to_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushes: list[Any]
-) -> None:
-    monkeypatch.setenv("DOCKER_CLI_PLUGIN_SOCKET", str(tmp_path / "gone"))
-    assert main.run(TO_PUSH) == 0
-    assert len(pushes) == 1
 
 
 def test_a_reader_that_is_gone_is_no_fault() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kontext_plugin.engine.config import (
     Endpoint,
     Tls,
     choose_endpoint,
+    known_registries,
     load_docker_config,
 )
 from kontext_plugin.errors import KontextError
@@ -90,6 +92,42 @@ def test_a_config_that_is_a_link(config: Path, tmp_path: Path) -> None:
     (tmp_path / "dotfile").write_text('{"currentContext": "c"}')
     config.symlink_to("dotfile")
     assert load_docker_config().context == "c"
+
+
+REGISTRIES = {
+    "both sections": (
+        {"auths": {"b.example.com": {}}, "credHelpers": {"a.example.com:5000": "x"}},
+        ["a.example.com:5000", "b.example.com"],
+    ),
+    "Docker Hub": ({"auths": {"https://index.docker.io/v1/": {}}}, ["docker.io"]),
+    "URL": ({"auths": {"https://r.example.com/v2/": {}}}, ["r.example.com"]),
+    "twice": ({"auths": {"r": {}}, "credHelpers": {"r": "x"}}, ["r"]),
+    "no hosts": ({"auths": {"": {}, "https:///": {}}}, []),
+    "sections of another kind": ({"auths": ["a"], "credHelpers": 7}, []),
+    "not an object": ([], []),
+    "not JSON": ("{", []),
+    "deep": ("[" * 100_000, []),
+}
+
+
+@pytest.mark.parametrize(("content", "hosts"), REGISTRIES.values(), ids=REGISTRIES)
+def test_known_registries(config: Path, content: object, hosts: list[str]) -> None:
+    config.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert known_registries() == hosts
+
+
+def too_large(path: Path) -> None:
+    path.write_bytes(b" " * 2_000_000)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, too_large, Path.mkdir], ids=["FIFO", "too large", "directory"]
+)
+def test_a_config_that_cannot_be_read_names_no_registries(
+    config: Path, make: Callable[[Path], None]
+) -> None:
+    make(config)
+    assert known_registries() == []
 
 
 # --- The daemon that docker would use ---

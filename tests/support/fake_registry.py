@@ -1,0 +1,89 @@
+"""A registry of local files, which a shell script in the place of crane reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from kontext_plugin.crane import Crane
+from kontext_plugin.crane_driver.process import CraneRunner
+from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, digest_of
+from kontext_plugin.manifest import MANIFEST_PATH
+
+CONFIG_DIGEST = Digest("sha256:" + "c" * 64)
+
+_SCRIPT = """#!/bin/sh
+cd '{directory}'
+echo "$*" >> requests
+if [ -e "$1.error" ]; then cat "$1.error" >&2; exit 1; fi
+for name; do :; done
+if [ -e "$1 ${{name##*@}}" ]; then exec cat "$1 ${{name##*@}}"; fi
+exec cat "$1"
+"""
+
+
+class FakeRegistry:
+    """Answers each verb of crane with a file, and notes each request."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._directory = directory
+        program = directory / "crane"
+        program.write_text(_SCRIPT.format(directory=directory))
+        program.chmod(0o755)
+        self.crane = Crane(CraneRunner(str(program)))
+
+    def answer(self, **answers: bytes) -> None:
+        """Set what `crane VERB` prints. With `VERB_error`, set the message with which it fails."""
+        for verb, answer in answers.items():
+            (self._directory / verb.replace("_error", ".error")).write_bytes(answer)
+
+    def store(self, *blobs: bytes) -> None:
+        """Let `crane blob` print each of these blobs for its digest."""
+        for blob in blobs:
+            (self._directory / f"blob {digest_of(blob)}").write_bytes(blob)
+
+    @property
+    def requests(self) -> list[str]:
+        """The arguments of each crane, in the order in which they started."""
+        requests = self._directory / "requests"
+        return requests.read_text().splitlines() if requests.exists() else []
+
+
+def gzip_layer(*documents: bytes | tuple[str, bytes]) -> bytes:
+    """Return a gzip layer with these files, each a name and its content.
+
+    A file without a name is manifest.json.
+    """
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        for document in documents:
+            name, content = (MANIFEST_PATH, document) if isinstance(document, bytes) else document
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def image_document(*layers: bytes | Digest, manifest: bytes = b"", **changes: Any) -> bytes:
+    """Return the manifest document of an image with these layers, lowest first.
+
+    A layer is its blob, or the digest of a blob that nobody reads. With `manifest`, the annotation
+    names that manifest.json. `changes` replaces fields.
+    """
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "config": {"digest": CONFIG_DIGEST, "size": 2},
+        "layers": [
+            {"digest": layer, "size": 1}
+            if isinstance(layer, str)
+            else {"digest": digest_of(layer), "size": len(layer)}
+            for layer in layers
+        ],
+    }
+    if manifest:
+        document["annotations"] = {MANIFEST_ANNOTATION: digest_of(manifest)}
+    return json.dumps(document | changes).encode()

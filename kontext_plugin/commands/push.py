@@ -25,6 +25,7 @@ from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.terminal.messages import Report, emit
 from kontext_plugin.terminal.progress import reporting
+from kontext_plugin.terminal.steps import StepName
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -121,7 +122,7 @@ def _publish(
 def _check_lost_update(session: PushSession, prepared: Prepared, pushed: Pushed) -> None:
     tag_image = prepared.tag_image
     before = tag_image.image.digest if isinstance(tag_image, KontextImage) else None
-    with session.report.steps.step("look at the tag again"):
+    with session.report.steps.step(StepName.CHECK_TAG):
         check_lost_update(
             session.crane, pushed.tags[0], pushed.image.digest, before, session.report
         )

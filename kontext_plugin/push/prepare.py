@@ -43,6 +43,7 @@ from kontext_plugin.source import git
 from kontext_plugin.source.directory import SourceDirectory, open_source
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.steps import StepName
 from kontext_plugin.terminal.text import number, size
 
 _JOBS = 3
@@ -100,7 +101,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     answer = session.jobs.submit(_ask_registry, session, options)
     labels = _GitLabels(session, source.root, wanted=options.git_labels)
 
-    with report.steps.step("read the stat cache"):
+    with report.steps.step(StepName.READ_STAT_CACHE):
         known = {} if options.fresh else cache.stats(source.root)
     if not known:  # else nothing may have changed, and then git is not needed
         labels.ask()
@@ -110,10 +111,10 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     if not is_unchanged:
         labels.ask()
 
-    with report.steps.step("wait for the registry"):
+    with report.steps.step(StepName.WAIT_FOR_REGISTRY):
         base, tag_image = answer.result()
     spec = image_spec(base, options)
-    with report.steps.step("plan"):
+    with report.steps.step(StepName.PLAN):
         plan = _plan(tag_image, spec, scan.tree, labels, is_unchanged)
         plan, divided = _check_plan(session, options.tags[0], plan)
     if not is_unchanged:
@@ -138,7 +139,7 @@ def _ask_registry(
         return base, StartFresh("--fresh was given", is_ordinary=True)
     if options.reuse == "never":
         return base, StartFresh("--reuse never was given", is_ordinary=True)
-    with session.report.steps.step("ask the registry"):
+    with session.report.steps.step(StepName.ASK_REGISTRY):
         return base, find_tag_image(session.crane, session.requests, session.cache, options.tags[0])
 
 
@@ -191,7 +192,7 @@ class _GitLabels:
     def _read(self) -> Mapping[str, str]:
         if not self._wanted:
             return {}
-        with self._session.report.steps.step("git status"):
+        with self._session.report.steps.step(StepName.GIT_STATUS):
             return git.read_labels(self._root, self._session.report.debug)
 
 

@@ -30,7 +30,7 @@ from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR, extractor_en
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.secret_scan.scanner import Finding, Scanner
 from kontext_plugin.terminal.messages import Report
-from kontext_plugin.terminal.steps import Progress
+from kontext_plugin.terminal.steps import Progress, StepName
 
 WHEN_INTERRUPTED = "the tag shows what it showed before, or the whole new image"
 
@@ -90,7 +90,7 @@ def stage_layers(
     def place(name: str) -> str:
         return os.path.join(directory, name) if directory else os.devnull
 
-    with session.report.steps.step("write layers", lambda: _written_bytes(directory)):
+    with session.report.steps.step(StepName.WRITE_LAYERS, lambda: _written_bytes(directory)):
         tasks = [
             _Task(
                 place(f"{number}.tar.gz"),
@@ -188,7 +188,7 @@ def publish(
         new = (*_extractor(spec), *layers.all)
     digest, appended = _append(session, source, new, lineage, layers.root, tag)
     image = Image(digest, (*below, *(staged.layer for staged in new)), digest_of(layers.root))
-    with session.report.steps.step("remember"):
+    with session.report.steps.step(StepName.REMEMBER):
         config = spec.config.with_labels(lineage.labels)
         known = _known_ancestors(parent)
         remembered = KontextImage(image, layers.manifest, config, known, is_cached=True)
@@ -253,7 +253,7 @@ def _push_base(
             raise _write_error(source, error) from error
     blobs = (*base.image.layers, *(staged.layer for staged in lower))
     progress = _upload_progress(blobs)
-    with session.report.steps.step("crane push", progress.measure):
+    with session.report.steps.step(StepName.CRANE_PUSH, progress.measure):
         pushed = session.crane.push_layout(source, tag.at(digest), progress)
     return tag.at(digest), pushed.uploaded
 
@@ -271,7 +271,7 @@ def _append(
     Returns the new image's digest, and the blobs that the registry did not have.
     """
     progress = _upload_progress([staged.layer for staged in new])
-    with session.report.steps.step("crane mutate", progress.measure):
+    with session.report.steps.step(StepName.CRANE_MUTATE, progress.measure):
         published = session.crane.append(
             source,
             [staged.path for staged in new],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kontext_plugin.cli.flags import Argument, Command, Option, parse_duration
-from kontext_plugin.image.spec import PLATFORMS
+from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.secret_scan.modes import SecretMode
 from kontext_plugin.terminal.progress import PROGRESS_MODES
 

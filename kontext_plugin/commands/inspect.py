@@ -11,8 +11,9 @@ from kontext_plugin.crane import connect
 from kontext_plugin.delta import tree_bytes
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.image.spec import PLATFORMS
+from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.manifest import VERSION, Lineage
 from kontext_plugin.registry.base_image import shipped_base
 from kontext_plugin.registry.fetch import KontextImage, fetch

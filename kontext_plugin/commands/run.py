@@ -18,8 +18,9 @@ from kontext_plugin.engine import daemon
 from kontext_plugin.engine.daemon import ContainerSpec
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.oci import ImageConfig
+from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.image.spec import PLATFORMS
+from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.manifest import Manifest
 from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR, shipped_base
 from kontext_plugin.registry.fetch import fetch, fetch_config

@@ -93,7 +93,7 @@ def test_refused(docker: Docker, registry: Registry, source: Path) -> None:
         if settings:
             docker.log_in(registry.host, *settings)
         pushed = docker.push(registry.repository(), source)
-        assert_one_message(pushed, registry.host, "other credentials", "docker login")
+        assert_one_message(pushed, registry.host, "refused access", "docker login")
 
 
 def test_missing_helper(docker: Docker, registry: Registry, source: Path) -> None:

@@ -49,10 +49,10 @@ PATIENCE = 6
 """Seconds: more than the 3 that crane waits before its last try."""
 
 SILENT = f"has not answered for {PATIENCE} s"
-BROKEN = "broke the connection off"
+BROKEN = "closed the connection"
 NO_HTTP = "does not speak HTTP"
-DAMAGED = "sent a damaged"
-LIMITED = "takes no more requests"
+DAMAGED = "sent damaged data"
+LIMITED = "accepts no more requests"
 
 
 class Case(NamedTuple):

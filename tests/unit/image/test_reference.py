@@ -1,4 +1,4 @@
-"""Image references: a table of good ones with their parts, and of bad ones."""
+"""Image references: valid ones with their parts, and invalid ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kontext_plugin.image.reference import (
     parse_image_reference,
     parse_reference,
     registry_of,
+    repository_of,
 )
 
 DIGEST = "sha256:" + "a" * 64
@@ -40,7 +41,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(("text", "expected"), GOOD.items(), ids=lambda text: str(text)[:30])
-def test_good(text: str, expected: tuple[str, str, str]) -> None:
+def test_a_valid_reference_has_its_parts(text: str, expected: tuple[str, str, str]) -> None:
     repository, tag, registry = expected
     reference = parse_reference(text)
     assert reference == Reference(repository, tag)
@@ -101,7 +102,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_bad(text: str) -> None:
+def test_an_invalid_reference_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_reference(text)
     assert raised.value.message.startswith(f"invalid reference {text!r}: ")
@@ -110,7 +111,7 @@ def test_bad(text: str) -> None:
 
 
 @given(st.text("aB0.:/@-_[]\n ", max_size=20))
-def test_what_is_taken_is_written_as_it_came(text: str) -> None:
+def test_an_accepted_reference_is_written_as_it_was_typed(text: str) -> None:
     try:
         reference = parse_reference(text)
     except UsageError:
@@ -128,8 +129,27 @@ def test_what_is_taken_is_written_as_it_came(text: str) -> None:
         ("host.io/a/b", "host.io"),
     ],
 )
-def test_the_registry_of_any_image_name(name: str, registry: str) -> None:
+def test_the_registry_of_an_image_name_is_its_first_component_or_docker_hub(
+    name: str, registry: str
+) -> None:
     assert registry_of(name) == registry
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        (f"localhost:1/r@{DIGEST}", "localhost:1/r"),
+        (f"localhost:1/r:t@{DIGEST}", "localhost:1/r"),
+        ("localhost:1/r", "localhost:1/r"),
+        ("user/repo:t", "user/repo"),
+        ("repo:t", "repo"),
+        ("repo", "repo"),
+    ],
+)
+def test_the_repository_of_an_image_name_has_no_tag_and_no_digest(
+    name: str, repository: str
+) -> None:
+    assert repository_of(name) == repository
 
 
 IMAGES = {
@@ -140,12 +160,12 @@ IMAGES = {
 
 
 @pytest.mark.parametrize(("text", "expected", "shown"), IMAGES.values(), ids=IMAGES)
-def test_an_image_that_is_there(text: str, expected: Reference, shown: str) -> None:
+def test_a_reference_to_read_may_have_a_digest(text: str, expected: Reference, shown: str) -> None:
     assert parse_image_reference(text) == expected
     assert str(parse_image_reference(text)) == shown
 
 
 @pytest.mark.parametrize("text", ["h.io/r1@sha256:abc", "h.io/r1@", f"R@{DIGEST}", f"@{DIGEST}"])
-def test_no_image(text: str) -> None:
+def test_an_invalid_digest_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_image_reference(text)

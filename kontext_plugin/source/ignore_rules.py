@@ -179,8 +179,11 @@ def excludes(rules: IgnoreRules, path: str) -> bool:
 
 
 def pattern_for(path: str) -> str:
-    """Return a pattern that matches this path alone. A path with a line end has none."""
-    return re.sub(r"[*?\[\]\\!#]", r"\\\g<0>", path)
+    """Return a pattern that matches this path alone.
+
+    A path has none if it contains a line end, or begins or ends with a space.
+    """
+    return re.sub(r"[*?\[\]\\!#^|{}]", r"\\\g<0>", path)
 
 
 # --- From the text of an ignore file to its rules ---

@@ -1,4 +1,4 @@
-"""What git says of a work tree, and that asking it runs nothing of the repository's."""
+"""What git says about a work tree, and that asking runs no program of the repository."""
 
 from __future__ import annotations
 
@@ -15,54 +15,48 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.spec import REVISION, SOURCE
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import git
+from kontext_plugin.source.git import labels_of, source_of
 from kontext_plugin.source.ignore_rules import IgnoreRules, parse_rules
-from kontext_plugin.source.scan import scan
+from kontext_plugin.source.scan import Filters, scan
 from kontext_plugin.terminal.steps import Steps
 
 IDENTITY = ["-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "init.defaultBranch=main"]
 
 
-def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *IDENTITY, *arguments], cwd=folder, capture_output=True, text=True, check=True
+def run(directory: Path, *arguments: str) -> str:
+    ended = subprocess.run(
+        ["git", *IDENTITY, *arguments], cwd=directory, capture_output=True, text=True, check=True
     )
-    return done.stdout
+    return ended.stdout
 
 
-def repository(folder: Path, files: dict[str, str] | None = None, ignore: str = "") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    run(folder, "init", "-q")
+def repository(directory: Path, files: dict[str, str] | None = None, ignore: str = "") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    run(directory, "init", "-q")
     if ignore:
-        write(folder, ".gitignore", ignore)
+        write(directory, ".gitignore", ignore)
     for name, content in (files or {}).items():
-        write(folder, name, content)
-    return folder
+        write(directory, name, content)
+    return directory
 
 
-def write(folder: Path, name: str, content: str = "x") -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(content)
+def write(directory: Path, name: str, content: str = "x") -> None:
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text(content)
 
 
-def commit(folder: Path) -> str:
-    run(folder, "add", "-A")
-    run(folder, "commit", "-qm", "c", "--allow-empty")
-    return run(folder, "rev-parse", "HEAD").strip()
+def commit(directory: Path) -> str:
+    run(directory, "add", "-A")
+    run(directory, "commit", "-qm", "c", "--allow-empty")
+    return run(directory, "rev-parse", "HEAD").strip()
 
 
 def scanned(root: Path, rules: IgnoreRules | None = None, *, keep_git: bool = False) -> set[str]:
-    """The paths that a push with --gitignore would see."""
+    """The paths in the image of a push with --gitignore."""
+    not_ignored = git.list_not_ignored(str(root), quiet)
+    filters = Filters(rules or IgnoreRules(), not_ignored, keep_git)
     with Workers(1) as workers:
-        found = scan(
-            str(root),
-            rules or IgnoreRules(),
-            {},
-            workers,
-            Steps(),
-            keep_git=keep_git,
-            not_ignored=git.list_not_ignored(str(root), quiet),
-        )
-    return found.tree.paths()
+        return scan(str(root), filters, {}, workers, Steps()).tree.paths()
 
 
 def quiet(_: str) -> None:
@@ -78,16 +72,19 @@ def tree(tmp_path: Path) -> Path:
     )
 
 
-def test_what_git_ignores_is_left_out(tree: Path) -> None:
+# --- --gitignore: what git ignores is skipped ---
+
+
+def test_ignored_files_are_skipped(tree: Path) -> None:
     assert scanned(tree) == {".gitignore", "a", "src", "src/b", "src/new"}
 
 
-def test_tracked_files_stay_though_a_rule_matches(tree: Path) -> None:
+def test_tracked_files_are_kept_even_if_a_rule_matches(tree: Path) -> None:
     run(tree, "add", "-f", "src/b.o")
     assert "src/b.o" in scanned(tree)
 
 
-def test_tracked_files_that_are_gone_leave_nothing(tree: Path) -> None:
+def test_a_directory_of_removed_tracked_files_is_skipped(tree: Path) -> None:
     write(tree, "gone/f")
     write(tree, "gone/f.o")
     commit(tree)
@@ -95,28 +92,28 @@ def test_tracked_files_that_are_gone_leave_nothing(tree: Path) -> None:
     assert "gone" not in scanned(tree)
 
 
-def test_empty_directories_are_left_out(tree: Path) -> None:
+def test_empty_directories_are_skipped(tree: Path) -> None:
     (tree / "empty").mkdir()
     assert "empty" not in scanned(tree)
 
 
-def test_all_of_gits_ignore_files_count(tree: Path) -> None:
+def test_all_ignore_files_of_git_apply(tree: Path) -> None:
     write(tree, "src/.gitignore", "b\n!b.o\n")
     write(tree, ".git/info/exclude", "a\n")
     write(Path.home(), ".config/git/ignore", "new\n")
     assert scanned(tree) == {".gitignore", "src", "src/.gitignore", "src/b.o"}
 
 
-def test_a_directory_in_the_work_tree(tree: Path) -> None:
+def test_a_directory_in_the_work_tree_has_the_rules_of_the_work_tree(tree: Path) -> None:
     assert scanned(tree / "src") == {"b", "new"}
 
 
-def test_both_kinds_of_rules_leave_out(tree: Path) -> None:
+def test_the_rules_of_the_ignore_file_apply_as_well(tree: Path) -> None:
     rules = parse_rules("a\nsrc\n!src/b\n!src/b.o\n!out\n", "rules")
     assert scanned(tree, rules) == {".gitignore", "src", "src/b"}
 
 
-def test_a_kept_git_is_whole(tree: Path) -> None:
+def test_a_kept_git_directory_is_complete(tree: Path) -> None:
     commit(tree)
     paths = scanned(tree, keep_git=True)
     assert {".git", ".git/HEAD", ".git/objects", ".git/refs/tags"} <= paths
@@ -124,7 +121,7 @@ def test_a_kept_git_is_whole(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["n\new", 'q"', "tab\t", "é", "? x", "H 160000 ", "-x", " ", "\\"])
-def test_names_as_they_are(tree: Path, name: str) -> None:
+def test_any_name_is_kept_unchanged(tree: Path, name: str) -> None:
     write(tree, name)
     write(tree, f"src/{name}/f")
     assert {name, f"src/{name}", f"src/{name}/f"} <= scanned(tree)
@@ -141,7 +138,7 @@ def test_links_are_kept_and_not_followed(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("tracked", [True, False], ids=["submodule", "untracked repository"])
-def test_a_repository_in_the_repository_is_asked_as_well(tree: Path, tracked: bool) -> None:
+def test_a_repository_in_the_repository_has_its_own_rules(tree: Path, tracked: bool) -> None:
     inner = repository(tree / "in/ner", {"f": "f", "f.log": "l", "f.o": "o"}, ignore="*.log\n")
     deep = repository(inner / "deep", {"g": "g", "h": "h"}, ignore="h\n")
     commit(deep)
@@ -152,7 +149,7 @@ def test_a_repository_in_the_repository_is_asked_as_well(tree: Path, tracked: bo
     assert below == {".gitignore", "f", "f.o", "deep", "deep/.gitignore", "deep/g"}
 
 
-def test_a_submodule_that_is_not_checked_out_is_nothing(tree: Path) -> None:
+def test_a_submodule_that_is_not_checked_out_is_skipped(tree: Path) -> None:
     commit(repository(tree / "sub", {"f": "f"}))
     commit(tree)
     subprocess.run(["rm", "-r", str(tree / "sub")], check=True)
@@ -160,8 +157,8 @@ def test_a_submodule_that_is_not_checked_out_is_nothing(tree: Path) -> None:
     assert "sub" not in scanned(tree)
 
 
-def test_submodules_that_are_links_lead_nowhere(tree: Path) -> None:
-    """Each of three that lead back would be asked for what the three have, forty links deep."""
+def test_submodules_that_are_links_are_not_followed(tree: Path) -> None:
+    """Three links that lead back would be followed again and again, forty links deep."""
     nothing = "1" * 40
     for name in ("l", "m", "n"):
         (tree / name).symlink_to(".")
@@ -172,7 +169,7 @@ def test_submodules_that_are_links_lead_nowhere(tree: Path) -> None:
     assert git.list_not_ignored(str(tree), quiet).files >= {"a", "src/b"}
 
 
-def test_a_broken_submodule_is_an_error_and_not_the_outer_ones(tree: Path) -> None:
+def test_a_broken_submodule_is_an_error(tree: Path) -> None:
     commit(repository(tree / "sub", {"f": "f"}))
     commit(tree)
     (tree / "sub/.git/HEAD").unlink()
@@ -186,7 +183,7 @@ LINES = st.lists(st.sampled_from(["a", "b", "/a", "a/", "*", "!a", "!b", "a/b", 
 
 
 @given(st.sets(PATHS, max_size=12), LINES, LINES)
-def test_it_is_what_git_would_add(
+def test_the_files_are_those_that_git_add_would_add(
     tmp_path_factory: pytest.TempPathFactory, paths: set[str], top: list[str], below: list[str]
 ) -> None:
     root = repository(tmp_path_factory.mktemp("t"), {"keep": ""}, ignore="!keep\n" + "\n".join(top))
@@ -222,7 +219,7 @@ def no_git(root: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PATH", str(root))
 
 
-def somebody_elses(root: Path, patch: pytest.MonkeyPatch) -> None:
+def of_another_user(root: Path, patch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to give a directory away")
     os.chown(root, 12345, 12345)
@@ -235,33 +232,33 @@ FAILURES = {
     "broken index": (broken_index, "index"),
     "no repository": (no_repository, "not a git repository"),
     "no git": (no_git, "no git on PATH"),
-    "somebody else's": (somebody_elses, "dubious ownership"),
+    "of another user": (of_another_user, "dubious ownership"),
 }
 
 
-@pytest.mark.parametrize(("break_it", "words"), FAILURES.values(), ids=FAILURES)
-def test_a_git_that_fails_fails_gitignore_and_not_the_labels(
+@pytest.mark.parametrize(("break_it", "message"), FAILURES.values(), ids=FAILURES)
+def test_where_git_fails_gitignore_is_an_error_and_there_are_no_labels(
     tree: Path,
     break_it: Callable[[Path, pytest.MonkeyPatch], None],
-    words: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     commit(tree)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tree.parent))
     break_it(tree, monkeypatch)
-    with pytest.raises(KontextError, match=words) as raised:
+    with pytest.raises(KontextError, match=message) as raised:
         git.list_not_ignored(str(tree), quiet)
     assert str(tree) in raised.value.message
     assert git.read_labels(str(tree), quiet) == {}
 
 
-def test_a_directory_that_is_ignored_altogether_is_an_error(tree: Path) -> None:
+def test_a_completely_ignored_directory_is_an_error(tree: Path) -> None:
     with pytest.raises(KontextError, match="leaves nothing"):
         git.list_not_ignored(str(tree / "out"), quiet)
     assert git.read_labels(str(tree / "out"), quiet) == {}
 
 
-def test_the_environment_of_a_hook_leads_nowhere_else(
+def test_the_environment_of_a_hook_does_not_change_the_repository(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = commit(tree)
@@ -274,7 +271,78 @@ def test_the_environment_of_a_hook_leads_nowhere_else(
     assert git.read_labels(str(tree), quiet)[REVISION] == here
 
 
-def test_labels(tree: Path) -> None:
+# --- The labels ---
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+OTHER = COMMIT[::-1]
+HEAD = f"# branch.oid {COMMIT}\0# branch.head main\0"
+
+URLS = {
+    "https": ("https://example.com/me/app.git", "https://example.com/me/app.git"),
+    "password": ("https://me:s3cret@example.com/app", "https://example.com/app"),
+    "token": ("https://ghp_s3cret@example.com/app", "https://example.com/app"),
+    "query": ("https://example.com/app?private_token=s3cret#f", "https://example.com/app"),
+    "port": ("https://x:y@example.com:8443/app", "https://example.com:8443/app"),
+    "IPv6": ("http://[::1]:80/app", "http://[::1]:80/app"),
+    "ssh": ("ssh://git@example.com:22/me/app", "ssh://git@example.com:22/me/app"),
+    "ssh with a password": ("ssh://git:s3cret@example.com/app", "ssh://git@example.com/app"),
+    "scp-like": ("git@example.com:me/app.git", "git@example.com:me/app.git"),
+    "scp-like without a user": ("example.com:me/app.git", "example.com:me/app.git"),
+    "scp-like with a password": ("me:s3cret@example.com:me/app", ""),
+    "a proxy's": ("https://proxy.example.com/https://me:s3cret@example.com/app", ""),
+    "path": ("/srv/git/app.git", ""),
+    "relative path": ("../app.git", ""),
+    "file": ("file:///srv/git/app.git", ""),
+    "a helper's": ("ext::sh -c s3cret", ""),
+    "a helper's with slashes": ("foo::https://example.com/app", ""),
+    "no host": ("https:///app", ""),
+    "bad port": ("https://example.com:port/app", ""),
+    "control character": ("https://example.com/\x1b[2J", ""),
+    "line end": ("https://example.com/a\nb", ""),
+    "not UTF-8": ("https://example.com/\udcff", ""),
+    "long": ("https://example.com/" + "x" * 5000, ""),
+    "empty": ("", ""),
+}
+
+
+@pytest.mark.parametrize(("url", "source"), URLS.values(), ids=URLS)
+def test_the_source_has_no_secrets(url: str, source: str) -> None:
+    assert source_of(url) == source
+
+
+STATUSES = {
+    "clean": (HEAD, "", COMMIT),
+    "changed": (HEAD + f"1 .M N... 100644 100644 100644 {COMMIT} {COMMIT} f\0", "", "dirty"),
+    "untracked": (HEAD + "? f\0", "", "dirty"),
+    "ignored files only": (HEAD + "! out/\0! f\0", "", COMMIT),
+    "ignored files in a directory": (HEAD + "! src/out/\0", "src", COMMIT),
+    "a directory with a longer name is not ignored": (HEAD + "! src/\0", "src2", COMMIT),
+    "no commit yet": ("# branch.oid (initial)\0# branch.head main\0? f\0", "", None),
+    "ignored directory": (HEAD + "! out/\0", "out", None),
+    "within an ignored directory": (HEAD + "! out/\0", "out/deep", None),
+    "a file with a name like a header": (HEAD + "? # branch.oid (initial)\0", "", "dirty"),
+    "no output": ("", "", None),
+}
+
+
+@pytest.mark.parametrize(("status", "directory", "revision"), STATUSES.values(), ids=STATUSES)
+def test_the_revision_names_the_commit_and_says_if_it_is_dirty(
+    status: str, directory: str, revision: str | None
+) -> None:
+    expected = f"{COMMIT}-dirty" if revision == "dirty" else revision
+    assert labels_of(status, "", directory).get(REVISION) == expected
+
+
+def test_an_ignored_directory_has_no_labels() -> None:
+    assert labels_of(HEAD + "! out/\0", "https://example.com/a", "out") == {}
+
+
+def test_a_repository_without_commits_has_a_source() -> None:
+    status = "# branch.oid (initial)\0"
+    assert labels_of(status, "https://example.com/a", "") == {SOURCE: "https://example.com/a"}
+
+
+def test_the_labels_follow_the_work_tree(tree: Path) -> None:
     assert git.read_labels(str(tree), quiet) == {}
     here = commit(tree)
     assert git.read_labels(str(tree), quiet) == {REVISION: here}
@@ -286,14 +354,14 @@ def test_labels(tree: Path) -> None:
     assert git.read_labels(str(tree / "src"), quiet)[REVISION] == f"{here}-dirty"
 
 
-def test_what_is_beside_the_directory_does_not_make_it_dirty(tree: Path) -> None:
+def test_changes_outside_of_the_directory_do_not_make_it_dirty(tree: Path) -> None:
     here = commit(tree)
     write(tree, "a", "changed")
     write(tree, "new")
     assert git.read_labels(str(tree / "src"), quiet) == {REVISION: here}
 
 
-def test_a_linked_work_tree_and_a_user_who_hides_untracked_files(
+def test_an_untracked_file_makes_a_linked_work_tree_dirty_even_if_hidden(
     tree: Path, tmp_path: Path
 ) -> None:
     here = commit(tree)
@@ -306,16 +374,16 @@ def test_a_linked_work_tree_and_a_user_who_hides_untracked_files(
     assert "new" in scanned(linked)
 
 
-def test_where_there_is_no_work_tree_git_is_not_started(
+def test_outside_of_a_work_tree_git_is_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git, "_run", pytest.fail)
     assert git.read_labels(str(tmp_path), quiet) == {}
 
 
-def test_nothing_is_written(tree: Path) -> None:
+def test_git_writes_nothing(tree: Path) -> None:
     commit(tree)
-    os.utime(tree / "a", (1, 1))  # which `git status` would note in the index
+    os.utime(tree / "a", (1, 1))  # `git status` would update the index
 
     def state() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for path in (tree / ".git").rglob("*")}
@@ -324,6 +392,9 @@ def test_nothing_is_written(tree: Path) -> None:
     git.read_labels(str(tree), quiet)
     git.list_not_ignored(str(tree), quiet)
     assert state() == before
+
+
+# --- Programs of the repository ---
 
 
 def fsmonitor(root: Path, program: str) -> None:
@@ -354,7 +425,7 @@ def hook(root: Path, program: str) -> None:
 
 
 def missing_objects(root: Path, program: str) -> None:
-    """A partial clone, whose HEAD must be fetched to be compared."""
+    """A partial clone that would have to fetch HEAD to compare with it."""
     run(root, "config", "extensions.partialClone", "origin")
     run(root, "config", "remote.origin.url", "ssh://example.com/app")
     run(root, "config", "remote.origin.promisor", "true")
@@ -385,7 +456,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("plant", HOSTILE.values(), ids=HOSTILE)
-def test_a_repository_runs_no_program(
+def test_no_program_of_the_repository_runs(
     tree: Path, tmp_path: Path, plant: Callable[[Path, str], None]
 ) -> None:
     commit(tree)
@@ -395,17 +466,17 @@ def test_a_repository_runs_no_program(
     program.chmod(0o755)
     plant(tree, str(program))
     ran.unlink(missing_ok=True)
-    os.utime(tree / "a", (1, 1))  # its content has to be looked at
+    os.utime(tree / "a", (1, 1))  # so that git reads its content
 
     git.list_not_ignored(str(tree), quiet)
     git.read_labels(str(tree), quiet)
     assert not ran.exists()
 
     subprocess.run(["git", "status"], cwd=tree, capture_output=True)
-    assert ran.exists(), "git itself was to run it: what did the test look at?"
+    assert ran.exists(), "git alone runs it, so the test is wrong if it does not"
 
 
-def test_the_users_own_filters_work(tree: Path) -> None:
+def test_the_filters_of_the_user_run(tree: Path) -> None:
     run(tree, "config", "--global", "filter.lower.clean", "tr A-Z a-z")
     (tree / ".gitattributes").write_text("a filter=lower\n")
     here = commit(tree)
@@ -413,20 +484,20 @@ def test_the_users_own_filters_work(tree: Path) -> None:
     assert git.read_labels(str(tree), quiet) == {REVISION: here}
 
 
-def test_a_filter_that_cannot_be_switched_off_leaves_no_labels(tree: Path) -> None:
+def test_a_filter_that_cannot_be_switched_off_means_no_labels(tree: Path) -> None:
     commit(tree)
     run(tree, "config", "filter.a=b.clean", "false")
-    said: list[str] = []
-    assert git.read_labels(str(tree), said.append) == {}
-    assert "cannot be switched off" in said[-1]
+    messages: list[str] = []
+    assert git.read_labels(str(tree), messages.append) == {}
+    assert "cannot be switched off" in messages[-1]
 
 
-def test_what_holds_git_ends(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_is_stopped_at_its_time_limit(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(tree)
     (tree / ".git/info/exclude").unlink()
     os.mkfifo(tree / ".git/info/exclude")
-    monkeypatch.setattr(git, "_LABELS_PATIENCE", 0.3)
-    monkeypatch.setattr(git, "_FILES_PATIENCE", 0.3)
+    monkeypatch.setattr(git, "_LABELS_TIMEOUT", 0.3)
+    monkeypatch.setattr(git, "_FILES_TIMEOUT", 0.3)
     assert git.read_labels(str(tree), quiet) == {}
     with pytest.raises(KontextError, match="has not answered"):
         git.list_not_ignored(str(tree), quiet)

@@ -1,4 +1,4 @@
-"""The rules of a `.dockerignore`: tables of what they mean, and BuildKit's libraries as judge."""
+"""Which ignore file is used, and what its rules mean: in tables, and compared with BuildKit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.source.ignore_rules import ROOT, IgnoreRules, Verdict, parse_rules
+from kontext_plugin.source.ignore_rules import (
+    IGNORE_FILE_BYTES,
+    IGNORE_FILES,
+    ROOT,
+    IgnoreRules,
+    Verdict,
+    excludes,
+    parse_rules,
+    pattern_for,
+    read_ignore_file,
+)
 
 ORACLE = Path(__file__).parents[2] / "oracle"
 
@@ -32,7 +42,7 @@ def verdict(rules: IgnoreRules, path: str) -> Verdict:
 
 
 def kept(rules: IgnoreRules, tree: Tree, prefix: str = "", parent: Verdict = ROOT) -> list[str]:
-    """Walk as the scan does: enter what is excluded only if something below may be kept."""
+    """Walk like the scan: enter an excluded directory only if something below may be kept."""
     result: list[str] = []
     for name, children in tree.items():
         path = prefix + name
@@ -64,7 +74,79 @@ def plant(paths: list[list[str]]) -> Tree:
     return tree
 
 
-# --- tables ---
+# --- The file ---
+
+
+@pytest.mark.parametrize(
+    ("names", "used"),
+    [
+        ((), ".kontextignore"),
+        ((".dockerignore",), ".dockerignore"),
+        ((".kontextignore",), ".kontextignore"),
+        ((".kontextignore", ".dockerignore"), ".kontextignore"),
+    ],
+    ids=["none", "docker's", "ours", "both"],
+)
+def test_the_first_ignore_file_is_used_and_no_other(
+    names: tuple[str, ...], used: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text(f"of{name}")
+    file, rules = read_ignore_file(str(tmp_path))
+    assert file == used
+    for name in IGNORE_FILES:
+        assert verdict(rules, f"of{name}").excluded is (name == used and name in names)
+
+
+def test_an_empty_ignore_file_is_used(tmp_path: Path) -> None:
+    (tmp_path / ".kontextignore").touch()
+    (tmp_path / ".dockerignore").write_text("a")
+    assert read_ignore_file(str(tmp_path)) == (".kontextignore", IgnoreRules())
+
+
+def test_the_chosen_ignore_file_is_used_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / ".kontextignore").write_text("a")
+    chosen = tmp_path / "chosen"
+    chosen.write_text("b")
+    file, rules = read_ignore_file(str(tmp_path), str(chosen))
+    assert file == str(chosen)
+    assert [verdict(rules, path).excluded for path in "ab"] == [False, True]
+
+
+def test_a_chosen_ignore_file_must_exist(tmp_path: Path) -> None:
+    (tmp_path / ".kontextignore").write_text("a")
+    with pytest.raises(KontextError, match="'gone' does not exist"):
+        read_ignore_file(str(tmp_path), "gone")
+
+
+UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a directory": (Path.mkdir, "not a regular file|Is a directory"),
+    "a FIFO": (os.mkfifo, "not a regular file"),
+    "a link to itself": (lambda path: path.symlink_to(path), "symbolic links"),
+    "too large": (lambda path: path.write_bytes(b"#" * (IGNORE_FILE_BYTES + 1)), "larger than"),
+    "malformed": (lambda path: path.write_text("a\n[\n"), r":2: malformed pattern"),
+}
+
+
+@pytest.mark.parametrize("name", IGNORE_FILES)
+@pytest.mark.parametrize(("make", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_ignore_file_that_cannot_be_used_is_an_error(
+    make: Callable[[Path], object], message: str, name: str, tmp_path: Path
+) -> None:
+    """The next one must not be used in its place."""
+    make(tmp_path / name)
+    with pytest.raises(KontextError, match=message) as raised:
+        read_ignore_file(str(tmp_path))
+    assert name in raised.value.message
+
+
+def test_a_dangling_link_is_no_ignore_file(tmp_path: Path) -> None:
+    (tmp_path / ".kontextignore").symlink_to("gone")
+    (tmp_path / ".dockerignore").write_text("a")
+    assert read_ignore_file(str(tmp_path))[0] == ".dockerignore"
+
+
+# --- The meaning of its rules ---
 
 MATCHES = {  # id: (ignore file, excluded paths, paths that are not)
     "a name": ("a", ["a", "a/b"], ["b", "ab", "b/a", "A"]),
@@ -171,7 +253,7 @@ MALFORMED = {
     "repetition too long": "?{1001}",
 }
 
-REFUSED = {  # Go knows it, the module does not
+REJECTED = {  # though Go knows them
     "Unicode class": r"\pL",
     "quotation": r"\Qa\E",
     "octal": r"\101",
@@ -181,15 +263,17 @@ REFUSED = {  # Go knows it, the module does not
 
 
 @pytest.mark.parametrize(("text", "excluded", "included"), MATCHES.values(), ids=MATCHES)
-def test_matches(text: str, excluded: list[str], included: list[str]) -> None:
+def test_a_rule_excludes_these_paths_and_no_others(
+    text: str, excluded: list[str], included: list[str]
+) -> None:
     rules = parse_rules(text, "f")
 
     assert [p for p in excluded if not verdict(rules, p).excluded] == []
     assert [p for p in included if verdict(rules, p).excluded] == []
 
 
-@pytest.mark.parametrize("pattern", [*MALFORMED.values(), *REFUSED.values()])
-def test_malformed(pattern: str) -> None:
+@pytest.mark.parametrize("pattern", [*MALFORMED.values(), *REJECTED.values()])
+def test_a_malformed_pattern_is_an_error_with_file_and_line(pattern: str) -> None:
     with pytest.raises(KontextError, match=r"^src/\.dockerignore:3: malformed pattern '") as caught:
         parse_rules(f"a\n# [\n{pattern}\nb", "src/.dockerignore")
 
@@ -202,7 +286,7 @@ def test_malformed(pattern: str) -> None:
     [("", True), ("#a\n\n \r\n", True), ("!a\n!b", True), ("a", False), ("!a\nb", False)],
     ids=repr,
 )
-def test_empty(text: str, empty: bool) -> None:
+def test_rules_that_exclude_nothing_are_empty(text: str, empty: bool) -> None:
     assert parse_rules(text, "f").empty is empty
 
 
@@ -223,22 +307,53 @@ def test_empty(text: str, empty: bool) -> None:
         ("!*.md\nb", "b", True),
     ],
 )
-def test_may_keep_below(text: str, directory: str, expected: bool) -> None:
+def test_an_excluded_directory_is_entered_where_something_may_be_kept(
+    text: str, directory: str, expected: bool
+) -> None:
     assert parse_rules(text, "f").may_keep_below(directory) is expected
 
 
-def test_excluded_parent_of_something_kept_is_kept() -> None:
+def test_the_excluded_parent_of_a_kept_path_is_kept() -> None:
     tree = plant([["a", "b", "c"], ["a", "b", "d"], ["a", "x", "y"], ["e", "f"]])
 
     assert kept(parse_rules("*\n!a/b/c", "f"), tree) == ["a", "a/b", "a/b/c"]
 
 
-# --- BuildKit itself ---
+@pytest.mark.parametrize(
+    ("text", "path", "excluded"),
+    [
+        ("a", "a", True),
+        ("a", "a/b/c", True),
+        ("a", "b", False),
+        ("a\n!a/b", "a/b/c", False),
+        ("a\n!a/b", "a/c", True),
+        ("*.pem", "x.pem", True),
+        ("*.pem", "a/x.pem", False),
+    ],
+)
+def test_a_single_path_is_excluded_with_its_parents(text: str, path: str, excluded: bool) -> None:
+    assert excludes(parse_rules(text, "f"), path) is excluded
+
+
+@given(
+    path=st.lists(st.text("ab*?[]\\!#^|{2}$.- é", min_size=1), min_size=1, max_size=3).map("/".join)
+)
+def test_the_pattern_for_a_path_matches_it_alone(path: str) -> None:
+    parts = path.split("/")
+    if path != path.strip() or not {".", ".."}.isdisjoint(parts):  # no pattern can say these
+        return
+    rules = parse_rules(pattern_for(path), "f")
+    assert excludes(rules, path)
+    for other in ("a" if path != "a" else "b", f"{path}x", f"x{path}"):
+        assert not excludes(rules, other)
+
+
+# --- Compared with BuildKit ---
 
 
 @pytest.fixture(scope="session")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
-    """Ask the Go program in tests/oracle."""
+    """Ask the Go program in tests/oracle, which is BuildKit's own libraries."""
     program = tmp_path_factory.mktemp("oracle") / "oracle"
     go = shutil.which("go")
     if go is None:
@@ -271,7 +386,7 @@ def _unavailable(reason: str) -> NoReturn:
 
 
 def assert_same(text: str, tree: Tree, oracle: Oracle) -> None:
-    """Error, single verdicts and the result of a walk are BuildKit's."""
+    """Errors, single verdicts and the result of a walk must be the same as in BuildKit."""
     answer = oracle(text, tree)
     try:
         rules = parse_rules(text, "f")
@@ -289,7 +404,7 @@ def _surrogates(text: str) -> bool:
 
 
 @pytest.mark.parametrize(("text", "excluded", "included"), MATCHES.values(), ids=MATCHES)
-def test_tables_are_right(
+def test_buildkit_agrees_with_the_table(
     text: str, excluded: list[str], included: list[str], oracle: Oracle
 ) -> None:
     paths = [p.split("/") for p in excluded + included if not _surrogates(text + p)]
@@ -297,12 +412,12 @@ def test_tables_are_right(
 
 
 @pytest.mark.parametrize("pattern", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_is_so_for_buildkit(pattern: str, oracle: Oracle) -> None:
+def test_buildkit_rejects_malformed_patterns(pattern: str, oracle: Oracle) -> None:
     assert oracle(pattern, {})["error"]
 
 
-@pytest.mark.parametrize("pattern", REFUSED.values(), ids=REFUSED)
-def test_refused_is_fine_for_buildkit(pattern: str, oracle: Oracle) -> None:
+@pytest.mark.parametrize("pattern", REJECTED.values(), ids=REJECTED)
+def test_buildkit_accepts_what_only_kontext_rejects(pattern: str, oracle: Oracle) -> None:
     assert not oracle(pattern, {})["error"]
 
 
@@ -326,7 +441,7 @@ FILES = st.lists(LINES, min_size=1, max_size=5).map("\n".join)
 
 @settings(deadline=None, max_examples=800)
 @given(text=FILES, tree=TREES)
-def test_same_as_buildkit(text: str, tree: Tree, oracle: Oracle) -> None:
+def test_any_rules_mean_the_same_in_buildkit(text: str, tree: Tree, oracle: Oracle) -> None:
     assert_same(text, tree, oracle)
 
 
@@ -361,5 +476,5 @@ STRANGE |= {"a": dict(STRANGE), "é": dict(STRANGE)}
 
 @settings(deadline=None, max_examples=800)
 @given(pattern=st.lists(st.sampled_from(SYNTAX), min_size=1, max_size=7).map("".join))
-def test_same_syntax_as_go(pattern: str, oracle: Oracle) -> None:
+def test_any_pattern_means_the_same_in_buildkit(pattern: str, oracle: Oracle) -> None:
     assert_same(pattern, STRANGE, oracle)

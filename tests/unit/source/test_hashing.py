@@ -1,0 +1,421 @@
+"""Hashing: which files are read, what the stat cache saves, and files that change meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.models import PLAIN_NAMES, STRANGE_NAMES, described, trees
+from support.trees import Directory, File, Link, Tree, plant
+
+from kontext_plugin.errors import KontextError
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.source import hashing
+from kontext_plugin.source import scan as scans
+from kontext_plugin.source.hashing import (
+    SIGNATURE_BYTES,
+    FileRecords,
+    pack,
+    signature_of,
+    status_of,
+    unpack,
+)
+from kontext_plugin.source.scan import Filters, Scan
+from kontext_plugin.terminal.steps import Steps
+
+MIB = 1024 * 1024
+DIR, X = Directory(), File(b"x")
+
+NESTED: Tree = {
+    "a": DIR, "a/b": DIR, "a/b/c": X, "a/b/d": X, "a/e": X, "f": X, "empty": DIR, "l": Link("f"),
+}  # fmt: skip
+
+Scanner = Callable[..., Scan]
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 2 * MIB, 2 * MIB + 1, 40 * MIB])
+def test_a_file_of_any_size_is_hashed_completely(size: int, scan: Scanner, root: Path) -> None:
+    content = (b"line\n" * (size // 5 + 1))[:size]
+    plant(root, {"f": File(content), "g": X})
+    assert scan().tree == described({"f": File(content), "g": X})
+
+
+# --- The status of a file, and its record ---
+
+
+def status(path: Path) -> os.stat_result:
+    path.write_bytes(b"before")
+    path.chmod(0o644)
+    return path.stat()
+
+
+def test_a_signature_is_the_same_while_the_file_is(root: Path) -> None:
+    before = status(root / "f")
+    (root / "f").read_bytes()
+    signature = signature_of((root / "f").stat())
+    assert signature == signature_of(before)
+    assert len(signature) == SIGNATURE_BYTES
+
+
+FIELDS = ["st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev"]
+
+
+def fake_status(fields: dict[str, int]) -> os.stat_result:
+    return cast("os.stat_result", SimpleNamespace(**fields))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("change", [1, -1])
+def test_each_field_changes_the_signature(field: str, change: int) -> None:
+    values = dict.fromkeys(FIELDS, 1000)
+    changed = values | {field: values[field] + change}
+    assert signature_of(fake_status(values)) != signature_of(fake_status(changed))
+
+
+@pytest.mark.parametrize("time", [-1, -(10**18), 2**64, 2**70])
+def test_any_time_has_a_signature(time: int) -> None:
+    fields = dict.fromkeys(FIELDS, 1) | {"st_mtime_ns": time}
+    assert len(signature_of(fake_status(fields))) == SIGNATURE_BYTES
+
+
+def test_the_status_has_size_mode_and_last_change(root: Path) -> None:
+    status(root / "f")
+    (root / "f").chmod(0o755)
+    os.utime(root / "f", (0, 0))
+    now = (root / "f").stat()
+    found = status_of(now)
+    assert (found.size, found.executable, found.changed) == (6, True, now.st_ctime_ns)
+    assert found.signature == signature_of(now)
+
+
+RECORDS = st.dictionaries(
+    PLAIN_NAMES | STRANGE_NAMES,
+    st.tuples(
+        st.binary(min_size=SIGNATURE_BYTES, max_size=SIGNATURE_BYTES),
+        st.binary(min_size=32, max_size=32),
+    ),
+    min_size=1,
+)
+
+
+@given(RECORDS)
+def test_records_are_unpacked_as_they_were_packed(records: FileRecords) -> None:
+    assert unpack(pack(records)) == records
+
+
+DAMAGED: dict[str, bytes | None] = {
+    "none": None,
+    "empty": b"",
+    "no records": b"f/",
+    "no names": bytes(SIGNATURE_BYTES + 32),
+    "cut": pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))})[:-1],
+    "a name too many": b"f\0" + pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
+    "a name that is not UTF-8": b"\xff" + pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
+}
+
+
+@pytest.mark.parametrize("packed", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_records_are_none(packed: bytes | None) -> None:
+    assert unpack(packed) == {}
+
+
+# --- What the stat cache saves ---
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour goes by between writing and scanning."""
+    now = scans.time.time_ns
+    monkeypatch.setattr(scans.time, "time_ns", lambda: now() + 3600 * 10**9)
+
+
+def test_an_unchanged_file_is_not_read_again(settled: None, scan: Scanner, root: Path) -> None:
+    plant(root, NESTED)
+    first = scan()
+    again = scan(known=first.stats)
+    assert (first.hashed, again.hashed) == (4, 0)
+    assert (again.tree, again.stats) == (first.tree, first.stats)
+
+
+def test_only_new_files_of_a_directory_are_read(settled: None, scan: Scanner, root: Path) -> None:
+    plant(root, NESTED)
+    known = scan().stats
+    plant(root, {"a/b/new": File(b"new"), "other": DIR, "other/f": X})
+    (root / "a/b/d").unlink()
+    found = scan(known=known)
+    assert found.hashed == 2
+    assert unpack(found.stats["a/b"]).keys() == {"c", "new"}
+    assert {path for path in known if found.stats[path] is known[path]} == {"", "a"}
+    assert scan(known=found.stats).hashed == 0
+
+
+def edit(path: Path) -> None:
+    """Write other content of the same size, and set the old time: git and make see no change."""
+    before = path.stat()
+    path.write_bytes(b"other!")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def rename_over(path: Path) -> None:
+    before = path.stat()
+    other = path.with_name("other")
+    other.write_bytes(b"other!")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.rename(path)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "edited": edit,
+    "replaced by a rename": rename_over,
+    "longer": lambda path: path.write_bytes(b"other content"),
+    "removed and made again": lambda path: (path.unlink(), path.write_bytes(b"other!")),
+    "touched": lambda path: path.touch(),
+    "made executable": lambda path: path.chmod(0o755),
+    "grown by a hole": lambda path: os.truncate(path, 10**7),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_file_is_read_again(
+    change: Callable[[Path], object], settled: None, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": File(b"before"), "g": X})
+    known = scan().stats
+    change(root / "f")
+    again = scan(known=known)
+    content = (root / "f").read_bytes()
+    assert again.hashed == 1
+    assert again.tree.files["f"] == hashlib.sha256(content).hexdigest()
+    assert again.tree.sizes["f"] == len(content)
+    assert ("f" in again.tree.executable) == bool((root / "f").stat().st_mode & stat.S_IXUSR)
+
+
+def test_a_file_that_was_just_written_gets_no_record(scan: Scanner, root: Path) -> None:
+    """It may change again within one tick of the file system's clock."""
+    plant(root, {"f": X})
+    found = scan()
+    assert (found.hashed, found.stats) == (1, {})
+    os.utime(root / "f", (0, 0))  # looks old, but its status has just changed
+    assert scan().stats == {}
+
+
+def test_a_file_from_the_future_gets_no_record(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": X})
+    now = scans.time.time_ns()
+    monkeypatch.setattr(scans.time, "time_ns", lambda: now - 3600 * 10**9)  # the clock jumped back
+    assert scan().stats == {}
+
+
+def test_another_checkout_in_the_same_place_is_read_again(
+    settled: None, scan: Scanner, root: Path, tmp_path: Path
+) -> None:
+    """Names, sizes and times are the same, the content is not."""
+    plant(root, {"d": DIR, "d/f": File(b"before"), "g": X})
+    known = scan().stats
+    root.rename(tmp_path / "away")
+    plant(root, {"d": DIR, "d/f": File(b"other!"), "g": X})
+    for path in ("d/f", "g"):
+        before = (tmp_path / "away" / path).stat()
+        os.utime(root / path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = scan(known=known)
+    assert again.hashed == 2
+    assert again.tree == described({"d": DIR, "d/f": File(b"other!"), "g": X})
+
+
+def test_a_changed_file_is_read_again_after_the_clock_jumped_back(
+    monkeypatch: pytest.MonkeyPatch, settled: None, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": File(b"before")})
+    known = scan().stats
+    monkeypatch.setattr(scans.time, "time_ns", lambda: 10**18)
+    edit(root / "f")
+    again = scan(known=known)
+    assert again.hashed == 1
+    assert again.tree == described({"f": File(b"other!")})
+
+
+def test_the_record_of_a_removed_file_is_dropped(settled: None, scan: Scanner, root: Path) -> None:
+    plant(root, {"f": X, "g": X})
+    known = scan().stats
+    (root / "g").unlink()
+    assert unpack(scan(known=known).stats[""]).keys() == {"f"}
+    (root / "f").unlink()
+    assert scan(known=known).stats == {}
+
+
+WRONG = {name: packed for name, packed in DAMAGED.items() if packed is not None} | {
+    "another signature": pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
+}
+
+
+@pytest.mark.parametrize("packed", WRONG.values(), ids=WRONG)
+def test_wrong_records_do_no_harm(packed: bytes, settled: None, scan: Scanner, root: Path) -> None:
+    plant(root, {"f": X})
+    found = scan(known={"": packed, "gone": packed})
+    assert found.tree == described({"f": X})
+    assert found.stats.keys() == {""}
+    assert unpack(found.stats[""]).keys() == {"f"}
+
+
+@pytest.mark.parametrize("seconds", [-(10**9), 0, 10**10, 1.5 * 10**10, 2**33], ids=str)
+def test_a_file_of_any_time_gets_a_record(
+    seconds: float, settled: None, scan: Scanner, root: Path
+) -> None:
+    """If the file system has such times."""
+    plant(root, {"f": X})
+    os.utime(root / "f", (seconds, seconds))
+    first = scan()
+    assert scan(known=first.stats).hashed == first.hashed - len(first.stats)
+    assert scan(known=first.stats).tree == described({"f": X})
+
+
+# --- Changes while the files are hashed ---
+
+
+def test_a_file_that_changes_whenever_it_is_read_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"d": DIR, "d/f": X})
+    read = os.read
+
+    def busy(file: int, size: int) -> bytes:
+        with (root / "d/f").open("ab") as log:
+            log.write(b"x")
+        return read(file, 1)
+
+    # Like a busy log, the file grows with each reading: one byte, then its end.
+    counts = iter(range(10**6))
+    monkeypatch.setattr(os, "read", lambda f, n: busy(f, n) if next(counts) % 2 == 0 else b"")
+    with pytest.raises(KontextError, match="'d/f' changed while it was read") as raised:
+        scan()
+    assert raised.value.hint
+
+
+def test_a_file_that_changes_once_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": File(b"before")})
+    read, changes = os.read, [b"after, and longer"]
+
+    def busy(file: int, size: int) -> bytes:
+        if changes:
+            (root / "f").write_bytes(changes.pop())
+        return read(file, size)
+
+    monkeypatch.setattr(os, "read", busy)
+    assert scan().tree == described({"f": File(b"after, and longer")})
+
+
+# --- Workers ---
+
+
+@pytest.fixture
+def many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "_MANY_FILES", 1)
+    monkeypatch.setattr(hashing, "_BATCH_FILES", 3)
+
+
+@given(tree=trees(st.one_of(PLAIN_NAMES, STRANGE_NAMES)))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_workers_find_the_same_tree(many_files: None, tree: Tree, workers: Workers) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        plant(Path(root), tree)
+        found = scans.scan(root, Filters(), {}, workers, Steps())
+    assert found.tree == described(tree)
+
+
+def test_files_that_workers_hash_get_records(
+    settled: None, many_files: None, scan: Scanner, root: Path
+) -> None:
+    tree: Tree = {f"{number % 5}/{number}": File(b"x" * number) for number in range(50)}
+    plant(root, tree)
+    first = scan()
+    again = scan(known=first.stats)
+    assert (first.hashed, again.hashed) == (50, 0)
+    assert again.tree == first.tree
+    assert {digest for path, digest in first.tree.files.items() if path in tree} == {
+        hashlib.sha256(b"x" * number).hexdigest() for number in range(50)
+    }
+
+
+def test_a_file_that_changes_whenever_a_worker_reads_it_is_an_error(
+    many_files: None, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": X, "log": X})
+    os.truncate(root / "log", 64 * MIB)  # a hole that takes some time to read
+    done = threading.Event()
+
+    def write() -> None:
+        with (root / "log").open("ab", buffering=0) as log:
+            while not done.wait(0.001):
+                log.write(b"line\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pytest.raises(KontextError, match="'log' changed while it was read") as raised:
+            scan()
+    finally:
+        done.set()
+        writer.join()
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("many", [1, 10**6], ids=["by workers", "in one process"])
+def test_the_unreadable_one_of_many_files_is_named(
+    many: int, monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    monkeypatch.setattr(hashing, "_MANY_FILES", many)
+    monkeypatch.setattr(hashing, "_BATCH_FILES", 3)
+    plant(root, {f"d/{number}": X for number in range(20)})
+    walk = scans._walk
+
+    def walk_and_remove(*arguments: Any) -> Any:
+        found = walk(*arguments)
+        (root / "d/17").unlink()
+        return found
+
+    monkeypatch.setattr(scans, "_walk", walk_and_remove)
+    with pytest.raises(KontextError, match="'d/17': cannot be read: No such file"):
+        scan()
+    monkeypatch.setattr(scans, "_walk", walk)
+    assert scan().hashed == 19
+
+
+SWAPS: dict[str, Callable[[Path], object]] = {
+    "vanishes": lambda path: None,
+    "link": lambda path: path.symlink_to("secret"),
+    "FIFO": os.mkfifo,
+    "directory": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
+def test_a_file_that_becomes_something_else_is_an_error(
+    swap: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": X, "secret": X})
+    walk = scans._walk
+
+    def walk_and_swap(*arguments: Any) -> Any:
+        found = walk(*arguments)
+        (root / "f").unlink()
+        swap(root / "f")
+        return found
+
+    monkeypatch.setattr(scans, "_walk", walk_and_swap)
+    with pytest.raises(KontextError, match="'f'"):
+        scan()

@@ -167,7 +167,8 @@ def exceeds(tree: Tree, limit: int) -> bool:
     text = "".join((*tree.files, *tree.links, *tree.links.values(), *tree.executable))
     plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
     entries = len(tree.files) + len(tree.links) + len(tree.executable)
-    bound = len(text) * (1 if plain else 6) + 100 * entries  # a digest, a size, punctuation
+    # 100 bytes have room for a digest, a size and punctuation; once more, for the columns' names.
+    bound = len(text) * (1 if plain else 6) + 100 * (entries + 1)
     return bound > limit and len(canonical(columns(tree))) > limit
 
 

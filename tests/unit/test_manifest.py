@@ -1,8 +1,9 @@
-"""The manifest: canonical bytes, the way back, and what must never be believed."""
+"""The manifest: its canonical bytes, how they are read back, and what is never trusted."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,27 @@ from hypothesis import strategies as st
 from support.models import STRANGE_NAMES, described, trees
 from support.trees import Directory, File, Link
 
-from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.chunking import boundaries, segments, split_segment
+from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import Entry, ReverseDelta, Tree
-from kontext_plugin.manifest import Ancestor, InvalidManifest, Lineage, Manifest, decode, encode
-from kontext_plugin.runtime.schema import load_manifest
+from kontext_plugin.manifest import (
+    MANIFEST_PATH,
+    Ancestor,
+    InvalidManifest,
+    Lineage,
+    Manifest,
+    Part,
+    canonical,
+    columns,
+    decode,
+    encode,
+    exceeds,
+    is_document,
+    part_name,
+    read_root,
+    restore,
+    reverse_columns,
+)
 
 A, B, C = (Digest("sha256:" + letter * 64) for letter in "abc")
 HEX = "0" * 64
@@ -44,7 +62,7 @@ SMALL = Manifest(
                 generation=1,
                 content=1026,
                 replaced_directories=frozenset({"y"}),
-                undo=ReverseDelta(
+                reverse_delta=ReverseDelta(
                     described({"é": File(b"#!", executable=True), "l": Link("x")})
                     .only({"é", "l"})
                     .without_sizes(),
@@ -74,7 +92,7 @@ SMALL_BYTES = (
     '"platform":"linux/arm64","replacedDirectories":["z","é/d"],"sizes":[0,2],"version":2}'
 ).encode()
 
-UNDOS = st.builds(
+REVERSE_DELTAS = st.builds(
     lambda tree, absent: ReverseDelta(
         described(tree).without_sizes(), frozenset(absent - tree.keys())
     ),
@@ -88,7 +106,7 @@ ANCESTORS = st.builds(
     generation=st.integers(0, 10**6),
     content=st.integers(0, 10**18),
     replaced_directories=st.frozensets(STRANGE_NAMES, max_size=3),
-    undo=UNDOS,
+    reverse_delta=REVERSE_DELTAS,
 )
 LINEAGES = st.builds(
     Lineage,
@@ -104,18 +122,27 @@ LINEAGES = st.builds(
 )
 
 
-def test_golden_bytes() -> None:
+def test_the_bytes_of_a_manifest_do_not_change() -> None:
     assert encode(SMALL) == SMALL_BYTES
 
 
+def decode_bytes(content: bytes, *parts: bytes) -> Manifest:
+    return decode(read_root(content), {digest_of(part): part for part in parts})
+
+
+def decode_document(document: dict[str, Any], *parts: bytes) -> Manifest:
+    return decode_bytes(json.dumps(document).encode(), *parts)
+
+
 @given(trees(STRANGE_NAMES), LINEAGES)
-def test_round_trip_through_the_schema(tree: Any, lineage: Lineage) -> None:
+def test_a_manifest_is_read_back_as_it_was_written(tree: Any, lineage: Lineage) -> None:
     manifest = Manifest(described(tree), lineage)
-    assert decode(load_manifest(encode(manifest))) == manifest
+    assert decode_bytes(encode(manifest)) == manifest
+    assert restore(json.loads(encode(manifest)), {}) == manifest
 
 
 @given(trees(), LINEAGES, st.randoms())
-def test_the_bytes_do_not_depend_on_the_order_of_finding(
+def test_the_bytes_do_not_depend_on_the_order_of_the_scan(
     tree: Any, lineage: Lineage, random: Any
 ) -> None:
     shuffled = list(tree.items())
@@ -140,7 +167,7 @@ def test_a_manifest_without_lineage_is_never_written() -> None:
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """A good version 2 document with changes; files get sizes if no others are given."""
+    """Return a good version 2 document with changes. Files get sizes if none are given."""
     good = json.loads(encode(Manifest(Tree(), LINEAGE))) | changes
     if "sizes" not in changes:
         good["sizes"] = [1 for digest in good["files"].values() if digest]
@@ -148,7 +175,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def ancestor(layers: object = 1, **undo: Any) -> dict[str, Any]:
-    """A good ancestor but for what is given."""
+    """Return an ancestor of a good document, with these columns of its reverse delta."""
     nothing: dict[str, Any] = {"files": {}, "executable": [], "links": {}, "absent": []}
     numbers = {"layers": layers, "generation": 0, "content": 0}
     return numbers | {"image": A, "replacedDirectories": [], "undo": nothing | undo}
@@ -194,7 +221,7 @@ BAD_PATHS = {
         "version 1",
     ],
 )
-def test_a_path_that_leads_astray_is_refused(path: str, where: str) -> None:
+def test_an_unsafe_path_is_refused(path: str, where: str) -> None:
     # With all its parents, so that the path itself is what is refused.
     files = {"a": "", "a/..": ""} if path.startswith("a/../") else {"a": ""}
     files |= {".wh.a": ""} if path == ".wh.a/b" else {}
@@ -209,10 +236,11 @@ def test_a_path_that_leads_astray_is_refused(path: str, where: str) -> None:
         "version 1": lambda: {"files": files | {path: HEX}},
     }[where]()
     if where == "version 1" and path == ".":
-        assert decode(doc).tree.paths() == {"a"}  # the prototype's own name for the directory
+        # The prototype's own name for the directory.
+        assert decode_document(doc).tree.paths() == {"a"}
         return
     with pytest.raises(InvalidManifest, match="lists the path"):
-        decode(doc)
+        decode_document(doc)
 
 
 CONTRADICTIONS = {
@@ -265,21 +293,21 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize("doc", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 def test_a_contradiction_is_refused(doc: dict[str, Any]) -> None:
     with pytest.raises(InvalidManifest):
-        decode(doc)
+        decode_document(doc)
 
 
 HARMLESS = ["..a", "a..", "...", ".a", " ", "\n", "\\", "a\\..\\b", "wh.", "x.wh.y", "-", "C:", "ß"]
 
 
 @pytest.mark.parametrize("path", HARMLESS)
-def test_an_odd_path_is_not_refused(path: str) -> None:
-    assert path in decode(document(files={path: HEX})).tree
-    assert f"d/{path}" in decode(document(files={"d": "", f"d/{path}": HEX})).tree
+def test_an_odd_but_safe_path_is_accepted(path: str) -> None:
+    assert path in decode_document(document(files={path: HEX})).tree
+    assert f"d/{path}" in decode_document(document(files={"d": "", f"d/{path}": HEX})).tree
 
 
 def test_version_1_stays_readable() -> None:
     content = json.dumps({"files": {".": "", "src": "", "src/main.go": HEX}}).encode()
-    manifest = decode(load_manifest(content))
+    manifest = decode_bytes(content)
     assert manifest.lineage is None
     assert manifest.tree.entry("src") == Entry("src", "directory")
     assert manifest.tree.entry("src/main.go") == Entry("src/main.go", "file", HEX, 0, True)
@@ -288,14 +316,256 @@ def test_version_1_stays_readable() -> None:
 
 @pytest.mark.parametrize("content", [b"{}", b'{"files":{}}'], ids=["nothing", "no files"])
 def test_an_empty_version_1_is_an_empty_tree(content: bytes) -> None:
-    assert decode(load_manifest(content)) == Manifest(Tree(), None)
+    assert decode_bytes(content) == Manifest(Tree(), None)
 
 
-def test_entries() -> None:
-    tree = SMALL.tree
-    assert tree.entry("é") == Entry("é", "directory")
-    assert tree.entry('q"') == Entry('q"', "link", target="../\n")
-    assert tree.entry("é/run").executable
-    assert (tree.entry("é/run").size, tree.size, tree.file_count) == (2, 2, 3)
-    with pytest.raises(KeyError):
-        tree.entry("gone")
+# Parts
+
+LINEAGE_9 = replace(LINEAGE, layers=(A,) * 9)
+
+
+def tree_of(paths: list[str]) -> Tree:
+    return Tree(dict.fromkeys(paths, HEX), dict.fromkeys(paths, 1))
+
+
+def many(count: int) -> list[str]:
+    return [f"f{number:05}" for number in range(count)]
+
+
+def chunks(tree: Tree) -> list[tuple[str, Tree]]:
+    """Return the start and the content of each chunk of a listing."""
+    starts = boundaries(tree)
+    listed = segments(tree, starts, range(len(starts)))
+    return [
+        (start, tree.only(paths))
+        for boundary, segment in zip(starts, listed, strict=True)
+        for start, paths in split_segment(boundary, segment)
+    ]
+
+
+def in_parts(trees: list[Tree]) -> tuple[dict[str, Any], list[bytes]]:
+    """Return a document whose listing has these parts, and the parts."""
+    parts = [canonical(columns(tree)) for tree in trees]
+    named = {
+        "parts": [digest_of(part).removeprefix("sha256:") for part in parts],
+        "partLayers": [1 for _ in parts],
+    }
+    return document(layers=[A, B]) | named, parts
+
+
+def test_a_listing_in_parts_is_read_back_as_a_whole() -> None:
+    tree = tree_of(many(3000))
+    doc, parts = in_parts([chunk for _, chunk in chunks(tree)])
+    read = decode_document(doc, *parts)
+    assert read.tree == tree
+    assert [(part.start, part.layer) for part in read.parts] == [
+        (start, 1) for start, _ in chunks(tree)
+    ]
+    assert json.loads(encode(read)) == doc
+    restored = restore(doc, {}, tree, [part.start for part in read.parts])
+    assert restored == read
+
+
+def test_a_root_names_its_parts() -> None:
+    doc, parts = in_parts([chunk for _, chunk in chunks(tree_of(many(3000)))])
+    doc["ancestors"] = [
+        without_undo() | {"undoPart": HEX, "undoLayer": 1},
+        ancestor(2),
+    ]
+    root = read_root(json.dumps(doc).encode())
+    assert [part.digest for part in root.listing] == [digest_of(part) for part in parts]
+    assert root.reverse_deltas == (Part("", Digest(f"sha256:{HEX}"), 1),)
+    version_1 = read_root(b'{"files":{}}')
+    assert (version_1.listing, version_1.reverse_deltas) == ((), ())
+
+
+def joined(trees: list[Tree]) -> Tree:
+    return Tree(
+        {path: digest for tree in trees for path, digest in tree.files.items()},
+        {path: size for tree in trees for path, size in tree.sizes.items()},
+    )
+
+
+CUT_ELSEWHERE: dict[str, Callable[[list[Tree]], list[Tree]]] = {
+    "in another order": lambda parts: [parts[1], parts[0], *parts[2:]],
+    "one is empty": lambda parts: [*parts, Tree()],
+    "two are one": lambda parts: [joined(parts[:2]), *parts[2:]],
+    "a path lies elsewhere": lambda parts: [
+        parts[0].only(parts[0].paths() - {max(parts[0].paths())}),
+        joined([parts[1], parts[0].only({max(parts[0].paths())})]),
+        *parts[2:],
+    ],
+    "a path comes twice": lambda parts: [
+        *parts[:-1],
+        joined([parts[-1], parts[0].only({max(parts[0].paths())})]),
+    ],
+    "small enough for none": lambda parts: [tree_of(["a", "b", "c"]), tree_of(["z"])],
+}
+
+
+@pytest.mark.parametrize("change", CUT_ELSEWHERE.values(), ids=CUT_ELSEWHERE)
+def test_parts_that_are_cut_elsewhere_are_refused(
+    change: Callable[[list[Tree]], list[Tree]],
+) -> None:
+    """A push takes over the parts of its parent, so it relies on where they are cut."""
+    doc, parts = in_parts(change([chunk for _, chunk in chunks(tree_of(many(3000)))]))
+    with pytest.raises(InvalidManifest, match="its parts are not those of its tree"):
+        decode_document(doc, *parts)
+
+
+def test_a_part_that_is_named_twice_is_refused() -> None:
+    trees = [chunk for _, chunk in chunks(tree_of(many(3000)))]
+    doc, parts = in_parts([*trees, trees[-1]])
+    with pytest.raises(InvalidManifest, match="it lists a part twice"):
+        decode_document(doc, *parts)
+
+
+REFERENCES: dict[str, dict[str, Any]] = {
+    "without layers": {"parts": ["a" * 64]},
+    "with fewer layers": {"parts": ["a" * 64, "b" * 64], "partLayers": [1]},
+    "with a layer that is no integer": {"parts": ["a" * 64], "partLayers": [1.0]},
+    "twice": {"parts": ["a" * 64, "a" * 64], "partLayers": [1, 1]},
+    "and files": {"parts": ["a" * 64], "partLayers": [1], "files": {"a": "c" * 64}, "sizes": [1]},
+    "and executables": {"parts": ["a" * 64], "partLayers": [1], "executable": ["a"]},
+    "and links": {"parts": ["a" * 64], "partLayers": [1], "links": {"a": "b"}},
+}
+
+
+@pytest.mark.parametrize("changes", REFERENCES.values(), ids=REFERENCES)
+def test_a_root_that_contradicts_itself_about_parts_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidManifest):
+        read_root(json.dumps(document(**changes)).encode())
+
+
+def harmed(part: bytes, harm: Callable[[dict[str, Any]], object]) -> bytes:
+    parsed = json.loads(part)
+    harm(parsed)
+    return canonical(parsed)
+
+
+BAD_PARTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "no JSON": (lambda part: b"{", "it is not JSON"),
+    "not canonical": (lambda part: part.replace(b",", b", "), "is not canonical"),
+    "another key": (lambda part: harmed(part, lambda doc: doc.update(k=1)), "'k'"),
+    "a column missing": (lambda part: harmed(part, lambda doc: doc.pop("links")), "'links'"),
+    "a size too few": (lambda part: harmed(part, lambda doc: doc["sizes"].pop()), "of sizes"),
+    "an unsafe path": (
+        lambda part: harmed(
+            part, lambda doc: doc["links"].update({max(doc["files"]) + "/../x": "y"})
+        ),
+        "lists the path",
+    ),
+}
+
+
+@pytest.mark.parametrize(("harm", "reason"), BAD_PARTS.values(), ids=BAD_PARTS)
+def test_a_bad_part_is_refused(harm: Callable[[bytes], bytes], reason: str) -> None:
+    doc, parts = in_parts([chunk for _, chunk in chunks(tree_of(many(3000)))])
+    bad = harm(parts[1])
+    doc["parts"][1] = digest_of(bad).removeprefix("sha256:")
+    with pytest.raises(InvalidManifest, match=reason):
+        decode_document(doc, parts[0], bad, *parts[2:])
+
+
+def test_a_part_with_another_digest_or_without_content_is_refused() -> None:
+    doc, parts = in_parts([chunk for _, chunk in chunks(tree_of(many(3000)))])
+    root = read_root(json.dumps(doc).encode())
+    content = {digest_of(part): part for part in parts}
+    wrong = content | {digest_of(parts[1]): parts[0]}
+    with pytest.raises(InvalidManifest, match="a part of its manifest is damaged"):
+        decode(root, wrong)
+    del content[digest_of(parts[1])]
+    with pytest.raises(InvalidManifest, match="a part of its manifest is missing"):
+        decode(root, content)
+
+
+def test_decoding_frees_the_parts_that_it_has_read() -> None:
+    """The parts of a large image have 64 MiB, and their columns have as much again."""
+    doc, parts = in_parts([chunk for _, chunk in chunks(tree_of(many(3000)))])
+    content = {digest_of(part): part for part in parts}
+    decode(read_root(json.dumps(doc).encode()), content)
+    assert content == {}
+
+
+# Reverse deltas in parts
+
+STEP = ReverseDelta(tree_of(["was"]).without_sizes(), frozenset({"new"}))
+STEP_PART = canonical(reverse_columns(STEP))
+
+
+def with_step_in_part(count: int) -> Manifest:
+    """Return a manifest with ancestors that all have one reverse delta, in one part."""
+    part = Part("", digest_of(STEP_PART), 1)
+    ancestors = [Ancestor(B, 1 + step, 0, 0, frozenset(), STEP, part) for step in range(count)]
+    return Manifest(tree_of(["new"]), replace(LINEAGE_9, ancestors=tuple(ancestors)))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_reverse_delta_in_a_part_is_read_back(count: int) -> None:
+    """Ancestors may share a part: their trees differ in the same way."""
+    manifest = with_step_in_part(count)
+    assert decode_bytes(encode(manifest), STEP_PART) == manifest
+    assert (
+        restore(json.loads(encode(manifest)), {digest_of(STEP_PART): reverse_columns(STEP)})
+        == manifest
+    )
+
+
+def test_without_its_part_an_ancestor_has_no_reverse_delta() -> None:
+    manifest = decode_bytes(encode(with_step_in_part(1)))
+    assert manifest.lineage is not None
+    (read,) = manifest.lineage.ancestors
+    assert read.reverse_delta is None
+    assert read.part == Part("", digest_of(STEP_PART), 1)
+    assert encode(manifest) == encode(with_step_in_part(1))
+
+
+BAD_STEPS: dict[str, Any] = {
+    "unsafe path": ReverseDelta(absent=frozenset({"../x"})),
+    "a path twice": ReverseDelta(tree_of(["x"]).without_sizes(), frozenset({"x"})),
+}
+
+
+@pytest.mark.parametrize("step", BAD_STEPS.values(), ids=BAD_STEPS)
+def test_a_bad_reverse_delta_in_a_part_is_refused(step: ReverseDelta) -> None:
+    content = canonical(reverse_columns(step))
+    part = Part("", digest_of(content), 1)
+    ancestors = (Ancestor(B, 1, 0, 0, frozenset(), step, part),)
+    manifest = Manifest(Tree(), replace(LINEAGE_9, ancestors=ancestors))
+    with pytest.raises(InvalidManifest, match=r"it lists (the|a) path"):
+        decode_bytes(encode(manifest), content)
+
+
+# Names and sizes
+
+
+def test_the_documents_of_an_image_are_known_by_their_names() -> None:
+    part = Part("", A, 0)
+    assert part.name == part_name(A) == f"var/lib/kontext/parts/{'a' * 64}.json"
+    assert is_document(part.name) and is_document(MANIFEST_PATH)
+    for other in ("var/lib/kontext", f"{MANIFEST_PATH}x", f"/{MANIFEST_PATH}", "etc/passwd"):
+        assert not is_document(other)
+
+
+@given(trees(STRANGE_NAMES), st.integers(-3, 3))
+def test_a_tree_exceeds_a_limit_if_its_listing_does(tree: Any, off: int) -> None:
+    size = len(canonical(columns(described(tree))))
+    for limit in (size + off, 2 * size, size // 2):
+        assert exceeds(described(tree), limit) == (size > limit)
+
+
+NOT_MANIFESTS = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "no object": b"[]",
+    "not UTF-8": b'{"files":{"\xff":""}}',
+    "a future version": b'{"version":3}',
+    "version 2 with nothing else": b'{"version":2}',
+    "nested too deeply": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", NOT_MANIFESTS.values(), ids=NOT_MANIFESTS)
+def test_what_is_no_manifest_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidManifest):
+        read_root(content)

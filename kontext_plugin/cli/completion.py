@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from kontext_plugin.cache.store import open_cache
+from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Argument, Command, Option
 from kontext_plugin.cli.options import COMMANDS
 from kontext_plugin.engine.config import known_registries

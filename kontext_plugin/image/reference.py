@@ -23,12 +23,12 @@ _HOST = re.compile(
 )
 
 DOCKER_HUB = "docker.io"
-"""Docker Hub as docker names it. A login at index.docker.io is stored where nothing looks."""
+"""Docker Hub as docker names it: a login at index.docker.io goes where nothing looks."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An image in a repository, by a tag or by its digest. The repository is as the user typed it."""
+    """An image in a repository, as the user typed it, by a tag or by its digest."""
 
     repository: str
     tag: str

@@ -16,7 +16,7 @@ from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_reference
 from kontext_plugin.image.spec import LAYER_LIMIT, MAX_LAYERS
 from kontext_plugin.image.tree import is_utf8
-from kontext_plugin.secret_scan.modes import SecretMode
+from kontext_plugin.secret_scan import SecretMode
 from kontext_plugin.terminal import progress
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from kontext_plugin import manifest
-from kontext_plugin.cache.store import Cache
+from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane, connect
 from kontext_plugin.crane_driver.errors import Damaged, NotFound, Refused
 from kontext_plugin.errors import KontextError

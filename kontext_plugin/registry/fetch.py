@@ -59,7 +59,7 @@ class KontextImage:
 
 
 def fetch(
-    crane: Crane, threads: Executor, name: Reference, *, with_history: bool = False
+    crane: Crane, requests: Executor, name: Reference, *, with_history: bool = False
 ) -> KontextImage:
     """Return the image `name`, all of it from the registry.
 
@@ -67,20 +67,27 @@ def fetch(
     push needs to build on it. Raises RegistryError and InvalidImage.
     """
     document = crane.manifest(str(name))
-    return fetch_by_document(crane, threads, name, document, with_history=with_history)
+    return fetch_by_document(crane, requests, name, document, with_history=with_history)
 
 
 def fetch_by_document(
-    crane: Crane, threads: Executor, name: Reference, document: bytes, *, with_history: bool = False
+    crane: Crane,
+    requests: Executor,
+    name: Reference,
+    document: bytes,
+    *,
+    with_history: bool = False,
 ) -> KontextImage:
     """Return the image whose manifest document was read already, otherwise as `fetch`."""
     try:
         image = parse_image(document)
-        held = _fetch_manifest(crane, threads, name, image, with_history)
-        if held.lineage is None or not with_history:
+        held = _fetch_manifest(crane, requests, name, image, with_history)
+        if held.lineage is None:
             return KontextImage(image, held)
         if image.manifest is None:
             raise ValueError("it has lost the annotation that vouches for its manifest")
+        if not with_history:
+            return KontextImage(image, held)
         return KontextImage(image, held, fetch_config(crane, name.at(image.digest)))
     except ValueError as error:  # InvalidDocument, InvalidManifest, a damaged layer
         raise InvalidImage(name, str(error)) from error
@@ -109,7 +116,7 @@ def parse_image(document: bytes) -> Image:
 
 
 def _fetch_manifest(
-    crane: Crane, threads: Executor, name: Reference, image: Image, with_history: bool
+    crane: Crane, requests: Executor, name: Reference, image: Image, with_history: bool
 ) -> Manifest:
     """Read the manifest off the heads of the layers that have its parts.
 
@@ -132,7 +139,7 @@ def _fetch_manifest(
         with _documents(crane, name, image, number, budget) as documents:
             return _take_parts(documents, wanted[number])
 
-    for more in threads.map(read, sorted(wanted)):
+    for more in requests.map(read, sorted(wanted)):
         parts |= more
     return manifest.decode(root, parts)
 

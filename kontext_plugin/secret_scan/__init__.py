@@ -5,3 +5,14 @@
 
 May import source, terminal, runtime and errors.
 """
+
+from enum import Enum
+
+
+class SecretMode(Enum):
+    """What a push does about the secrets that it would publish."""
+
+    AUTO = "auto"  # block live secrets, and warn about the others
+    WARN = "warn"  # warn about all
+    BLOCK = "block"  # block all
+    OFF = "off"  # look for none

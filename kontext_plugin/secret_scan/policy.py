@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kontext_plugin.errors import KontextError, reason_of
 from kontext_plugin.runtime.files import read_file
-from kontext_plugin.secret_scan.modes import SecretMode
+from kontext_plugin.secret_scan import SecretMode
 from kontext_plugin.secret_scan.scanner import Finding
 from kontext_plugin.source import ignore_rules
 from kontext_plugin.terminal.messages import Report

@@ -10,7 +10,7 @@ _PRELUDE = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from kontext_plugin import manifest, workspace
-from kontext_plugin.cache import store
+from kontext_plugin import cache as store
 from kontext_plugin.runtime import workers
 from kontext_plugin.source import ignore_rules, scan
 from kontext_plugin.terminal import steps

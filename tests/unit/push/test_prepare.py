@@ -15,7 +15,7 @@ from support.trees import Directory, File
 
 from kontext_plugin import crane as crane_module
 from kontext_plugin import manifest
-from kontext_plugin.cache.store import Cache
+from kontext_plugin.cache import Cache
 from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, digest_of
 from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.image.tree import ReverseDelta

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import stat
@@ -19,7 +20,14 @@ from support import unprivileged
 from support.models import described
 from support.trees import Directory, File, Link
 
-from kontext_plugin.cache.store import Cache, open_cache
+from kontext_plugin.cache import (
+    Cache,
+    decode_image,
+    decode_stats,
+    encode_image,
+    encode_stats,
+    open_cache,
+)
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer, digest_of
 from kontext_plugin.manifest import Lineage, Manifest, encode
@@ -217,7 +225,7 @@ def test_a_failed_save_leaves_the_old_file(
 
 HOLD = """
 import sys
-from kontext_plugin.cache.store import Cache
+from kontext_plugin.cache import Cache
 with Cache(sys.argv[1]).scratch() as folder:
     open(folder + "/layer", "w").close()
     print(folder, flush=True)
@@ -529,3 +537,88 @@ def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(KontextError, match="cannot be used: Not a directory"):
         Cache(str(tmp_path / "file")).entries()
+
+
+# --- How records are encoded ---
+
+A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
+RECORDED_STATS = {"d/é\n": b"/\n1\0", "f": b"\xff", "": b""}
+RECORDED_MANIFEST = Manifest(
+    described({"d": Directory(), "d/f": File(b"x", executable=True), "l": Link("é\n")}),
+    Lineage(A, B, "linux/amd64", generation=2, layers=(A, B), labels={"k": "v"}),
+)
+RECORDED_IMAGE = KontextImage(
+    Image(A, (Layer(B, 5), Layer(A, 7, "application/x")), digest_of(encode(RECORDED_MANIFEST))),
+    RECORDED_MANIFEST,
+    ImageConfig("linux/amd64", ("/e",), "/w", {"k": "v"}, {"Env": ["A=b"]}),
+    known=frozenset({B}),
+)
+
+
+def encoded_image() -> tuple[dict[str, Any], memoryview]:
+    """Return the record and the listing of RECORDED_IMAGE, as they come back from a file."""
+    record, listing = encode_image(RECORDED_IMAGE)
+    return json.loads(json.dumps(record)), memoryview(b"".join(listing))
+
+
+def test_an_image_comes_back() -> None:
+    assert decode_image(*encoded_image(), A) == replace(RECORDED_IMAGE, is_cached=True)
+
+
+def test_an_image_of_another_digest_is_as_if_absent() -> None:
+    assert decode_image(*encoded_image(), B) is None
+
+
+WRONG_IMAGES: dict[str, dict[str, Any]] = {
+    "of another version": {"version": "kontext published 2"},
+    "layers of another shape": {"layers": [1]},
+    "no layers": {"layers": None},
+    "no document": {"document": None},
+    "a document of another shape": {"document": []},
+    "no configuration": {"config": None},
+    "a configuration of another shape": {"config": {"os": "linux"}},
+    "parts of another shape": {"starts": 7},
+}
+
+
+@pytest.mark.parametrize("changes", WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_an_image_of_another_shape_is_as_if_absent(changes: dict[str, Any]) -> None:
+    record, listing = encoded_image()
+    assert decode_image(record | changes, listing, A) is None
+
+
+@pytest.mark.parametrize("key", sorted(encoded_image()[0].keys()))
+def test_an_image_without_a_key_is_as_if_absent(key: str) -> None:
+    record, listing = encoded_image()
+    del record[key]
+    assert decode_image(record, listing, A) is None
+
+
+def test_no_image() -> None:
+    assert decode_image({}, memoryview(b""), A) is None
+
+
+@pytest.mark.parametrize("stats", [RECORDED_STATS, {}], ids=["some", "none"])
+def test_a_stat_cache_comes_back(stats: dict[str, bytes]) -> None:
+    index, records = encode_stats(stats)
+    content = memoryview(b"".join(records))
+    assert decode_stats(json.loads(json.dumps(index)), content) == stats
+
+
+WRONG_STATS: dict[str, dict[str, Any]] = {
+    "of another version": {"version": "kontext stats 1"},
+    "fewer lengths": {"lengths": [4, 1]},
+    "lengths of another shape": {"lengths": ["4", "1", "0"]},
+    "folders of another shape": {"folders": 7},
+    "no folders": {"folders": []},
+}
+
+
+@pytest.mark.parametrize("changes", WRONG_STATS.values(), ids=WRONG_STATS)
+def test_a_stat_cache_of_another_shape_is_as_if_absent(changes: dict[str, Any]) -> None:
+    index, records = encode_stats(RECORDED_STATS)
+    assert decode_stats(index | changes, memoryview(b"".join(records))) == {}
+
+
+def test_no_stat_cache() -> None:
+    assert decode_stats({}, memoryview(b"")) == {}

@@ -96,7 +96,7 @@ def test_secrets_in_any_layer_are_found_before_any_goes_up(
     assert "31 secrets would be published" in pushed.stderr
     assert writes(registry.requests()) == []
     rehearsed = docker.push(tag, source, "--dry-run")
-    assert "the push would be refused for 31 secrets" in rehearsed.stderr
+    assert "31 secrets would block the push" in rehearsed.stderr
 
 
 def test_an_edit_uploads_what_changed(

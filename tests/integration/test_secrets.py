@@ -55,8 +55,8 @@ def test_the_advice_puts_no_rule_out_of_use(
         (source / own).write_text("other\n")
     pushed = docker.push(registry.repository(), source)
     assert pushed.code == 1
-    assert f"Leave them out with {own or '.kontextignore'}, or" in pushed.stderr
-    assert f"leave the files out with {own or '.kontextignore'}. " in pushed.stderr
+    assert f"Exclude them with {own or '.kontextignore'}, or" in pushed.stderr
+    assert f"exclude the files with {own or '.kontextignore'}. " in pushed.stderr
 
 
 def test_a_later_push_leaves_the_tag_as_it_was(
@@ -84,7 +84,7 @@ def test_what_may_be_harmless_is_told_of(docker: Docker, registry: Registry, sou
     assert "secret" not in docker.push(tag, source).stderr, "unchanged files are left alone"
     lines = blocked.stderr.splitlines()
     allowed = lines[
-        lines.index("To publish them all the same, add to the directory's .kontextallow:") :
+        lines.index("To publish them anyway, add these lines to .kontextallow in the directory:") :
     ]
     (source / ".kontextallow").write_text("\n".join(line.strip() for line in allowed[1:]))
     assert docker.push(tag, source, "--secrets", "block", "--fresh").image
@@ -94,7 +94,7 @@ def test_a_dry_run_tells(docker: Docker, registry: Registry, source: Path) -> No
     leak(source)
     run = docker.push(registry.repository(), source, "--dry-run")
     assert run.code == 0
-    assert "would be refused" in run.stderr
+    assert "would block the push" in run.stderr
     assert "'settings.py', line 3: GitHub token" in run.stderr
 
 
@@ -111,7 +111,8 @@ def test_many_are_counted_and_names_are_escaped(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[\n", ".kontextallow:1: malformed"), (None, "cannot be used")]
+    ("content", "message"),
+    [("[\n", ".kontextallow:1: malformed"), (None, "cannot use the allow-list")],
 )
 def test_a_broken_allow_list(
     docker: Docker, registry: Registry, source: Path, content: str | None, message: str

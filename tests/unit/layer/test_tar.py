@@ -1,8 +1,9 @@
-"""Headers: the same bytes as tarfile's, read back alike by tarfile and GNU tar."""
+"""Tar headers have the bytes of tarfile, and GNU tar reads them."""
 
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ NAMES = st.one_of(
     st.sampled_from([(tar.REGTYPE, 0o644), (tar.REGTYPE, 0o755), (tar.DIRTYPE, 0o755)]),
     st.one_of(st.integers(0, 8**12), st.just(8**11 - 1), st.just(8**11)),
 )
-def test_a_header_is_what_tarfile_writes(name: str, kind: tuple[bytes, int], size: int) -> None:
+def test_a_header_has_the_bytes_that_tarfile_writes(
+    name: str, kind: tuple[bytes, int], size: int
+) -> None:
     assert tar.header(name, *kind, size=size) == tar._made_by_tarfile(name, *kind, size, "")
 
 
@@ -34,3 +37,47 @@ def test_gnu_tar_reads_names_of_any_length(length: int, tmp_path: Path) -> None:
     archive.write_bytes(tar.header(name, tar.REGTYPE, 0o755) + tar.END)
     listed = subprocess.run(["tar", "tf", str(archive)], capture_output=True, text=True, check=True)
     assert listed.stdout == name + "\n"
+
+
+@given(st.binary(max_size=2000))
+def test_content_is_padded_to_whole_blocks(content: bytes) -> None:
+    padded = b"".join(tar.padded([content[:7], content[7:]], len(content)))
+    assert len(padded) % tar.BLOCKSIZE == 0
+    assert padded.startswith(content)
+    assert padded[len(content) :].count(0) == len(padded) - len(content) < tar.BLOCKSIZE
+
+
+# PAX records
+
+KEYS = st.sampled_from(["path", "linkpath", "size", "comment"])
+VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=1200)
+
+
+@given(st.dictionaries(KEYS, VALUES))
+def test_the_records_that_tarfile_writes_are_read(records: dict[str, str]) -> None:
+    header = tarfile.TarInfo._create_pax_generic_header(  # type: ignore[attr-defined]
+        records, tarfile.XHDTYPE, "utf-8"
+    )
+    size = tarfile.TarInfo.frombuf(header[: tar.BLOCKSIZE], "utf-8", "strict").size
+    content = header[tar.BLOCKSIZE :][:size]
+    expected = {key.encode(): value.encode() for key, value in records.items()}
+    assert tar.parse_pax_records(content, frozenset({b"path", b"linkpath", b"size"})) == {
+        key: value for key, value in expected.items() if key != b"comment"
+    }
+
+
+DAMAGED = {
+    "no length": b"path=x\n",
+    "a length that is too large": b"99 path=x\n",
+    "a length of 0": b"0 path=x\n",
+    "a negative length": b"-9 path=x\n",
+    "no value": b"7 path\n",
+    "no space": b"9\n",
+    "the second record": b"9 path=x\n9path=x\n",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_records_are_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="damaged header"):
+        tar.parse_pax_records(content, frozenset({b"path"}))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.tree import WHITEOUT, Entry, ReverseDelta, Tree, parents
@@ -130,9 +130,23 @@ def _parent_stays(path: str, new: Tree) -> bool:
 
 # --- How two trees differ, path by path: pure ---
 
-Place = Literal["the image", "DIR"]
 
-DifferenceKind = Literal["missing", "only", "twice", "other kind", "other content", "other mode"]
+class Place(Enum):
+    """What was compared with a manifest. The values are public (docs/commands.md)."""
+
+    IMAGE = "the image"
+    DIRECTORY = "DIR"
+
+
+class DifferenceKind(Enum):
+    """How a path differs. The values are public (docs/commands.md)."""
+
+    MISSING = "missing"  # only in the manifest
+    ONLY = "only"  # not in the manifest
+    TWICE = "twice"  # in an image that has the path twice
+    OTHER_KIND = "other kind"
+    OTHER_CONTENT = "other content"  # also another target of a link
+    OTHER_MODE = "other mode"
 
 
 @dataclass(frozen=True)
@@ -150,9 +164,9 @@ def differences(
     """Yield all differences, sorted by path. Modes count only if `modes` is set."""
     for path in sorted(expected.paths() | actual.paths()):
         if path not in actual:
-            yield Difference(path, place, "missing")
+            yield Difference(path, place, DifferenceKind.MISSING)
         elif path not in expected:
-            yield Difference(path, place, "only")
+            yield Difference(path, place, DifferenceKind.ONLY)
         elif kind := entry_difference(expected.entry(path), actual.entry(path), modes=modes):
             yield Difference(path, place, kind)
 
@@ -162,11 +176,11 @@ def entry_difference(
 ) -> DifferenceKind | None:
     """Return how two entries of one path differ. Sizes follow from the content."""
     if expected.kind != actual.kind:
-        return "other kind"
+        return DifferenceKind.OTHER_KIND
     if (expected.digest, expected.target) != (actual.digest, actual.target):
-        return "other content"
+        return DifferenceKind.OTHER_CONTENT
     if modes and expected.executable != actual.executable:
-        return "other mode"
+        return DifferenceKind.OTHER_MODE
     return None
 
 

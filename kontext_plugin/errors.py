@@ -1,4 +1,4 @@
-"""The root of what Kontext raises on purpose; cli.py turns it into a message and exit code."""
+"""The errors that Kontext raises on purpose, and the exit codes (docs/exit-codes.md)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ INTERRUPTED = 130
 
 
 class KontextError(Exception):
-    """Something went wrong in a way that the user can understand and act on.
+    """A failure that the user can understand and act on.
 
-    `message` says what happened and to which file or registry; `hint` says what to do.
+    `message` says what failed, and on which file or registry. `hint` says what to do.
     """
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int = FAILED) -> None:
@@ -27,18 +27,18 @@ class KontextError(Exception):
 
 
 class UsageError(KontextError):
-    """The command line is wrong; docker's convention is exit code 125."""
+    """A wrong command line. As with docker, the exit code is 125."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint, exit_code=USAGE)
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed: in the system's words where the system refused it."""
+    """Return why something failed: the system's own words, if the system refused it."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def brief(value: object, limit: int = 120) -> str:
-    """The beginning of a text, on one line, for messages that repeat what came from outside."""
+    """Return the first `limit` characters of a text from outside, on one line for a message."""
     text = str(value).replace("\n", "\\n")
     return text if len(text) <= limit else text[:limit] + "…"

@@ -58,7 +58,7 @@ class Argument:
 class Command:
     """A command with its flags and arguments."""
 
-    name: str
+    name: str  # "": `docker kontext` itself
     summary: str  # one line, for the list of commands
     usage: str  # the part of the usage line that follows the name
     description: str
@@ -68,7 +68,7 @@ class Command:
     @property
     def path(self) -> str:
         """The words that run the command."""
-        return f"docker kontext {self.name}"
+        return f"docker kontext {self.name}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,20 @@ _GLOBAL_OPTIONS = (
     Option("version", "", "v"),
 )
 
+_HELP = Option("help", "", "h")  # of every command
+
+
+def asks_for_help(command: Command, arguments: Sequence[str]) -> bool:
+    """Return whether --help or -h is among the flags, also as in `-qh` and beside wrong flags."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if {"-h", "--help"} & set(arguments[:end]):
+        return True
+    try:
+        flags = _read((*command.options, _HELP), arguments, interspersed=True)
+        return any(option is _HELP and _bool(option, text) for option, text in flags)
+    except UsageError:
+        return False
+
 
 def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     """Return a command's options and its positional arguments.
@@ -131,6 +145,13 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
     Raises UsageError for a flag that is unknown or has no value, for a value that is empty or not
     allowed, and for too many or too few arguments.
     """
+    options, positional = parse_flags(command, arguments)
+    check_arguments(command, positional)
+    return options, positional
+
+
+def parse_flags(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Return the same as `parse`, with any positional arguments. Raises UsageError for flags."""
     values: dict[str, Any] = {
         option.destination: None if option.kind else False for option in command.options
     }
@@ -145,8 +166,23 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Namespace, list[s
             values[option.destination] = _checked(option, text)
         else:
             values[option.destination] = _bool(option, text)
-    _check_arguments(command, positional)
     return Namespace(**values), positional
+
+
+def check_arguments(command: Command, given: Sequence[str]) -> None:
+    """Raise UsageError for too many or too few arguments, and for values that are not allowed."""
+    least = sum(not argument.optional for argument in command.arguments)
+    most = len(command.arguments)
+    if len(given) < least:
+        raise UsageError(f"docker: '{command.path}' requires {_limits(least, most)}")
+    if len(given) > most and not any(argument.many for argument in command.arguments):
+        limits = _limits(least if least == most else 0, most)
+        raise UsageError(f"docker: '{command.path}' requires {limits}")
+    for argument, value in zip(command.arguments, given, strict=False):
+        if not value:
+            raise UsageError(f"docker: {argument.name} is empty")
+        if argument.values and value not in argument.values:
+            raise UsageError(f"docker: '{command.path}' expects {_either(argument.values)}")
 
 
 def parse_globals(argv: Sequence[str]) -> tuple[Globals, list[str]]:
@@ -335,21 +371,6 @@ def _checked(option: Option, text: str) -> str:
     if option.values and text not in option.values:
         raise invalid(option, text, f"it must be {_either(option.values)}")
     return text
-
-
-def _check_arguments(command: Command, given: Sequence[str]) -> None:
-    least = sum(not argument.optional for argument in command.arguments)
-    most = len(command.arguments)
-    if len(given) < least:
-        raise UsageError(f"docker: '{command.path}' requires {_limits(least, most)}")
-    if len(given) > most and not any(argument.many for argument in command.arguments):
-        limits = _limits(least if least == most else 0, most)
-        raise UsageError(f"docker: '{command.path}' requires {limits}")
-    for argument, value in zip(command.arguments, given, strict=False):
-        if not value:
-            raise UsageError(f"docker: {argument.name} is empty")
-        if argument.values and value not in argument.values:
-            raise UsageError(f"docker: '{command.path}' knows {_either(argument.values)} only")
 
 
 def _limits(least: int, most: int) -> str:

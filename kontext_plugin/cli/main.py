@@ -1,6 +1,6 @@
-"""docker's plugin protocol: global flags, commands, help, exit codes. Imports nothing heavy.
+"""Run a command line of docker's plugin protocol, and turn errors into messages and exit codes.
 
-`docker kontext version`.
+`docker kontext version` is here, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from kontext_plugin import __version__
 from kontext_plugin.cli.flags import (
+    Command,
     Globals,
+    asks_for_help,
     did_you_mean,
     help_text,
     parse,
@@ -29,37 +31,65 @@ from kontext_plugin.cli.signals import catch_interrupts
 from kontext_plugin.errors import FAILED, INTERRUPTED, KontextError, UsageError
 from kontext_plugin.terminal.messages import set_format, show, write_stdout
 
-_DESCRIPTION = "Upload source directories to a registry, only what changed"
+_ROOT = Command(
+    name="",
+    summary="",
+    usage="COMMAND",
+    description="Upload source directories to a registry, only what changed",
+)
+"""`docker kontext` itself."""
+
+_COMPLETE, _COMPLETE_WITHOUT_DESCRIPTIONS = "__complete", "__completeNoDesc"
+"""What the shell's completion calls, through docker (cobra, "Shell completions")."""
 
 
 def main() -> NoReturn:
-    """The program. Ends with docker's exit codes: 0, 1, 125 for usage, 130 when interrupted."""
-    gc.disable()  # nothing here makes cycles, and looking for them takes a tenth of a push
-    _fill_standard_streams()
-    os.umask(0o077)  # what is written, the cache alone, is the user's
+    """Run the command line of this process, and exit."""
+    gc.disable()  # Kontext makes no cycles, and looking for them takes a tenth of a push
+    _open_standard_streams()
+    os.umask(0o077)  # nobody else may read the cache
     code = run(sys.argv[1:])
-    os._exit(code)  # taking a hundred thousand objects apart would take longer than a `git status`
+    os._exit(code)  # freeing a hundred thousand objects would take longer than `git status`
+
+
+def _open_standard_streams() -> None:
+    """Replace closed standard streams, so that no other file gets their descriptors."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # Python has None for a closed one
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may not fit its encoding
 
 
 def run(argv: Sequence[str]) -> int:
-    """One place turns errors into messages and exit codes."""
-    flags = Globals()
+    """Run a command line as docker passes it; return the exit code. Nothing is raised."""
+    flags, command = Globals(), _ROOT
     set_format(as_json=False)
     try:
-        flags, arguments = parse_globals(argv)
+        flags, words = parse_globals(argv)
         catch_interrupts()
         if flags.config:
-            # crane and the credential helpers know of --config by this alone.
+            # crane and the credential helpers read the directory from this variable only.
             os.environ["DOCKER_CONFIG"] = os.path.abspath(flags.config)
-        code = _dispatch(arguments, flags)
+        verb, arguments = _split(words)
+        if verb in (_COMPLETE, _COMPLETE_WITHOUT_DESCRIPTIONS):
+            code = _complete(verb, arguments)
+        else:
+            command = _find_command(verb)
+            code = _run_command(command, arguments, flags)
         write_stdout(())
         return code
     except KeyboardInterrupt as interrupt:
         text = "; ".join(["Interrupted", *map(str, interrupt.args)])
         show(text, "interrupted", exit_code=INTERRUPTED)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our stdout is gone, and knows why
+    except BrokenPipeError:  # the reader of stdout has gone, and needs no message
         return FAILED
+    except UsageError as error:
+        _show_usage_error(error, command)
+        return error.exit_code
     except KontextError as error:
         if flags.debug:
             _show_traceback()
@@ -71,94 +101,92 @@ def run(argv: Sequence[str]) -> int:
         show(
             f"{type(error).__name__}: {error}",
             "error",
-            hint="This is a fault of Kontext's. 'docker -D kontext …' shows where it lies.",
+            hint="This is a bug in Kontext. Run 'docker -D kontext …' to see the traceback.",
             exit_code=FAILED,
         )
         return FAILED
 
 
-def _fill_standard_streams() -> None:
-    """A stream that came closed must not become the next file that is opened, nor Python's None."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding lacks ends no listing
-        sys.stdout.reconfigure(errors="backslashreplace")
+def _split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command's name, "" if there is none, and its arguments.
 
-
-def _dispatch(arguments: list[str], flags: Globals) -> int:
-    # docker puts the plugin's name first, or behind `help` and `__complete`.
-    verb, *rest = arguments or [""]
-    if verb in ("help", "__complete", "__completeNoDesc") and rest[:1] == ["kontext"]:
-        rest = rest[1:]
-    elif verb == "kontext":
-        verb, *rest = rest or [""]
-    if verb in ("__complete", "__completeNoDesc"):
-        from kontext_plugin.cli import completion
-
-        answer = completion.complete(rest)
-        print(answer if verb == "__complete" else completion.without_descriptions(answer))
-        return 0
+    docker puts the plugin's name first, or after `help` and the words for completion. Without
+    docker it may be missing. `help COMMAND` becomes `COMMAND --help`.
+    """
+    verb, *arguments = words or [""]
+    if verb == "kontext":
+        verb, *arguments = arguments or [""]
+    elif verb in ("help", _COMPLETE, _COMPLETE_WITHOUT_DESCRIPTIONS):
+        arguments = arguments[1:] if arguments[:1] == ["kontext"] else arguments
     if verb == "help":
-        verb, rest = (rest or [""])[0], ["--help"]
-    if verb in ("", "-h", "--help"):
+        return (arguments or [""])[0], ["--help"]
+    return ("", []) if verb in ("-h", "--help") else (verb, arguments)
+
+
+def _complete(verb: str, words: Sequence[str]) -> int:
+    from kontext_plugin.cli import completion  # 20 ms that no other command needs
+
+    answer = completion.complete(words)
+    print(answer if verb == _COMPLETE else completion.without_descriptions(answer))
+    return 0
+
+
+def _find_command(name: str) -> Command:
+    """Return a command, or _ROOT for "". Raises UsageError."""
+    if not name:
+        return _ROOT
+    if name not in COMMANDS:
+        raise UsageError(
+            f"docker: unknown command: docker kontext {name}",
+            hint=did_you_mean(suggest(name, list(COMMANDS))),
+        )
+    return COMMANDS[name]
+
+
+def _run_command(command: Command, arguments: Sequence[str], flags: Globals) -> int:
+    """Run a command or print its help; return the exit code. Raises KontextError."""
+    if command is _ROOT:
         print(_overview())
         return 0
-    if verb not in COMMANDS:
-        return _usage_error(
-            UsageError(
-                f"docker: unknown command: docker kontext {verb}",
-                hint=did_you_mean(suggest(verb, list(COMMANDS))),
-            ),
-            "Usage:  docker kontext COMMAND",
-            "docker kontext",
-        )
-    command = COMMANDS[verb]
-    options_end = rest.index("--") if "--" in rest else len(rest)
-    if {"-h", "--help"} & set(rest[:options_end]):
+    if asks_for_help(command, arguments):
         print(help_text(command), end="")
         return 0
+    if command is VERSION:
+        parse(VERSION, arguments)
+        print(f"kontext {__version__}")
+        return 0
     _check_current_directory()
-    try:
-        if verb == VERSION.name:
-            parse(VERSION, rest)
-            print(f"kontext {__version__}")
-            return 0
-        code: int = import_module(f"kontext_plugin.commands.{verb}").main(rest, flags)
-    except UsageError as error:
-        return _usage_error(error, usage_line(command), command.path)
+    code: int = import_module(f"kontext_plugin.commands.{command.name}").main(arguments, flags)
     return code
-
-
-def _check_current_directory() -> None:
-    """Raises KontextError where it is gone: no path means anything there, nor can crane be run."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise KontextError(
-            "the current directory does not exist any more", hint="Change to one that does."
-        ) from error
 
 
 def _overview() -> str:
     commands = table([(name, command.summary) for name, command in COMMANDS.items()])
     return (
-        f"Usage:  docker kontext COMMAND\n\n{_DESCRIPTION}\n\nCommands:\n{commands}\n\n"
-        "Run 'docker kontext COMMAND --help' for more information on a command."
+        f"{usage_line(_ROOT)}\n\n{_ROOT.description}\n\nCommands:\n{commands}\n\n"
+        f"Run '{_ROOT.path} COMMAND --help' for more information on a command."
     )
 
 
-def _usage_error(error: UsageError, usage: str, path: str) -> int:
+def _check_current_directory() -> None:
+    """Raise KontextError if it was deleted: relative paths mean nothing there, and crane fails."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise KontextError(
+            "the current directory was deleted", hint="Change to another directory, and try again."
+        ) from error
+
+
+def _show_usage_error(error: UsageError, command: Command) -> None:
+    """Show an error, and how to call the command, as docker does."""
     show(error.message)
     if error.hint:
         show(error.hint)
-    show(f"\n{usage}\n\nRun '{path} --help' for more information")
-    return error.exit_code
+    show(f"\n{usage_line(command)}\n\nRun '{command.path} --help' for more information")
 
 
 def _show_traceback() -> None:
-    import traceback
+    import traceback  # 3 ms that only an error needs
 
     show(traceback.format_exc(), "debug")

@@ -1,4 +1,4 @@
-"""The command line of each command: what docker shows in its help, and offers for completion."""
+"""The table of commands: their flags and arguments, as help and completion show them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ from typing import TYPE_CHECKING
 
 from kontext_plugin.cli.flags import Argument, Command, Option, parse_duration
 from kontext_plugin.image.platforms import PLATFORMS
-from kontext_plugin.secret_scan.modes import SecretMode
+from kontext_plugin.secret_scan import SecretMode
 from kontext_plugin.terminal.progress import PROGRESS_MODES
 
 if TYPE_CHECKING:
     from kontext_plugin.cli.flags import Namespace
-
-
-def timeout_of(parsed: Namespace) -> float:
-    """What --timeout says, in seconds. Raises UsageError."""
-    return parse_duration("timeout", parsed.timeout) if parsed.timeout else DEFAULT_TIMEOUT
-
 
 REUSE = ("auto", "always", "never")
 
 SECRETS = tuple(mode.value for mode in SecretMode)
 
 FORMATS = ("table", "json")
-DEFAULT_TIMEOUT = 60.0
-"""Seconds without progress: what proxies commonly wait for a server."""
 
+DEFAULT_TIMEOUT = 60.0
+"""Seconds without progress: the time that proxies commonly wait for a server."""
+
+# --- Options of several commands ---
 
 _INSECURE = Option("insecure", "Allow plain http and unknown certificates")
 
@@ -35,49 +31,51 @@ _TIMEOUT = Option(
     kind="duration",
 )
 
-_FORMAT = Option("format", "table or json (default table)", kind="string", values=FORMATS)
+_FORMAT = Option(
+    "format", "Format of the output: table or json (default table)", kind="string", values=FORMATS
+)
 
 _IGNORE_FILE = Option(
     "ignore-file",
-    "File with ignore rules (default .kontextignore, else .dockerignore, in DIR)",
+    "File with ignore rules (default DIR/.kontextignore, else DIR/.dockerignore)",
     kind="string",
     completes="file",
 )
 
-_GIT = Option("git", "Keep .git, which is left out by default")
+_GIT = Option("git", "Keep every .git (skipped by default)")
 
-_GITIGNORE = Option("gitignore", "Leave out what git ignores, too")
+_GITIGNORE = Option("gitignore", "Also skip what git ignores")
 
 _NO_GIT_LABELS = Option("no-git-labels", "Do not label the image with git's commit and remote")
 
-_SINGLE_LAYER = Option("single-layer", "Make one layer of everything, for tools that read only one")
-
-_BASE = Option(
-    "base", "Image to build on, instead of the one with the extractor alone", kind="string"
+_SINGLE_LAYER = Option(
+    "single-layer", "Put everything into one layer, for tools that read only one"
 )
 
-_LABEL = Option("label", "Set a label, KEY=VALUE, on the image", kind="list")
+_BASE = Option("base", "Base image (default: the extractor alone)", kind="string")
 
-_MAX_LAYERS = Option("max-layers", "Have at most so many layers (default 64)", kind="int")
+_LABEL = Option("label", "Set a label on the image: KEY=VALUE", kind="list")
+
+_MAX_LAYERS = Option("max-layers", "Maximum number of layers (default 64)", kind="int")
 
 _PLATFORM = Option(
     "platform",
-    f"{' or '.join(PLATFORMS)} (default {PLATFORMS[0]})",
+    f"Platform of the image: {' or '.join(PLATFORMS)} (default {PLATFORMS[0]})",
     kind="string",
     values=PLATFORMS,
 )
 
 _SECRETS = Option(
     "secrets",
-    "What to do about secrets in what is uploaded: auto blocks tokens and warns of what may be a "
-    "secret; warn, block or off (default auto)",
+    "How to treat secrets: auto blocks tokens and warns about the rest; or warn, block, off "
+    "(default auto)",
     kind="string",
     values=SECRETS,
 )
 
 _PROGRESS = Option(
     "progress",
-    "How to show what goes on: auto, tty, plain, json or quiet (default auto)",
+    "How to show progress: auto, tty, plain, json or quiet (default auto)",
     kind="string",
     values=PROGRESS_MODES,
 )
@@ -86,9 +84,11 @@ _DIRECTORY = Argument("DIR", "directory", optional=True)
 
 _REFERENCE = Argument("REF", "reference")
 
+# --- The commands. Lines of a description have at most 80 columns. ---
+
 PUSH = Command(
     name="push",
-    summary="Upload a directory, or only what changed of it",
+    summary="Upload a directory, or only what changed in it",
     usage="[OPTIONS] -t REF [DIR]",
     description=(
         "Upload a directory to a registry as a self-extracting image.\n"
@@ -105,8 +105,8 @@ PUSH = Command(
         ),
         _BASE,
         Option("directory", "The same as DIR", kind="string", hidden=True, completes="directory"),
-        Option("dry-run", "Say what would be uploaded, and change nothing"),
-        Option("fresh", "Reuse nothing of the image under the tag"),
+        Option("dry-run", "Show what a push would upload, and change nothing"),
+        Option("fresh", "Build on no earlier image, and read all files again"),
         _GIT,
         _GITIGNORE,
         _IGNORE_FILE,
@@ -116,7 +116,7 @@ PUSH = Command(
         _MAX_LAYERS,
         Option(
             "metadata-file",
-            "Write what was published to this file, as JSON",
+            "Write a description of the push to this file, as JSON",
             kind="string",
             completes="file",
         ),
@@ -131,8 +131,8 @@ PUSH = Command(
         ),
         _SECRETS,
         _SINGLE_LAYER,
-        Option("quiet", "Print the digest, errors and warnings of secrets only", "q"),
-        Option("timings", "Say what each step took"),
+        Option("quiet", "Print only the digest, errors and important warnings", "q"),
+        Option("timings", "Show how long each step took"),
         _TIMEOUT,
     ),
     arguments=(_DIRECTORY,),
@@ -143,20 +143,20 @@ DIFF = Command(
     summary="Show what a push would upload",
     usage="[OPTIONS] -t REF [DIR]",
     description=(
-        "Show what a push of DIR would add (A), change (C) and remove (D), and how many bytes\n"
-        "it would upload, given the same options. Changes nothing. DIR defaults to the current\n"
-        "directory."
+        "Show what a push of DIR would add (A), change (C) and remove (D), and how many\n"
+        "bytes it would upload. Give the same options as for the push. Changes nothing.\n"
+        "DIR defaults to the current directory."
     ),
     options=(
         Option(
             "tag",
-            "The image to compare with: REGISTRY/REPOSITORY[:TAG] (required)",
+            "Image to compare with: REGISTRY/REPOSITORY[:TAG] (required)",
             "t",
             kind="string",
             completes="reference",
         ),
         _BASE,
-        Option("exit-code", "Exit with 1 if paths differ, 0 if none does, 128 if that failed"),
+        Option("exit-code", "Exit with 0 if no path differs, 1 if one does, 128 for a failure"),
         _FORMAT,
         _GIT,
         _GITIGNORE,
@@ -174,9 +174,9 @@ DIFF = Command(
 
 INSPECT = Command(
     name="inspect",
-    summary="Show how an image is made up",
+    summary="Show the structure of an image",
     usage="[OPTIONS] REF",
-    description="Show an image's base, generation, layers, files and labels.",
+    description="Show the base, generation, layers, files and labels of an image.",
     options=(_FORMAT, _INSECURE, _TIMEOUT),
     arguments=(_REFERENCE,),
 )
@@ -185,22 +185,22 @@ LS = Command(
     name="ls",
     summary="List the files in an image",
     usage="[OPTIONS] REF [PATH]",
-    description="List what an image has of sources, or has at PATH, from its manifest alone.",
+    description="List the files in an image, or those at PATH. Reads only the manifest.",
     options=(_FORMAT, _INSECURE, _TIMEOUT),
     arguments=(_REFERENCE, Argument("PATH", optional=True)),
 )
 
 PULL = Command(
     name="pull",
-    summary="Write an image's sources into a directory",
+    summary="Write an image's files into a directory, without docker",
     usage="[OPTIONS] REF [DIR]",
     description=(
-        "Write an image's sources into a directory, without docker. What is right there already\n"
-        "is not touched. DIR defaults to the current directory."
+        "Write an image's files into a directory, without docker. Files that are already\n"
+        "right stay untouched. DIR defaults to the current directory."
     ),
     options=(
-        Option("mirror", "Remove what the image does not have; .git is kept"),
-        Option("quiet", "Print errors only", "q"),
+        Option("mirror", "Then delete everything in DIR that the image does not have, except .git"),
+        Option("quiet", "Print only errors", "q"),
         _INSECURE,
         _TIMEOUT,
     ),
@@ -209,11 +209,12 @@ PULL = Command(
 
 VERIFY = Command(
     name="verify",
-    summary="Prove that an image, its manifest and a directory are one",
+    summary="Check that an image, its manifest and a directory match",
     usage="[OPTIONS] REF [DIR]",
     description=(
-        "Read all of an image's sources and compare their content with its manifest, and with DIR\n"
-        "as a push would see it, where DIR is given. Exits with 1 if they differ."
+        "Read all files in an image, and compare them with its manifest. With DIR, also\n"
+        "compare the manifest with DIR, as a push would see it. Exits with 1 if\n"
+        "something differs."
     ),
     options=(_FORMAT, _GIT, _GITIGNORE, _IGNORE_FILE, _INSECURE, _TIMEOUT),
     arguments=(_REFERENCE, _DIRECTORY),
@@ -221,22 +222,23 @@ VERIFY = Command(
 
 RUN = Command(
     name="run",
-    summary="Run an image: copy its sources into a workspace",
+    summary="Run an image's extractor on a directory",
     usage="[OPTIONS] REF [-- ARGS...]",
     description=(
-        "Pull an image into the Docker daemon and run its extractor on a directory of this\n"
-        "machine. ARGS are the extractor's: --mirror, --verify, --quiet. Its exit code is ours."
+        "Pull an image into the Docker daemon, and run its extractor on a directory of\n"
+        "this machine. ARGS are arguments of the extractor: --mirror, --verify, --quiet.\n"
+        "The exit code is that of the extractor."
     ),
     options=(
         Option(
             "workspace",
-            "Directory to write to (default the current one)",
+            "Directory to write to (default: the current one)",
             "w",
             kind="string",
             completes="directory",
         ),
-        Option("user", "Run as UID[:GID] (default whoever runs docker)", "u", kind="string"),
-        Option("quiet", "Print what the extractor says, and errors only", "q"),
+        Option("user", "Run as UID[:GID] (default: you)", "u", kind="string"),
+        Option("quiet", "Print only the extractor's output, and errors", "q"),
         _INSECURE,
         _TIMEOUT,
     ),
@@ -245,27 +247,28 @@ RUN = Command(
 
 LOAD = Command(
     name="load",
-    summary="Put an image into the Docker daemon",
+    summary="Pull an image into the Docker daemon",
     usage="[OPTIONS] REF",
     description=(
-        "Pull an image into the Docker daemon, under its name. Prints REPOSITORY@DIGEST on stdout."
+        "Pull an image into the Docker daemon, under its name.\nPrints REPOSITORY@DIGEST on stdout."
     ),
-    options=(Option("quiet", "Print the digest and errors only", "q"), _INSECURE, _TIMEOUT),
+    options=(Option("quiet", "Print only the digest, and errors", "q"), _INSECURE, _TIMEOUT),
     arguments=(_REFERENCE,),
 )
 
 PURGE = Command(
     name="purge",
-    summary="Publish an image anew, without removed files in its layers",
+    summary="Publish an image again, without the removed files in its layers",
     usage="[OPTIONS] REF",
     description=(
-        "Publish the sources that an image shows as a new one of a single generation, under the\n"
-        "same tag: what was pushed once and removed later is not in its layers. Says what the\n"
-        "registry still has of the old ones, and how to remove it. Prints REPOSITORY@DIGEST."
+        "Publish the image's current files again, as a new image of generation 0, under\n"
+        "the same tag. Files that were pushed once and removed later are not in its\n"
+        "layers. Shows what the registry still has of the old image, and how to delete\n"
+        "it. Prints REPOSITORY@DIGEST on stdout."
     ),
     options=(
-        Option("base", "The image it was built on, if that was given to push", kind="string"),
-        Option("quiet", "Print the digest, errors, and what the registry still has", "q"),
+        Option("base", "Base image of REF, if the push had --base", kind="string"),
+        Option("quiet", "Print only the digest, errors, and what the registry still has", "q"),
         _INSECURE,
         _SECRETS,
         _TIMEOUT,
@@ -275,11 +278,11 @@ PURGE = Command(
 
 DOCTOR = Command(
     name="doctor",
-    summary="Check what Kontext needs, and say what to do",
+    summary="Check everything that Kontext needs, and say how to repair it",
     usage="[OPTIONS] [REGISTRY | REF]",
     description=(
-        "Check crane, docker, the daemon, the plugin's link and the cache; and, for a registry or\n"
-        "an image, which source of credentials answers for it, and whether it lets us in.\n"
+        "Check crane, docker, the daemon, the plugin's link and the cache. With a\n"
+        "registry or an image, also check the credentials for it and whether it answers.\n"
         "Exits with 1 if something that a push needs is broken."
     ),
     options=(_FORMAT, _INSECURE, _TIMEOUT),
@@ -290,7 +293,10 @@ INSTALL = Command(
     name="install",
     summary="Link Kontext into docker's plugins",
     usage="",
-    description="Link this installation into docker's plugin directory, for 'docker kontext'.",
+    description=(
+        "Link this installation into docker's plugin directory, so that docker finds\n"
+        "'docker kontext'."
+    ),
 )
 
 CACHE = Command(
@@ -299,13 +305,13 @@ CACHE = Command(
     usage="[OPTIONS] ls | prune",
     description=(
         "Show what the cache holds ('cache ls'), or empty it ('cache prune').\n"
-        "It is never needed: an emptied one makes the next push read all files again."
+        "Emptying it is safe: the next push reads all files again."
     ),
     options=(_FORMAT,),
     arguments=(Argument("COMMAND", values=("ls", "prune")),),
 )
 
-VERSION = Command("version", "Show Kontext's version", "", "Show Kontext's version")
+VERSION = Command("version", "Show the version of Kontext", "", "Show the version of Kontext")
 
 COMMANDS = {
     command.name: command
@@ -325,3 +331,8 @@ COMMANDS = {
         VERSION,
     )
 }
+
+
+def timeout_of(parsed: Namespace) -> float:
+    """Return the seconds of --timeout, or the default. Raises UsageError."""
+    return parse_duration("timeout", parsed.timeout) if parsed.timeout else DEFAULT_TIMEOUT

@@ -1,4 +1,4 @@
-"""`docker kontext cache ls` and `docker kontext cache prune`."""
+"""`docker kontext cache`: show what the cache holds (`ls`), or empty it (`prune`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from kontext_plugin.cache.store import Cache, CacheEntry, open_cache
+from kontext_plugin.cache import Cache, CacheEntry, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import CACHE
 from kontext_plugin.errors import UsageError
@@ -19,6 +19,7 @@ _KINDS = {
     "pushed": "completion",
     "scratch": "temporary",
 }
+"""What a person reads, and what JSON has (docs/commands.md), for each kind of entry."""
 
 _HEADER = ("KIND", "SIZE", "SAVED", "OF")
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     if verb == "ls":
         _show(cache, parsed.format == "json", report)
     elif parsed.format:
-        raise UsageError("unknown flag: --format", hint="Only 'cache ls' knows it.")
+        raise UsageError("unknown flag: --format", hint="Only 'cache ls' has this flag.")
     else:
         report.info(f"Freed {size(cache.prune())} in {cache.root or 'no cache'}")
     return 0
@@ -39,19 +40,14 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 def _show(cache: Cache, as_json: bool, report: Report) -> None:
     entries = sorted(cache.entries(), key=lambda entry: entry.saved, reverse=True)
     if as_json:
-        found = {"folder": cache.root, "entries": [_document(entry) for entry in entries]}
-        write_stdout([json_document(found)])
+        document = {"folder": cache.root, "entries": [_document(entry) for entry in entries]}
+        write_stdout([json_document(document)])
         return
     now = time.time()
     if entries:
         write_stdout(aligned([_HEADER, *(_row(entry, now) for entry in entries)]))
     total = size(sum(entry.size for entry in entries))
     report.info(f"{number(len(entries), 'record')}, {total} in {cache.root or 'no cache'}")
-
-
-def _row(entry: CacheEntry, now: float) -> tuple[str, str, str, str]:
-    of = line_safe(entry.key) or "-"
-    return _KINDS[entry.kind], size(entry.size), ago(now - entry.saved), of
 
 
 def _document(entry: CacheEntry) -> dict[str, object]:
@@ -64,8 +60,13 @@ def _document(entry: CacheEntry) -> dict[str, object]:
     }
 
 
+def _row(entry: CacheEntry, now: float) -> tuple[str, str, str, str]:
+    key = line_safe(entry.key) or "-"
+    return _KINDS[entry.kind], size(entry.size), ago(now - entry.saved), key
+
+
 def ago(seconds: float) -> str:
-    """As docker says it: `5 minutes ago`."""
+    """Return an age in docker's words: `5 minutes ago`."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
             return f"{number(int(seconds // length), unit)} ago"

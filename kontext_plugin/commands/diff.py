@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kontext_plugin.cache.store import open_cache
-from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cache import open_cache
+from kontext_plugin.cli.flags import Globals, check_arguments, parse_flags
 from kontext_plugin.cli.options import DIFF
 from kontext_plugin.delta import Changes, diff
 from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError
@@ -23,9 +23,10 @@ from kontext_plugin.terminal.text import json_document, line_safe
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = parse(DIFF, arguments)
-    if not parsed.tag:
+    parsed, positional = parse_flags(DIFF, arguments)
+    if not parsed.tag:  # before the arguments are counted: one of them may be the tag
         raise missing_tag("diff", positional)
+    check_arguments(DIFF, positional)
     options = shared_options(parsed, [parsed.tag], positional[0] if positional else ".")
     try:
         differs = show_diff(options, parsed.format == "json", Report(show_debug=flags.debug))

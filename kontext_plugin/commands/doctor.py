@@ -1,6 +1,6 @@
-"""What `docker kontext doctor` looks at: a function a line, none of which fails by itself.
+"""`docker kontext doctor`: check everything that Kontext needs, and say how to repair it.
 
-`docker kontext doctor`: what Kontext needs, a line each, and what to do where it is missing.
+Each check is a function that returns one line and raises nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
 
 from kontext_plugin import __version__
-from kontext_plugin.cache.store import Cache, open_cache
+from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DOCTOR, timeout_of
-from kontext_plugin.commands import install as cli_plugins
+from kontext_plugin.commands import install
 from kontext_plugin.crane import Crane, find_crane
 from kontext_plugin.crane_driver.errors import NotFound, Refused
 from kontext_plugin.crane_driver.process import MINIMUM_VERSION, REQUIRED_VERSION
@@ -34,178 +36,140 @@ from kontext_plugin.image.reference import (
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import json_array, line_safe, redact, shows_utf8, size
 
-OK, NOTE, BROKEN = "ok", "note", "broken"
+if TYPE_CHECKING:
+    from kontext_plugin.cli.flags import Namespace
 
-_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
 
-_PATIENCE = 20
+class State(Enum):
+    """How something is. The values are public (docs/commands.md)."""
+
+    OK = "ok"
+    NOTE = "note"  # not as it could be, but a push works
+    BROKEN = "broken"
+
+
+_SIGNS = {State.OK: "✓", State.NOTE: "!", State.BROKEN: "✗"}
+
+_ASCII_SIGNS = {State.OK: "+", State.NOTE: "!", State.BROKEN: "x"}
+
+_HINT_INDENT = " " * 15  # below the message
+
+_CRANE_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
+
+_DOCKER_TIMEOUT = 20
 """Seconds for docker to answer."""
 
 
 @dataclass(frozen=True)
 class Check:
+    """The result of one check."""
+
     name: str
-    state: str  # OK; NOTE: a push works all the same; BROKEN
+    state: State
     message: str
     hint: str = ""
 
 
-def python() -> Check:
-    return Check("python", OK, f"{platform.python_version()}, {sys.executable}")
+def main(arguments: Sequence[str], flags: Globals) -> int:
+    parsed, positional = parse(DOCTOR, arguments)
+    registry, image = parse_target(positional[0]) if positional else ("", None)
+    report = Report(show_debug=flags.debug)
+    signs = _SIGNS if shows_utf8(os.environ) else _ASCII_SIGNS
+
+    checks = []
+    for check in _run_checks(flags, parsed, registry, image, report):
+        checks.append(check)
+        if parsed.format != "json":
+            write_stdout(lines(check, signs))  # at once: some checks take seconds
+    if parsed.format == "json":
+        write_stdout(json_array(_document(check) for check in checks))
+    return int(any(check.state == State.BROKEN for check in checks))
 
 
-def crane_version(crane: Crane) -> Check:
+def parse_target(text: str) -> tuple[str, Reference | None]:
+    """Return a registry, and the image if the text names one. Raises UsageError."""
+    if "/" in text:
+        image = parse_image_reference(text)
+        return image.registry, image
+    if text == DOCKER_HUB:
+        return text, None
+    try:
+        is_registry = parse_reference(f"{text}/name").registry == text
+    except UsageError:
+        is_registry = False
+    if not is_registry:
+        raise UsageError(
+            f"{text!r} is not a registry", hint="Give HOST[:PORT], or an image with its registry."
+        )
+    return text, None
+
+
+def _run_checks(
+    flags: Globals, parsed: Namespace, registry: str, image: Reference | None, report: Report
+) -> Iterator[Check]:
+    yield check_python()
+    try:
+        crane = find_crane(insecure=parsed.insecure, debug=report.debug, timeout=timeout_of(parsed))
+    except KontextError as error:
+        yield _broken("crane", error)
+        crane = None
+    if crane:
+        yield check_crane(crane)
+    yield check_docker()
+    yield check_daemon(flags)
+    yield check_plugin()
+    yield check_cache(open_cache(read_only=True))
+    if crane and registry:
+        with crane:
+            yield check_credentials(crane, registry)
+            yield check_registry(crane, registry, image)
+
+
+def _broken(name: str, error: KontextError) -> Check:
+    return Check(name, State.BROKEN, error.message, error.hint)
+
+
+def check_python() -> Check:
+    """Name the Python that runs Kontext."""
+    return Check("python", State.OK, f"{platform.python_version()}, {sys.executable}")
+
+
+def check_crane(crane: Crane) -> Check:
+    """Check crane's version."""
     try:
         version = crane.version()
     except KontextError as error:
         return _broken("crane", error)
     message = f"{version}, {crane.program}"
-    found = _VERSION.fullmatch(version)
-    if not found:
-        hint = f"Its version cannot be told: {REQUIRED_VERSION} is needed."
-        return Check("crane", NOTE, message, hint)
-    numbers = tuple(map(int, found.group(1, 2, 3)))
+    match = _CRANE_VERSION.fullmatch(version)
+    if not match:
+        hint = f"Cannot tell its version. Kontext needs {REQUIRED_VERSION}."
+        return Check("crane", State.NOTE, message, hint)
+    numbers = tuple(map(int, match.group(1, 2, 3)))
     # v0.21.9-rc.1 comes before v0.21.9.
-    if numbers < MINIMUM_VERSION or (numbers == MINIMUM_VERSION and found[4]):
-        return Check(
-            "crane",
-            BROKEN,
-            message,
-            f"Kontext needs {REQUIRED_VERSION}: scripts/install-crane gets it.",
-        )
-    return Check("crane", OK, message)
+    if numbers < MINIMUM_VERSION or (numbers == MINIMUM_VERSION and match[4]):
+        hint = f"Kontext needs {REQUIRED_VERSION}. Run scripts/install-crane to get it."
+        return Check("crane", State.BROKEN, message, hint)
+    return Check("crane", State.OK, message)
 
 
-def docker_cli() -> Check:
+def check_docker() -> Check:
+    """Check that docker's command line works, if there is one."""
     program = shutil.which("docker")
     if program is None:
-        hint = f"Kontext works without it, too: {cli_plugins.shim()} push …"
-        return Check("docker", NOTE, "docker is not on PATH", hint)
-    code, said = _answer(program, "--version")
-    version = re.search(r"\d+\.\d+\.\d+\S*(?=,)", said)
+        hint = f"Kontext also works without it: {install.plugin_file()} push …"
+        return Check("docker", State.NOTE, "docker is not on PATH", hint)
+    code, answer = _ask(program, "--version")
+    version = re.search(r"\d+\.\d+\.\d+\S*(?=,)", answer)
     if code or not version:
-        return Check("docker", BROKEN, f"{program} does not work: {said}", "Install it anew.")
-    return Check("docker", OK, f"{version[0]}, {program}")
+        message = f"{program} does not work: {answer}"
+        return Check("docker", State.BROKEN, message, "Install docker again.")
+    return Check("docker", State.OK, f"{version[0]}, {program}")
 
 
-def docker_daemon(flags: Globals) -> Check:
-    try:
-        found = daemon.connect(flags.daemon)
-        return Check("daemon", OK, f"{found.version()} at {found.endpoint.host}")
-    except KontextError as error:
-        return Check("daemon", NOTE, error.message, error.hint)
-
-
-def plugin() -> Check:
-    docker = shutil.which("docker")
-    install = f"Run '{sys.executable} -m kontext_plugin install'."
-    try:
-        taken = cli_plugins.first_candidate()
-    except KontextError as error:
-        return _broken("plugin", error)
-    if taken is None:
-        return Check("plugin", BROKEN if docker else NOTE, "docker does not find Kontext", install)
-    target = os.path.realpath(taken)
-    where = taken if taken == target else f"{taken} -> {target}"
-    if not os.access(taken, os.X_OK):
-        hint = f"docker looks no further: remove it. {install}"
-        return Check("plugin", BROKEN, f"{where} cannot be run", hint)
-    if docker:
-        code, said = _answer(docker, "kontext", "version")
-        if code or not said.startswith("kontext "):
-            message = f"{where} does not answer 'docker kontext version': {said}"
-            return Check("plugin", BROKEN, message, install)
-    if not cli_plugins.is_ours(taken):
-        hint = f"This one is {__version__}, {cli_plugins.shim()}. To have it taken: {install}"
-        return Check("plugin", NOTE, f"{where} is another installation", hint)
-    return Check("plugin", OK, where)
-
-
-def cache(found: Cache) -> Check:
-    root = found.root
-    elsewhere = "Pushes are slower without; name another folder with KONTEXT_CACHE_DIR."
-    if root is None:
-        return Check("cache", NOTE, "there is no place for one: HOME is not set", elsewhere)
-    if not os.path.isdir(root):
-        return Check("cache", OK, f"{root}, not made yet")
-    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
-        return Check("cache", NOTE, f"{root} cannot be written", elsewhere)
-    try:
-        held = sum(entry.size for entry in found.entries())
-    except KontextError as error:
-        return Check("cache", NOTE, error.message, elsewhere)
-    if exposed := next(filter(_is_exposed, _all_below(root)), None):
-        hint = f"Keep it to yourself: chmod -R go= '{root}'"
-        return Check("cache", NOTE, f"{exposed} can be read by others", hint)
-    return Check("cache", OK, f"{root}, {size(held)}, private")
-
-
-def _all_below(root: str) -> Iterator[str]:
-    for folder, _, names in os.walk(root):
-        yield folder
-        yield from (os.path.join(folder, name) for name in names)
-
-
-def _is_exposed(path: str) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:  # a push has just replaced it
-        return False
-    return bool(status.st_mode & 0o077) and not os.path.islink(path)
-
-
-def credentials(crane: Crane, registry: str) -> Check:
-    """Who answers for a registry, asked by the way that a push takes."""
-    try:
-        settings = load_docker_config()
-        helper, setting = settings.credential_helper(registry)
-        found = crane.credentials(registry)
-    except KontextError as error:
-        return _broken("credentials", error)
-    login = f"Run 'docker login {registry}' if it wants any."
-    file = config_path()
-    if helper:
-        source = f"docker-credential-{helper} ({setting} in {file})"
-        if not found:
-            return Check("credentials", NOTE, f"{source} has none for {registry}", login)
-        return Check("credentials", OK, f"{source} has some for {registry}")
-    if found:
-        source = f"auths in {file}" if settings.has_login(registry) else "podman's auth.json"
-        return Check("credentials", OK, f"{source} has some for {registry}")
-    return Check("credentials", NOTE, f"{file} has none for {registry}", login)
-
-
-def access(crane: Crane, registry: str, name: Reference | None) -> Check:
-    """Whether a registry lets us read: an image that is named, or else its catalog."""
-    try:
-        if name:
-            crane.manifest(str(name))
-            return Check("registry", OK, f"{registry} has shown {name}")
-        crane.check_catalog(registry)
-        return Check("registry", OK, f"{registry} has shown its catalog")
-    except (NotFound, Refused) as error:
-        if name and isinstance(error, NotFound):
-            return Check(
-                "registry", OK, f"{registry} has looked for {name}, which is not there yet"
-            )
-        if name:
-            return _broken("registry", error)
-        hint = (
-            "Many registries show it to nobody. Name an image: "
-            f"docker kontext doctor {registry}/REPOSITORY:TAG"
-        )
-        return Check("registry", NOTE, f"{registry} does not show its catalog", hint)
-    except KontextError as error:
-        return _broken("registry", error)
-
-
-def _broken(name: str, error: KontextError) -> Check:
-    return Check(name, BROKEN, error.message, error.hint)
-
-
-def _answer(*command: str) -> tuple[int, str]:
-    """An exit code, and the last line of what was said."""
-    # Ours must not be taken for those of a plugin that docker starts for the question.
+def _ask(*command: str) -> tuple[int, str]:
+    """Run a program; return its exit code and the last line of its output."""
+    # docker starts plugins for its answer. They must not take these variables for their own.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DOCKER_CLI_PLUGIN_")}
     try:
         done = subprocess.run(
@@ -214,87 +178,147 @@ def _answer(*command: str) -> tuple[int, str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_PATIENCE,
+            timeout=_DOCKER_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return 1, f"nothing in {_PATIENCE} s"
+        return 1, f"no answer in {_DOCKER_TIMEOUT} s"
     except OSError as error:
         return 1, error.strerror or ""
     return done.returncode, done.stdout.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
 
 
-_SIGNS = {OK: "✓", NOTE: "!", BROKEN: "✗"}
-
-_ASCII_SIGNS = {OK: "+", NOTE: "!", BROKEN: "x"}
-
-_INDENT = " " * 15
-
-
-def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = parse(DOCTOR, arguments)
-    registry, name = subject(positional[0]) if positional else ("", None)
-    report = Report(show_debug=flags.debug)
-    signs = _SIGNS if shows_utf8(os.environ) else _ASCII_SIGNS
-
-    made = []
-    for check in _checks(flags, registry, name, parsed.insecure, report, timeout_of(parsed)):
-        made.append(check)
-        if parsed.format != "json":
-            write_stdout(_lines(check, signs))
-    if parsed.format == "json":
-        write_stdout(json_array(_redacted(check) for check in made))
-    return int(any(check.state == BROKEN for check in made))
-
-
-def _checks(
-    flags: Globals,
-    registry: str,
-    name: Reference | None,
-    insecure: bool,
-    report: Report,
-    patience: float,
-) -> Iterator[Check]:
-    yield python()
+def check_daemon(flags: Globals) -> Check:
+    """Check that the Docker daemon answers. A push does not need it."""
     try:
-        found = find_crane(insecure=insecure, debug=report.debug, timeout=patience)
+        docker = daemon.connect(flags.daemon)
+        return Check("daemon", State.OK, f"{docker.version()} at {docker.endpoint.host}")
     except KontextError as error:
-        yield Check("crane", BROKEN, error.message, error.hint)
-        found = None
-    if found:
-        yield crane_version(found)
-    yield docker_cli()
-    yield docker_daemon(flags)
-    yield plugin()
-    yield cache(open_cache(read_only=True))
-    if found and registry:
-        with found:
-            yield credentials(found, registry)
-            yield access(found, registry, name)
+        return Check("daemon", State.NOTE, error.message, error.hint)
 
 
-def subject(text: str) -> tuple[str, Reference | None]:
-    """The registry that is meant, and the image if it is one. Raises UsageError."""
-    if "/" in text:
-        name = parse_image_reference(text)
-        return name.registry, name
-    if text == DOCKER_HUB:
-        return text, None
+def check_plugin() -> Check:
+    """Check that docker finds the plugin, and that it is this installation."""
+    docker = shutil.which("docker")
+    command = f"'{sys.executable} -m kontext_plugin install'"
     try:
-        is_host = parse_reference(f"{text}/name").registry == text
-    except UsageError:
-        is_host = False
-    if not is_host:
-        raise UsageError(
-            f"{text!r} is not a registry", hint="Name it HOST[:PORT], or an image with it."
+        first = install.first_candidate()
+    except KontextError as error:
+        return _broken("plugin", error)
+    if first is None:
+        state = State.BROKEN if docker else State.NOTE
+        return Check("plugin", state, "docker does not find Kontext", f"Run {command}.")
+    target = os.path.realpath(first)
+    place = first if first == target else f"{first} -> {target}"
+    if not os.access(first, os.X_OK):
+        hint = f"Remove it: docker takes the first plugin that it finds. Then run {command}."
+        return Check("plugin", State.BROKEN, f"{place} cannot be run", hint)
+    if docker:
+        code, answer = _ask(docker, "kontext", "version")
+        if code or not answer.startswith("kontext "):
+            message = f"{place} does not answer 'docker kontext version': {answer}"
+            return Check("plugin", State.BROKEN, message, f"Run {command}.")
+    if not install.is_ours(first):
+        own = f"This one is {__version__}, {install.plugin_file()}."
+        hint = f"{own} To use this one, run {command}."
+        return Check("plugin", State.NOTE, f"{place} is another installation", hint)
+    return Check("plugin", State.OK, place)
+
+
+def check_cache(cache: Cache) -> Check:
+    """Check that the cache can be written, and that only the user can read it."""
+    root = cache.root
+    elsewhere = "Pushes are slower without it. Name another directory in KONTEXT_CACHE_DIR."
+    if root is None:
+        return Check(
+            "cache", State.NOTE, "there is no directory for it: HOME is not set", elsewhere
         )
-    return text, None
+    if not os.path.isdir(root):
+        return Check("cache", State.OK, f"{root} does not exist yet")
+    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        return Check("cache", State.NOTE, f"{root} cannot be written", elsewhere)
+    try:
+        total = sum(entry.size for entry in cache.entries())
+    except KontextError as error:
+        return Check("cache", State.NOTE, error.message, elsewhere)
+    if exposed := next(filter(_is_exposed, _paths(root)), None):
+        hint = f"Make it private: chmod -R go= '{root}'"
+        return Check("cache", State.NOTE, f"{exposed} can be read by others", hint)
+    return Check("cache", State.OK, f"{root}, {size(total)}, private")
 
 
-def _lines(check: Check, signs: Mapping[str, str]) -> Iterator[str]:
+def _paths(root: str) -> Iterator[str]:
+    """Yield a directory and all paths in it."""
+    for directory, _, names in os.walk(root):
+        yield directory
+        yield from (os.path.join(directory, name) for name in names)
+
+
+def _is_exposed(path: str) -> bool:
+    """Return whether others have any right to a file or directory."""
+    try:
+        status = os.lstat(path)
+    except OSError:  # a push has just replaced it
+        return False
+    return bool(status.st_mode & 0o077) and not os.path.islink(path)
+
+
+def check_credentials(crane: Crane, registry: str) -> Check:
+    """Name the source of a registry's credentials, which crane asks as for a push."""
+    try:
+        config = load_docker_config()
+        helper, setting = config.credential_helper(registry)
+        has_credentials = crane.credentials(registry) is not None
+    except KontextError as error:
+        return _broken("credentials", error)
+    if helper:
+        source = f"docker-credential-{helper} ({setting} in {config_path()})"
+    elif has_credentials and not config.has_login(registry):
+        source = "podman's auth.json"
+    else:
+        source = f"auths in {config_path()}"
+    if has_credentials:
+        return Check("credentials", State.OK, f"{source} has credentials for {registry}")
+    hint = f"Run 'docker login {registry}' if it needs credentials."
+    return Check("credentials", State.NOTE, f"{source} has no credentials for {registry}", hint)
+
+
+def check_registry(crane: Crane, registry: str, image: Reference | None) -> Check:
+    """Check that a registry answers for an image or, without one, for its catalog."""
+    try:
+        if image:
+            crane.manifest(str(image))
+            return Check("registry", State.OK, f"{registry} answered for {image}")
+        crane.check_catalog(registry)
+        return Check("registry", State.OK, f"{registry} answered for its catalog")
+    except NotFound:
+        if not image:
+            return _hidden_catalog(registry)
+        return Check("registry", State.OK, f"{registry} answered; {image} does not exist yet")
+    except Refused as error:
+        return _broken("registry", error) if image else _hidden_catalog(registry)
+    except KontextError as error:
+        return _broken("registry", error)
+
+
+def _hidden_catalog(registry: str) -> Check:
+    hint = (
+        "Many registries show their catalog to nobody. Name an image: "
+        f"docker kontext doctor {registry}/REPOSITORY:TAG"
+    )
+    return Check("registry", State.NOTE, f"{registry} does not show its catalog", hint)
+
+
+def lines(check: Check, signs: Mapping[State, str]) -> Iterator[str]:
+    """Yield a check's line, and one for its hint, without secrets."""
     yield line_safe(redact(f"{signs[check.state]} {check.name:<12} {check.message}"))
     if check.hint:
-        yield line_safe(redact(_INDENT + check.hint))
+        yield line_safe(redact(_HINT_INDENT + check.hint))
 
 
-def _redacted(check: Check) -> dict[str, str]:
-    return {key: redact(value) for key, value in asdict(check).items()}
+def _document(check: Check) -> dict[str, str]:
+    return {
+        "name": check.name,
+        "state": check.state.value,
+        "message": redact(check.message),
+        "hint": redact(check.hint),
+    }

@@ -1,4 +1,7 @@
-"""`docker kontext install`: link this installation into docker's plugins."""
+"""`docker kontext install`: link this installation into docker's plugins.
+
+docker finds a plugin by its file's name (docker/cli, cli-plugins/manager).
+"""
 
 from __future__ import annotations
 
@@ -14,77 +17,80 @@ from kontext_plugin.terminal.messages import Report
 
 PLUGIN_NAME = "docker-kontext"
 
-_SYSTEM = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
-"""docker looks there last, in `docker/cli-plugins` (docker/cli, cli-plugins/manager)."""
+_SYSTEM_DIRECTORIES = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
+"""docker looks last into `docker/cli-plugins` in these."""
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     parse(INSTALL, arguments)
     report = Report(show_debug=flags.debug)
-    made = link()
     path = link_path()
-    report.info(f"{path} leads to {shim()}" + ("" if made else ", as before"))
-    taken = first_candidate()
-    if taken and taken != path:
-        report.important(f"docker takes {taken} before it: remove that one")
+    if link():
+        report.info(f"Linked {path} to {plugin_file()}")
     else:
-        report.info("'docker kontext --help' shows what it can do")
+        report.info(f"{path} already links to {plugin_file()}")
+    first = first_candidate()
+    if first and first != path:
+        report.important(f"docker uses {first} first: remove it")
+    else:
+        report.info("Run 'docker kontext --help' to see the commands")
     return 0
 
 
-def shim() -> str:
-    """What docker has to start: this installation's."""
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), PLUGIN_NAME)
-
-
 def link_path() -> str:
-    """Where the user's own link belongs."""
+    """Return where the user's own link belongs."""
     return os.path.join(config_directory(), "cli-plugins", PLUGIN_NAME)
 
 
-def first_candidate() -> str | None:
-    """What docker takes: of several the first one, also if it does not work. Raises KontextError.
-
-    Links that lead nowhere do not count (docker/cli, cli-plugins/manager, PluginRunCommand).
-    """
-    folders = [
-        *load_docker_config().plugin_directories,
-        os.path.dirname(link_path()),
-        *(os.path.join(folder, "docker/cli-plugins") for folder in _SYSTEM),
-    ]
-    candidates = (os.path.join(folder, PLUGIN_NAME) for folder in folders)
-    return next(filter(os.path.exists, candidates), None)
-
-
-def is_ours(candidate: str) -> bool:
-    """Whether it leads to this installation."""
-    return os.path.realpath(candidate) == shim()
-
-
 def link() -> bool:
-    """Makes the user's link lead here; False if it does so already.
+    """Make the user's link lead to this installation; return False if it does already.
 
-    Raises KontextError rather than replace what is not Kontext's.
+    An older link of Kontext's is replaced. Raises KontextError if anything else is there.
     """
     path = link_path()
     if os.path.lexists(path):
         if not os.path.islink(path):
             raise KontextError(
-                f"{path} is there and is no link", hint="Move it away, then run this again."
+                f"{path} exists and is not a link", hint="Move it away, and run this again."
             )
         target = os.readlink(path)
-        if os.path.join(os.path.dirname(path), target) == shim():
+        if os.path.join(os.path.dirname(path), target) == plugin_file():
             return False
-        if not target.endswith(f"kontext_plugin/{PLUGIN_NAME}"):  # also where a checkout has moved
+        # By its name alone: a checkout may have moved, and then the link dangles.
+        if not target.endswith(f"kontext_plugin/{PLUGIN_NAME}"):
             raise KontextError(
-                f"{path} leads to {target}, which is not Kontext's",
-                hint="Remove it if nobody needs it, then run this again.",
+                f"{path} links to {target}, which is not Kontext",
+                hint="Remove the link if nobody needs it, and run this again.",
             )
     new = f"{path}.{secrets.token_hex(4)}"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.symlink(shim(), new)
+        os.symlink(plugin_file(), new)
         os.replace(new, path)
     except OSError as error:
-        raise KontextError(f"{path} cannot be made: {error.strerror}") from error
+        raise KontextError(f"cannot make {path}: {error.strerror}") from error
     return True
+
+
+def plugin_file() -> str:
+    """Return the file of this installation that docker must start."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), PLUGIN_NAME)
+
+
+def first_candidate() -> str | None:
+    """Return the file that docker takes for Kontext, even if it does not work; None without one.
+
+    docker ignores dangling links (PluginRunCommand). Raises KontextError.
+    """
+    directories = [
+        *load_docker_config().plugin_directories,
+        os.path.dirname(link_path()),
+        *(os.path.join(directory, "docker/cli-plugins") for directory in _SYSTEM_DIRECTORIES),
+    ]
+    candidates = (os.path.join(directory, PLUGIN_NAME) for directory in directories)
+    return next(filter(os.path.exists, candidates), None)
+
+
+def is_ours(candidate: str) -> bool:
+    """Return whether a file or link leads to this installation."""
+    return os.path.realpath(candidate) == plugin_file()

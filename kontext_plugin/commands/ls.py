@@ -1,4 +1,4 @@
-"""`docker kontext ls`: what an image has of sources, from its manifest alone."""
+"""`docker kontext ls`: list the files in an image, from its manifest alone."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ _MODES = {"directory": "drwxr-xr-x", "link": "lrwxrwxrwx"}
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, (image, *rest) = parse(LS, arguments)
-    name = parse_image_reference(image)
-    report = Report(show_debug=flags.debug)
-    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
-    with link as (crane, threads):
-        found = fetch(crane, threads, name)
+    parsed, (text, *rest) = parse(LS, arguments)
+    name = parse_image_reference(text)
     path = rest[0] if rest else ""
-    paths = below(found.manifest.tree, path)
+    report = Report(show_debug=flags.debug)
+    connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    with connection as (crane, requests):
+        manifest = fetch(crane, requests, name).manifest
+    paths = paths_at(manifest.tree, path)
     if paths is None:
         raise KontextError(
-            f"{name} has no {path!r}",
-            hint=f"'docker kontext ls {name}' lists what it has; links are not followed.",
+            f"{path!r} is not in {name}",
+            hint=f"Run 'docker kontext ls {name}' to list its files. Links are not followed.",
         )
-    write_stdout((as_json if parsed.format == "json" else lines)(found.manifest, paths))
+    write_stdout((as_json if parsed.format == "json" else lines)(manifest, paths))
     return 0
 
 
-def below(tree: Tree, path: str) -> list[str] | None:
-    """The sorted paths of what lies below `path`, or of itself if it is no directory; None where
-    there is no such path. However it is spelled, it begins at the top of the sources."""
+def paths_at(tree: Tree, path: str) -> list[str] | None:
+    """Return the sorted paths in a directory, or the path of another entry; None if it is absent.
+
+    `path` begins at the top of the sources, in any spelling: `src`, `/src/`, `./src/../src`.
+    """
     top = posixpath.normpath(f"/{path}").lstrip("/")
     if top and not tree.is_directory(top):
         return [top] if top in tree else None
@@ -49,7 +51,7 @@ def below(tree: Tree, path: str) -> list[str] | None:
 
 
 def lines(manifest: Manifest, paths: Sequence[str]) -> Iterator[str]:
-    """As `ls -l` without what is the same of all: a line a path, sizes in bytes."""
+    """Yield a line for each path, as `ls -l` does: mode, size in bytes, path."""
     width = max((len(str(manifest.tree.sizes.get(path, 0))) for path in paths), default=0)
     for path in paths:
         entry = manifest.tree.entry(path)
@@ -59,18 +61,19 @@ def lines(manifest: Manifest, paths: Sequence[str]) -> Iterator[str]:
 
 
 def as_json(manifest: Manifest, paths: Sequence[str]) -> Iterator[str]:
-    return json_array(_item(manifest, manifest.tree.entry(path)) for path in paths)
+    """Yield the lines of --format json (docs/commands.md)."""
+    return json_array(_document(manifest, manifest.tree.entry(path)) for path in paths)
 
 
-def _item(manifest: Manifest, entry: Entry) -> dict[str, Any]:
-    file = entry.kind == "file"
+def _document(manifest: Manifest, entry: Entry) -> dict[str, Any]:
+    is_file = entry.kind == "file"
     return {
         "path": entry.path,
         "kind": entry.kind,
         "size": _size(manifest, entry),
-        "executable": entry.executable if file else None,
+        "executable": entry.executable if is_file else None,
         "target": entry.target if entry.kind == "link" else None,
-        "digest": f"sha256:{entry.digest}" if file else None,
+        "digest": f"sha256:{entry.digest}" if is_file else None,
     }
 
 
@@ -79,5 +82,5 @@ def _mode(entry: Entry) -> str:
 
 
 def _size(manifest: Manifest, entry: Entry) -> int | None:
-    """Bytes of a file, if the manifest says them, as those of version 1 do not."""
+    """Return the bytes of a file. A manifest of version 1 does not list them."""
     return entry.size if entry.kind == "file" and manifest.lineage else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kontext_plugin.cache.store import open_cache
+from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, timeout_of
 from kontext_plugin.crane import Crane
@@ -32,7 +32,7 @@ from kontext_plugin.registry.base_image import (
     single_layer_base,
 )
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_layers
-from kontext_plugin.secret_scan.modes import SecretMode
+from kontext_plugin.secret_scan import SecretMode
 from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import number, size

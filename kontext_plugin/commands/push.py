@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kontext_plugin.cache.store import open_cache
+from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Globals
 from kontext_plugin.crane_driver.errors import NotFound
 from kontext_plugin.push import messages

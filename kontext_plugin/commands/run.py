@@ -1,4 +1,4 @@
-"""`docker kontext run`: an image's extractor fills a directory of this machine."""
+"""`docker kontext run`: run an image's extractor on a directory of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.manifest import Manifest
 from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR, shipped_base
 from kontext_plugin.registry.fetch import fetch, fetch_config
@@ -28,64 +27,67 @@ from kontext_plugin.terminal.messages import Report, put_stdout
 from kontext_plugin.terminal.text import printable
 from kontext_plugin.workspace import GIT, check_mirror
 
-_ROOT = ("DAC_OVERRIDE", "FOWNER")
-"""What makes root of a user 0: it writes where others may not, and changes modes of what is not its
-own. Nobody else needs any capability."""
+_USER = re.compile("[0-9]{1,10}(:[0-9]{1,10})?")
 
 _MIRROR = re.compile("--?mirror(?:=.*)?", re.DOTALL)
-"""The extractor's option, in the spellings that Go takes."""
+"""The extractor's option, in all spellings that Go accepts."""
+
+_ROOT_CAPABILITIES = ("DAC_OVERRIDE", "FOWNER")
+"""With these, root writes and changes the files of others, as root expects."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whom the extractor runs as."""
+    """The user that the extractor runs as."""
 
     user: str  # UID[:GID]
-    groups: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()  # more of them
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        return _ROOT if int(self.user.partition(":")[0]) == 0 else ()
+        """The capabilities that the user gets: none, except for root."""
+        return _ROOT_CAPABILITIES if int(self.user.partition(":")[0]) == 0 else ()
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
     try:
-        parsed, (text, *extractors) = parse(RUN, arguments)
+        parsed, (text, *extractor_arguments) = parse(RUN, arguments)
     except UsageError as error:
-        raise _hinted(error, arguments) from None
-    if parsed.user and not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})?", parsed.user):
+        raise _explain_separator(error, arguments) from None
+    if parsed.user and not _USER.fullmatch(parsed.user):
         raise invalid("user", parsed.user, "it must be UID or UID:GID")
-    report = Report(quiet=parsed.quiet, show_debug=flags.debug)
+    name = parse_image_reference(text)
     workspace = workspace_of(parsed.workspace or ".")
+    report = Report(quiet=parsed.quiet, show_debug=flags.debug)
 
     docker = daemon.connect(flags.daemon)
-    if not docker.endpoint.is_local:
-        report.warning(f"the workspace is {workspace!r} on the machine of {docker.endpoint.host}")
-    name = parse_image_reference(text)
-    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
-    with link as (crane, threads):
-        found = fetch(crane, threads, name)
-        config = fetch_config(crane, name.at(found.image.digest))
-    check_entrypoint(name, config)
-    check_mirror_target(extractors, workspace, found.manifest)
-    image = load(docker, parsed, name, found, report)
-    wanted = identity(parsed.user or "", docker.security_options())
-    if docker.endpoint.is_local:
-        make(workspace)
-    report.info(f"Mounting {workspace!r} as {WORKDIR}, for user {wanted.user}")
-    container = ContainerSpec(
-        image=image,
+    is_local, host = docker.endpoint.is_local, docker.endpoint.host
+    if not is_local:
+        report.warning(f"the workspace is {workspace!r} on the machine of {host}")
+    connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    with connection as (crane, requests):
+        image = fetch(crane, requests, name)
+        config = fetch_config(crane, name.at(image.image.digest))
+        check_entrypoint(name, config)
+        check_mirror_target(extractor_arguments, workspace, image.manifest)
+        loaded = load(docker, crane, name, image, report)
+    identity = choose_identity(parsed.user or "", docker.security_options())
+    if is_local:
+        make_workspace(workspace)
+    report.info(f"Mounting {workspace!r} as {WORKDIR}, for user {identity.user}")
+    spec = ContainerSpec(
+        image=loaded,
         entrypoint=ENTRYPOINT,
-        arguments=extractors,
+        arguments=extractor_arguments,
         directory=workspace,
         target=WORKDIR,
-        user=wanted.user,
-        groups=wanted.groups,
-        capabilities=wanted.capabilities,
+        user=identity.user,
+        groups=identity.groups,
+        capabilities=identity.capabilities,
     )
-    with docker.container(container) as running:
-        _pass_on(running.output())
-        code = running.exit_code()
+    with docker.container(spec) as container:
+        _print_output(container.output())
+        code = container.exit_code()
     if code and (platform := docker.platform()) != config.platform:
         report.notice(
             f"The image is for {config.platform}, but the daemon runs {platform}. "
@@ -94,43 +96,32 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     return code
 
 
-def _hinted(error: UsageError, arguments: Sequence[str]) -> UsageError:
-    """With what who knows `docker run` has to be told."""
-    if (
-        error.message.startswith(("unknown flag", "unknown shorthand flag"))
-        and "--" not in arguments
-    ):
-        return UsageError(error.message, hint="What is the extractor's comes after '--'.")
+def _explain_separator(error: UsageError, arguments: Sequence[str]) -> UsageError:
+    """Return the error with a hint for those who know `docker run`, which needs no `--`."""
+    is_flag = error.message.startswith(("unknown flag", "unknown shorthand flag"))
+    if is_flag and "--" not in arguments:
+        return UsageError(error.message, hint="Put arguments of the extractor after '--'.")
     return error
 
 
 def workspace_of(directory: str) -> str:
-    """The real path of the directory to fill, which need not be there yet. Raises KontextError."""
-    folder = os.path.realpath(directory)
-    if folder == "/":
+    """Return the real path of the workspace, which need not exist yet. Raises KontextError."""
+    workspace = os.path.realpath(directory)
+    if workspace == "/":
         raise KontextError(
-            "the workspace is '/'", hint="Name a directory for the sources with --workspace."
+            "the workspace is '/'", hint="Name a directory for the files with --workspace."
         )
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise KontextError(f"the workspace {directory!r} is not a directory")
-    if not os.path.isdir(os.path.dirname(folder)):
+    if os.path.lexists(workspace) and not os.path.isdir(workspace):
         raise KontextError(
-            f"the workspace {directory!r} cannot be made: the directory above it does not exist",
-            hint="Make that one, or name another with --workspace.",
+            f"the workspace {directory!r} is not a directory",
+            hint="Name another one with --workspace.",
         )
-    return folder
-
-
-def make(workspace: str) -> None:
-    """Makes the directory if need be, as the extractor makes those below. Raises KontextError."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(workspace)
-            os.chmod(workspace, 0o755)
-    except OSError as error:
+    if not os.path.isdir(os.path.dirname(workspace)):
         raise KontextError(
-            f"the workspace {workspace!r} cannot be made: {error.strerror}"
-        ) from error
+            f"cannot make the workspace {directory!r}: its parent directory does not exist",
+            hint="Make the parent directory, or name another workspace with --workspace.",
+        )
+    return workspace
 
 
 def check_entrypoint(name: Reference, config: ImageConfig) -> None:
@@ -147,8 +138,8 @@ def check_mirror_target(
 ) -> None:
     """Raise KontextError where `--mirror` would remove the home directory or a repository.
 
-    The extractor sees only the workspace. It keeps every .git, but extractors of earlier versions
-    do not, and the one in the image may be any.
+    The extractor in the image decides what to keep, and it sees only the workspace. Extractors of
+    earlier versions do not keep .git.
     """
     if not any(map(_MIRROR.fullmatch, extractor_arguments)):
         return
@@ -163,29 +154,39 @@ def check_mirror_target(
 
 
 def _keeps_git(manifest: Manifest) -> bool:
-    """Whether the image has the extractor of this installation."""
+    """Return whether the image has the extractor of this installation."""
     lineage = manifest.lineage
     if lineage is None or lineage.platform not in PLATFORMS:
         return False
     return lineage.extractor == shipped_base(lineage.platform).extractor
 
 
-def identity(chosen: str, security: Collection[str]) -> Identity:
-    """Whoever calls, so that the files are theirs, unless another user was chosen."""
+def choose_identity(chosen: str, security_options: Collection[str]) -> Identity:
+    """Return the user that was chosen, UID[:GID], or else the caller, who then owns the files."""
     if chosen:
         return Identity(chosen)
-    if "rootless" in security:  # there the caller is root within, and any other user a stranger
+    if "rootless" in security_options:  # the daemon's root is the caller
         return Identity("0:0")
     return Identity(f"{os.geteuid()}:{os.getegid()}", tuple(os.getgroups()))
 
 
-def _pass_on(pieces: Iterable[tuple[int, bytes]]) -> None:
-    """To our own streams, with nothing in it that could command a terminal."""
-    decoders = {each: codecs.getincrementaldecoder("utf-8")("replace") for each in (1, 2)}
-    for each, piece in pieces:
-        text = printable(decoders[each].decode(piece))
-        if each == 1:
+def make_workspace(workspace: str) -> None:
+    """Make the directory with mode 0755, if it does not exist. Raises KontextError."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(workspace)
+            os.chmod(workspace, 0o755)
+    except OSError as error:
+        raise KontextError(f"cannot make the workspace {workspace!r}: {error.strerror}") from error
+
+
+def _print_output(pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Print the output of a container on the same streams, with control characters escaped."""
+    decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in (1, 2)}
+    for stream, piece in pieces:
+        text = printable(decoders[stream].decode(piece))
+        if stream == 1:
             put_stdout([text])
         else:
-            with contextlib.suppress(OSError):  # as any message: it stops nothing
+            with contextlib.suppress(OSError):  # as for any message
                 sys.stderr.write(text)

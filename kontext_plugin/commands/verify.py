@@ -1,17 +1,23 @@
-"""`docker kontext verify`: proves that an image, its manifest and a directory are one."""
+"""`docker kontext verify`: check that an image, its manifest and a directory match."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kontext_plugin.cache.store import open_cache
+from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import VERIFY, timeout_of
 from kontext_plugin.crane import Crane, connect
-from kontext_plugin.delta import Difference, DifferenceKind, differences, entry_difference
-from kontext_plugin.errors import DIFFERENT, INTERRUPTED, KontextError
+from kontext_plugin.delta import (
+    Difference,
+    DifferenceKind,
+    Place,
+    differences,
+    entry_difference,
+)
+from kontext_plugin.errors import DIFFERENT, KontextError
 from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.image.tree import Entry, Tree
 from kontext_plugin.layer.reader import (
@@ -31,53 +37,49 @@ from kontext_plugin.terminal.text import json_document, line_safe, number, size
 if TYPE_CHECKING:
     from kontext_plugin.cli.flags import Namespace
 
-
-_MOST = 10_000
-"""Differences that are shown: an image may have any number, and all the others are counted."""
+_MAX_SHOWN = 10_000
+"""Differences that are kept. A hostile image may have any number, and the rest are only counted."""
 
 _SPECIAL_BITS = 0o7000
 """Set-user-ID, set-group-ID, sticky: no push writes them."""
 
 
-@dataclass
-class Found:
-    """The differences, as they turn up."""
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between an image, its manifest and a directory."""
 
-    shown: list[Difference] = field(default_factory=list)
-    count: int = 0
+    shown: tuple[Difference, ...]  # the first _MAX_SHOWN
+    count: int  # of all differences
 
-    def add(self, differences: Iterable[Difference]) -> None:
-        for one in differences:
-            self.count += 1
-            if self.count <= _MOST:
-                self.shown.append(one)
+    @property
+    def omitted(self) -> int:
+        """The number of differences that are not shown."""
+        return self.count - len(self.shown)
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = parse(VERIFY, arguments)
-    name = parse_image_reference(positional[0])
-    directory = positional[1] if len(positional) > 1 else ""
+    parsed, (text, *rest) = parse(VERIFY, arguments)
+    name = parse_image_reference(text)
+    directory = rest[0] if rest else ""
     report = Report(show_debug=flags.debug)
-    link = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
-    found = Found()
+    connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     try:
-        with link as (registry, threads):
-            there = _there(directory, parsed, report) if directory else None
-            image = fetch(registry, threads, name)
+        with connection as (crane, requests):
+            directory_tree = _scan(directory, parsed, report) if directory else None
+            image = fetch(crane, requests, name)
             layers = number(len(image.image.layers), "layer")
             report.info(f"Reading {name}: {layers}, {size(image.image.size)}")
-            found.add(_differences(registry, name, image, there))
-    except KeyboardInterrupt:
-        report.notice("Interrupted; nothing is proven")
-        return INTERRUPTED
+            comparison = summarize(_compare(crane, name, image, directory_tree))
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("nothing was checked completely") from interrupt
     if parsed.format == "json":
-        write_stdout([json_document(_document(name, directory, image, found))])
+        write_stdout([json_document(_document(name, directory, image, comparison))])
     else:
-        write_stdout(_lines(directory, image, found))
-    return DIFFERENT if found.count else 0
+        write_stdout(lines(directory, image.manifest.tree, comparison))
+    return DIFFERENT if comparison.count else 0
 
 
-def _there(directory: str, parsed: Namespace, report: Report) -> Tree:
+def _scan(directory: str, parsed: Namespace, report: Report) -> Tree:
     """Return the directory's tree as a push would see it. Reads each file. Raises KontextError."""
     source = open_source(
         directory, parsed.ignore_file or "", keep_git=parsed.git, gitignore=parsed.gitignore
@@ -89,77 +91,99 @@ def _there(directory: str, parsed: Namespace, report: Report) -> Tree:
     return scan.tree
 
 
-def _differences(
-    registry: Crane, name: Reference, found: KontextImage, there: Tree | None
+def _compare(
+    crane: Crane, name: Reference, image: KontextImage, directory_tree: Tree | None
 ) -> Iterator[Difference]:
-    """What is not as the image's manifest says. Raises KontextError.
+    """Yield how the image, and then the directory, differ from the manifest. Raises KontextError.
 
-    Version 1 of the manifest does not say what is executable.
+    Modes count only if the manifest lists them; version 1 does not.
     """
-    tree, modes = found.manifest.tree, found.manifest.lineage is not None
-    limit = max_export_bytes(tree) + max_unpacked_bytes(found.image.layers)
+    tree, modes = image.manifest.tree, image.manifest.lineage is not None
+    limit = max_export_bytes(tree) + max_unpacked_bytes(image.image.layers)
     try:
-        with registry.export(name.at(found.image.digest), whole=True) as stream:
-            yield from in_image(ExportReader(stream, limit), tree, modes=modes)
+        with crane.export(name.at(image.image.digest), whole=True) as stream:
+            yield from image_differences(tree, ExportReader(stream, limit), modes=modes)
     except ValueError as error:
         raise KontextError(f"{name} cannot be read: {error}") from error
-    if there is not None:
-        yield from differences(tree, there, "DIR", modes=modes)
+    if directory_tree is not None:
+        yield from differences(tree, directory_tree, Place.DIRECTORY, modes=modes)
 
 
-def in_image(export: ExportReader, want: Tree, *, modes: bool) -> Iterator[Difference]:
-    """How a whole export differs from a manifest's tree; no more is kept of it than that."""
-    missing = want.paths()
+def image_differences(
+    expected: Tree, export: ExportReader, *, modes: bool = True
+) -> Iterator[Difference]:
+    """Yield how an export differs from a tree: those of its entries first, then missing paths.
+
+    Keeps nothing of the export. Raises ValueError where it is damaged.
+    """
+    missing = expected.paths()
     for entry in export.entries():
         path = entry.path
-        if path not in want:
-            yield Difference(path, "the image", "only")
+        if path not in expected:
+            yield Difference(path, Place.IMAGE, DifferenceKind.ONLY)
         elif path not in missing:
-            yield Difference(path, "the image", "twice")
+            yield Difference(path, Place.IMAGE, DifferenceKind.TWICE)
         else:
             missing.remove(path)
-            if what := _difference(want.entry(path), entry, export, modes=modes):
-                yield Difference(path, "the image", what)
+            if kind := _entry_difference(expected.entry(path), entry, export, modes=modes):
+                yield Difference(path, Place.IMAGE, kind)
     export.finish()
     for path in sorted(missing):
-        yield Difference(path, "the image", "missing")
+        yield Difference(path, Place.IMAGE, DifferenceKind.MISSING)
 
 
-def _difference(
-    want: Entry, entry: ExportedEntry, export: ExportReader, *, modes: bool
+def _entry_difference(
+    expected: Entry, entry: ExportedEntry, export: ExportReader, *, modes: bool
 ) -> DifferenceKind | None:
+    """Return how the current entry of an export differs. Reads its content."""
     kind = entry.kind
     if kind not in ("file", "directory", "link"):
-        return "other kind"
+        return DifferenceKind.OTHER_KIND
     digest = HashedPieces(export.content()).hexdigest()
-    have = Entry(
+    actual = Entry(
         path=entry.path,
         kind=kind,
         digest=digest if kind == "file" else "",
         executable=kind == "file" and bool(entry.mode & 0o100),
         target=entry.target if kind == "link" else "",
     )
-    special = kind != "link" and entry.mode & _SPECIAL_BITS
-    return entry_difference(want, have, modes=modes) or ("other mode" if special else None)
+    if difference := entry_difference(expected, actual, modes=modes):
+        return difference
+    is_special = kind != "link" and entry.mode & _SPECIAL_BITS
+    return DifferenceKind.OTHER_MODE if is_special else None
 
 
-def _lines(directory: str, image: KontextImage, found: Found) -> Iterator[str]:
-    if not found.count:
-        what = "The image, its manifest and DIR" if directory else "The image and its manifest"
-        yield f"{what} are one: {number(image.manifest.tree.file_count, 'file')}"
-    for one in found.shown:
-        yield f"{one.kind} in {one.place}: {line_safe(one.path)}"
-    if more := found.count - len(found.shown):
-        yield f"and {more:,} more"
+def summarize(found: Iterable[Difference]) -> Comparison:
+    """Return the first differences, and the number of all."""
+    shown, count = [], 0
+    for difference in found:
+        count += 1
+        if count <= _MAX_SHOWN:
+            shown.append(difference)
+    return Comparison(tuple(shown), count)
 
 
-def _document(name: Reference, directory: str, image: KontextImage, found: Found) -> dict[str, Any]:
+def lines(directory: str, tree: Tree, comparison: Comparison) -> Iterator[str]:
+    """Yield the lines for a person; `tree` is the manifest's, `directory` "" without DIR."""
+    if not comparison.count:
+        compared = "The image, its manifest and DIR" if directory else "The image and its manifest"
+        yield f"{compared} match: {number(tree.file_count, 'file')}"
+    for one in comparison.shown:
+        yield f"{one.kind.value} in {one.place.value}: {line_safe(one.path)}"
+    if comparison.omitted:
+        yield f"and {comparison.omitted:,} more"
+
+
+def _document(
+    name: Reference, directory: str, image: KontextImage, comparison: Comparison
+) -> dict[str, Any]:
     return {
         "reference": str(name),
         "digest": image.image.digest,
         "directory": directory or None,
         "differences": [
-            {"path": one.path, "place": one.place, "what": one.kind} for one in found.shown
+            {"path": one.path, "place": one.place.value, "what": one.kind.value}
+            for one in comparison.shown
         ],
-        "count": found.count,
+        "count": comparison.count,
     }

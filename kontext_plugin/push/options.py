@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kontext_plugin.cli.flags import invalid, parse
+from kontext_plugin.cli.flags import check_arguments, invalid, parse_flags
 from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PUSH, REUSE, timeout_of
 from kontext_plugin.errors import UsageError
 from kontext_plugin.image.platforms import PLATFORMS
@@ -62,11 +62,12 @@ _EXCLUSIVE = (
 
 def parse_push(arguments: Sequence[str]) -> tuple[PushOptions, str]:
     """Return the options of a push, and its progress mode. Raises UsageError."""
-    parsed, positional = parse(PUSH, arguments)
+    parsed, positional = parse_flags(PUSH, arguments)
+    if not parsed.tag:  # before the arguments are counted: one of them may be the tag
+        raise missing_tag("push", positional)
+    check_arguments(PUSH, positional)
     if parsed.directory is not None and positional:
         raise UsageError("give either DIR or --directory, not both")
-    if not parsed.tag:
-        raise missing_tag("push", positional)
     options = replace(
         shared_options(
             parsed, parsed.tag, positional[0] if positional else parsed.directory or "."

@@ -17,6 +17,7 @@ from kontext_plugin.cli.flags import (
     Command,
     Globals,
     Option,
+    asks_for_help,
     help_text,
     invalid,
     parse,
@@ -252,8 +253,8 @@ COUNTS = {
     "two, three given": ((THING, THING), ["a", "b", "c"], "requires 2 arguments"),
     "none, one given": ((), ["a"], "requires no arguments"),
     "many, none given": ((Argument("ARGS", many=True),), [], "requires 1 argument"),
-    "not one of the values": ((THING,), ["x"], "knows a, b or c only"),
-    "not the only value": ((ONE,), ["x"], "knows a only"),
+    "not one of the values": ((THING,), ["x"], "expects a, b or c"),
+    "not the only value": ((ONE,), ["x"], "expects a"),
 }
 
 
@@ -518,6 +519,30 @@ def test_an_unknown_flag_suggests_known_ones(arguments: list[str], hint: str) ->
 
 
 # Help
+
+ASKING: dict[str, tuple[list[str], bool]] = {
+    "--help": (["--help"], True),
+    "-h": (["-h"], True),
+    "after arguments": (["dir", "--help"], True),
+    "with =": (["--help=true"], True),
+    "after another letter": (["-qh"], True),
+    "before another letter": (["-hq"], True),
+    "between letters": (["-qhg"], True),
+    "beside a wrong flag": (["--nope", "--help"], True),
+    "before a wrong letter": (["-hx"], True),
+    "denied": (["--help=false"], False),
+    "no flags": (["dir"], False),
+    "within a value": (["-bh"], False),
+    "after two dashes": (["--", "--help"], False),
+    "a wrong flag": (["--nope", "-qh"], False),
+    "another long flag": (["--helpful"], False),
+}
+
+
+@pytest.mark.parametrize(("arguments", "asks"), ASKING.values(), ids=ASKING)
+def test_asking_for_help(arguments: list[str], asks: bool) -> None:
+    assert asks_for_help(COMMAND, arguments) == asks
+
 
 HELP = """\
 Usage:  docker kontext push [OPTIONS] [DIR]

@@ -1,4 +1,4 @@
-"""docker's plugin protocol: what docker hands over, what it shows, and the exit codes."""
+"""docker's plugin protocol: what docker passes, what it shows, and the exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kontext_plugin import __version__
 from kontext_plugin.cli import main
 from kontext_plugin.cli.flags import Globals
 from kontext_plugin.cli.options import COMMANDS
-from kontext_plugin.commands import install, purge, push
+from kontext_plugin.commands import install, pull, purge, push, verify
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.reference import parse_reference
 
@@ -36,11 +36,11 @@ def signals() -> Iterator[None]:
 
 @pytest.fixture
 def pushes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[push.PushOptions, Any]]:
-    """What would be pushed."""
-    asked: list[tuple[push.PushOptions, Any]] = []
+    """The arguments of each push. Nothing is pushed."""
+    calls: list[tuple[push.PushOptions, Any]] = []
     monkeypatch.delenv("DOCKER_CLI_PLUGIN_SOCKET", raising=False)
-    monkeypatch.setattr(push, "push", lambda *arguments: asked.append(arguments) or IMAGE)
-    return asked
+    monkeypatch.setattr(push, "push", lambda *arguments: calls.append(arguments) or IMAGE)
+    return calls
 
 
 # Global flags
@@ -55,8 +55,8 @@ GLOBALS: dict[str, tuple[list[str], str, bool]] = {
     "config with a space": (["--config", "/c d"], "/c d", False),
     "debug": (["--debug"], "", True),
     "short debug": (["-D"], "", True),
-    "debug said": (["--debug=true"], "", True),
-    "debug denied": (["--debug=false"], "", False),
+    "debug with =": (["--debug=true"], "", True),
+    "debug off": (["--debug=false"], "", False),
     "context": (["--context", "c"], "", False),
     "short context": (["-c", "c"], "", False),
     "debug and context": (["-Dc", "c"], "", True),
@@ -65,7 +65,7 @@ GLOBALS: dict[str, tuple[list[str], str, bool]] = {
     "hosts": (["-Htcp://a", "--host=tcp://b"], "", False),
     "log level": (["-l", "debug", "--log-level=info"], "", False),
     "tls": (["--tls", "--tlsverify=false", "--tlscacert", "a", "--tlskey=c"], "", False),
-    "tls denied": (["--tls=false", "--tlsverify"], "", False),
+    "tls off": (["--tls=false", "--tlsverify"], "", False),
     "separator": (["-D", "--"], "", True),
     "a value like the name": (["--context", "kontext", "--config", "push"], "push", False),
 }  # fmt: skip
@@ -92,7 +92,7 @@ DAEMONS: dict[str, tuple[list[str], Globals]] = {
     "host": (["-H", "tcp://a"], Globals(host="tcp://a")),
     "context": (["--context=c"], Globals(context="c")),
     "tls": (["--tls"], Globals(tls=True)),
-    "tls, as Go says it": (["--tls=1", "--tlsverify=F"], Globals(tls=True, tlsverify=False)),
+    "tls in Go's spelling": (["--tls=1", "--tlsverify=F"], Globals(tls=True, tlsverify=False)),
     "verify": (["--tlsverify"], Globals(tlsverify=True)),
     "files": (
         ["--tlscacert=a", "--tlscert", "b", "--tlskey", "c"],
@@ -145,7 +145,7 @@ PUSHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "git": (["-t", "r/r"], {"gitignore": False, "git_labels": True}),
     "git's rules": (["-t", "r/r", "--gitignore"], {"gitignore": True}),
-    "no labels of git's": (["-t", "r/r", "--no-git-labels"], {"git_labels": False}),
+    "no git labels": (["-t", "r/r", "--no-git-labels"], {"git_labels": False}),
     "labels": (
         ["-t", "r/r", "--label", "a=1", "--label=b=x=y,z"],
         {"labels": {"a": "1", "b": "x=y,z"}},
@@ -153,7 +153,7 @@ PUSHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "label twice": (["-t", "r/r", "--label", "a=1", "--label", "a=2"], {"labels": {"a": "2"}}),
     "timeout": (["-t", "r/r", "--timeout", "2m"], {"timeout": 120}),
     "no timeout": (["-t", "r/r", "--timeout=0"], {"timeout": 0}),
-    "the help's timeout": (["-t", "r/r"], {"timeout": 60}),
+    "the default timeout": (["-t", "r/r"], {"timeout": 60}),
 }
 
 
@@ -210,12 +210,102 @@ def test_wrong_usage_is_shown_as_docker_shows_it(
     )
 
 
-def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["kontext", "nope"]) == 125
-    error = capsys.readouterr().err
-    assert error.startswith(
-        "docker: unknown command: docker kontext nope\n\nUsage:  docker kontext"
+OVERVIEW = "Usage:  docker kontext COMMAND\n\nRun 'docker kontext --help' for more information\n"
+PUSH_USAGE = (
+    "Usage:  docker kontext push [OPTIONS] -t REF [DIR]\n\n"
+    "Run 'docker kontext push --help' for more information\n"
+)
+
+TYPED: dict[str, tuple[str, str]] = {
+    "a wrong command": (
+        "psuh",
+        f"docker: unknown command: docker kontext psuh\nDid you mean push?\n\n{OVERVIEW}",
+    ),
+    "a wrong command like no other": (
+        "nope",
+        f"docker: unknown command: docker kontext nope\n\n{OVERVIEW}",
+    ),
+    "the plugin's name twice": (
+        "kontext",
+        f"docker: unknown command: docker kontext kontext\n\n{OVERVIEW}",
+    ),
+    "help for a wrong command": (
+        "help psuh",
+        f"docker: unknown command: docker kontext psuh\nDid you mean push?\n\n{OVERVIEW}",
+    ),
+    "a wrong flag": (
+        "push --taggg r/r",
+        f"unknown flag: --taggg\nDid you mean --tag?\n\n{PUSH_USAGE}",
+    ),
+    "no -t": (
+        "push localhost:5000/me/app .",
+        "docker: 'docker kontext push' requires --tag\n"
+        f"Did you mean 'docker kontext push -t localhost:5000/me/app .'?\n\n{PUSH_USAGE}",
+    ),
+    "no -t for diff": (
+        "diff r/r . --git",
+        "docker: 'docker kontext diff' requires --tag\n"
+        "Did you mean 'docker kontext diff -t r/r .'?\n\n"
+        "Usage:  docker kontext diff [OPTIONS] -t REF [DIR]\n\n"
+        "Run 'docker kontext diff --help' for more information\n",
+    ),
+    "no arguments": (
+        "push",
+        f"docker: 'docker kontext push' requires --tag\n\n{PUSH_USAGE}",
+    ),
+    "no image": (
+        "ls",
+        "docker: 'docker kontext ls' requires at least 1 argument\n\n"
+        "Usage:  docker kontext ls [OPTIONS] REF [PATH]\n\n"
+        "Run 'docker kontext ls --help' for more information\n",
+    ),
+    "no image, but a tag": (
+        "ls -t r/r",
+        "unknown shorthand flag: 't' in -t\n\n"
+        "Usage:  docker kontext ls [OPTIONS] REF [PATH]\n\n"
+        "Run 'docker kontext ls --help' for more information\n",
+    ),
+    "the extractor's flag without --": (
+        "run r/r --mirror",
+        "unknown flag: --mirror\nPut arguments of the extractor after '--'.\n\n"
+        "Usage:  docker kontext run [OPTIONS] REF [-- ARGS...]\n\n"
+        "Run 'docker kontext run --help' for more information\n",
+    ),
+    "neither ls nor prune": (
+        "cache clear",
+        "docker: 'docker kontext cache' expects ls or prune\n\n"
+        "Usage:  docker kontext cache [OPTIONS] ls | prune\n\n"
+        "Run 'docker kontext cache --help' for more information\n",
+    ),
+}
+"""What newcomers type wrongly, and all of what they read."""
+
+
+@pytest.mark.parametrize(("typed", "message"), TYPED.values(), ids=TYPED)
+def test_a_wrong_command_line_says_how_to_write_it(
+    typed: str, message: str, pushes: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["kontext", *typed.split()]) == 125
+    assert capsys.readouterr() == ("", message)
+    assert pushes == []
+
+
+def test_a_flag_suggests_nothing_that_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["kontext", "push", "--direktory", "."]) == 125
+    assert "Did you mean" not in capsys.readouterr().err
+
+
+def test_a_deleted_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main.run(TO_PUSH) == 1
+    message = (
+        "ERROR: the current directory was deleted\nChange to another directory, and try again.\n"
     )
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "version"])
@@ -242,6 +332,7 @@ HELPS = {
     "push --help": (["kontext", "push", "--help"], "push [OPTIONS] -t REF [DIR]"),
     "push -h": (["kontext", "push", "-h"], "push [OPTIONS] -t REF [DIR]"),
     "push, among others": (["kontext", "push", "--no", "-h", "a"], "push [OPTIONS] -t REF [DIR]"),
+    "push -qh": (["kontext", "push", "-qh"], "push [OPTIONS] -t REF [DIR]"),
     "help push": (["kontext", "help", "push"], "push [OPTIONS] -t REF [DIR]"),
     "docker help kontext push": (["help", "kontext", "push"], "push [OPTIONS] -t REF [DIR]"),
     "docker --help kontext push": (["--help", "kontext", "push"], "push [OPTIONS] -t REF [DIR]"),
@@ -262,7 +353,16 @@ def test_help_comes_once(
     assert pushes == []
 
 
-def test_help_shows_all_but_what_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [[], *([name, "--help"] for name in COMMANDS)])
+def test_help_fits_80_columns(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main.run(["kontext", *arguments])
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+def test_help_shows_all_but_hidden_options(capsys: pytest.CaptureFixture[str]) -> None:
     main.run(["kontext", "push", "--help"])
     shown = capsys.readouterr().out
     for option in COMMANDS["push"].options:
@@ -283,13 +383,13 @@ COMPLETIONS = {
     "no such command": (["x"], [], 4),
     "a directory": (["push", ""], [], 16),
     "flags": (["push", "--d"], ["--dry-run"], 4),
-    "flags behind others": (["push", "-t", "r/r", "--fr"], ["--fresh"], 4),
+    "flags after others": (["push", "-t", "r/r", "--fr"], ["--fresh"], 4),
     "a value": (["push", "--platform", "linux/ar"], ["linux/arm64"], 4),
-    "a value behind =": (["push", "--reuse=a"], ["--reuse=auto", "--reuse=always"], 4),
+    "a value after =": (["push", "--reuse=a"], ["--reuse=auto", "--reuse=always"], 4),
     "a file": (["push", "--ignore-file", ""], [], 0),
-    "a directory behind options": (["push", "--fresh", "-t", "r/r", ""], [], 16),
+    "a directory after options": (["push", "--fresh", "-t", "r/r", ""], [], 16),
     "no more arguments": (["push", "d", ""], [], 4),
-    "of what is not there": (["nope", ""], [], 4),
+    "of an unknown command": (["nope", ""], [], 4),
 }
 
 
@@ -309,10 +409,10 @@ def test_completion(
     assert last == f":{directive}"
 
 
-def test_nothing_hidden_is_proposed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_offers_no_hidden_option(capsys: pytest.CaptureFixture[str]) -> None:
     main.run(["__complete", "kontext", "push", "--"])
-    proposed = {line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()[:-1]}
-    assert proposed == {
+    offered = {line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert offered == {
         f"--{option.name}" for option in COMMANDS["push"].options if not option.hidden
     }
 
@@ -320,11 +420,16 @@ def test_nothing_hidden_is_proposed(capsys: pytest.CaptureFixture[str]) -> None:
 # Errors and exit codes
 
 ERRORS: dict[str, tuple[BaseException, int, str]] = {
-    "ours": (KontextError("it broke", hint="mend it"), 1, "ERROR: it broke\nmend it\n"),
-    "ours without a hint": (KontextError("it broke"), 1, "ERROR: it broke\n"),
-    "ours with its own code": (KontextError("gone", exit_code=7), 7, "ERROR: gone\n"),
+    "with a hint": (KontextError("it broke", hint="fix it"), 1, "ERROR: it broke\nfix it\n"),
+    "without a hint": (KontextError("it broke"), 1, "ERROR: it broke\n"),
+    "with its own code": (KontextError("gone", exit_code=7), 7, "ERROR: gone\n"),
     "control characters": (KontextError("\x1b[2J"), 1, "ERROR: \\x1b[2J\n"),
-    "a fault": (ZeroDivisionError("by 0"), 1, "ERROR: ZeroDivisionError: by 0\nThis is a fault"),
+    "a bug": (
+        ZeroDivisionError("by 0"),
+        1,
+        "ERROR: ZeroDivisionError: by 0\n"
+        "This is a bug in Kontext. Run 'docker -D kontext …' to see the traceback.\n",
+    ),
     "interrupted": (KeyboardInterrupt(), 130, "Interrupted; "),
 }
 
@@ -359,28 +464,44 @@ def test_a_dry_run_prints_nothing_on_stdout(
     assert capsys.readouterr().out == ""
 
 
-# The program
+TAG_STAYS = "the tag shows what it showed before, or the whole new image"
+INTERRUPTED: dict[str, tuple[ModuleType, str, list[str], str]] = {
+    "push": (push, "push", TO_PUSH, TAG_STAYS),
+    "purge": (purge, "purge", ["kontext", "purge", "r/r:t"], TAG_STAYS),
+    "pull": (
+        pull,
+        "pull",
+        ["kontext", "pull", "-q", "r/r"],
+        "each file is as it was before, or as the image has it",
+    ),
+    "verify": (verify, "fetch", ["kontext", "verify", "r/r"], "nothing was checked completely"),
+}
 
 
 @pytest.mark.parametrize(
-    ("module", "command"), [(push, TO_PUSH), (purge, ["kontext", "purge", "r/r:t"])]
+    ("module", "function", "command", "state"), INTERRUPTED.values(), ids=INTERRUPTED
 )
-def test_who_interrupts_what_writes_a_tag_is_told_what_it_shows(
+def test_an_interrupted_command_says_what_it_leaves(
     module: ModuleType,
+    function: str,
     command: list[str],
+    state: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupted(*_: object) -> str:
+    def interrupt(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, command[1], interrupted)
+    monkeypatch.setenv("KONTEXT_CRANE", "/no/crane/is/run")
+    monkeypatch.setattr(module, function, interrupt)
     assert main.run(command) == 130
-    said = "Interrupted; the tag shows what it showed before, or the whole new image\n"
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", f"Interrupted; {state}\n")
 
 
-def test_a_reader_that_is_gone_is_no_fault() -> None:
+# The program
+
+
+def test_a_reader_of_stdout_that_has_gone_is_no_bug() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     process = subprocess.run(
@@ -407,7 +528,7 @@ def test_a_name_that_the_encoding_lacks_is_escaped() -> None:
     assert (process.returncode, process.stdout) == (0, "\\xe4\n"), process.stderr
 
 
-def test_the_shims_metadata_is_the_packages(root: Path) -> None:
+def test_all_metadata_of_the_plugin_is_the_same(root: Path) -> None:
     shim = root / "kontext_plugin/docker-kontext"
     printed = subprocess.run(
         [shim, "docker-cli-plugin-metadata"], capture_output=True, check=True, timeout=30

@@ -1,4 +1,4 @@
-"""What the doctor makes of what it finds."""
+"""The checks of `docker kontext doctor`."""
 
 from __future__ import annotations
 
@@ -7,71 +7,80 @@ from pathlib import Path
 
 import pytest
 
-from kontext_plugin.cache.store import Cache
+from kontext_plugin.cache import Cache
 from kontext_plugin.commands import doctor
-from kontext_plugin.commands.doctor import BROKEN, NOTE, OK, subject
+from kontext_plugin.commands.doctor import Check, State, parse_target
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.errors import UsageError
 
 VERSIONS = {
-    "the least": ("echo v0.21.9", OK),
-    "later": ("echo 0.22.0", OK),
-    "much later": ("echo v1.0.0+dirty", NOTE),
-    "earlier": ("echo v0.21.8", BROKEN),
-    "a candidate": ("echo v0.21.9-rc.1", BROKEN),
-    "unknown": ("echo '(devel)'", NOTE),
-    "failing": ("exit 1", BROKEN),
+    "the oldest that works": ("echo v0.21.9", State.OK),
+    "later": ("echo 0.22.0", State.OK),
+    "much later": ("echo v1.0.0+dirty", State.NOTE),
+    "earlier": ("echo v0.21.8", State.BROKEN),
+    "a release candidate": ("echo v0.21.9-rc.1", State.BROKEN),
+    "unknown": ("echo '(devel)'", State.NOTE),
+    "failing": ("exit 1", State.BROKEN),
 }
 
 
 @pytest.mark.parametrize(("body", "state"), VERSIONS.values(), ids=VERSIONS)
-def test_crane(tmp_path: Path, body: str, state: str) -> None:
+def test_crane(tmp_path: Path, body: str, state: State) -> None:
     program = tmp_path / "crane"
     program.write_text(f"#!/bin/sh\n{body}\n")
     program.chmod(0o755)
-    found = doctor.crane_version(Crane(CraneRunner(str(program))))
-    assert found.state == state
-    assert bool(found.hint) == (state != OK)
+    check = doctor.check_crane(Crane(CraneRunner(str(program))))
+    assert check.state == state
+    assert bool(check.hint) == (state != State.OK)
 
 
-def test_a_crane_that_is_gone(tmp_path: Path) -> None:
-    found = doctor.crane_version(Crane(CraneRunner(str(tmp_path / "gone"))))
-    assert (found.state, "KONTEXT_CRANE" in found.hint) == (BROKEN, True)
+def test_a_missing_crane(tmp_path: Path) -> None:
+    check = doctor.check_crane(Crane(CraneRunner(str(tmp_path / "gone"))))
+    assert (check.state, "KONTEXT_CRANE" in check.hint) == (State.BROKEN, True)
 
 
 def test_a_private_cache(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path / "cache"))
-    assert doctor.cache(cache).message.endswith("not made yet")
+    assert doctor.check_cache(cache).message.endswith("cache does not exist yet")
     cache.save_stats("/one", {"": b""})
-    assert (doctor.cache(cache).state, doctor.cache(cache).message[-7:]) == (OK, "private")
+    check = doctor.check_cache(cache)
+    assert (check.state, check.message[-7:]) == (State.OK, "private")
 
 
 @pytest.mark.parametrize("place", ["", "stats", "stats/file"])
-def test_a_cache_that_others_may_read(tmp_path: Path, place: str) -> None:
+def test_a_cache_that_others_can_read(tmp_path: Path, place: str) -> None:
     cache = Cache(str(tmp_path / "cache"))
     cache.save_stats("/one", {"": b""})
     file = next((tmp_path / "cache/stats").iterdir())
     exposed = file if place == "stats/file" else tmp_path / "cache" / place
     exposed.chmod(exposed.stat().st_mode | 0o040)
-    found = doctor.cache(cache)
-    assert found.state == NOTE
-    assert found.message == f"{exposed} can be read by others"
-    assert os.system(found.hint.partition(": ")[2]) == 0
-    assert doctor.cache(cache).state == OK
+    check = doctor.check_cache(cache)
+    assert check.state == State.NOTE
+    assert check.message == f"{exposed} can be read by others"
+    assert os.system(check.hint.partition(": ")[2]) == 0
+    assert doctor.check_cache(cache).state == State.OK
 
 
 def test_no_cache() -> None:
-    assert doctor.cache(Cache(None)).state == NOTE
+    assert doctor.check_cache(Cache(None)).state == State.NOTE
 
 
-def test_a_crane_without_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The plugin can be run by itself, so nothing is broken."""
+def test_no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The plugin works without docker, so nothing is broken."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.docker_cli().state == NOTE
+    assert doctor.check_docker().state == State.NOTE
 
 
-SUBJECTS = {
+def test_lines_hide_secrets_and_stay_lines() -> None:
+    check = Check("registry", State.BROKEN, "https://me:secret@host/a\nb", "\x1b[2J")
+    assert list(doctor.lines(check, {State.BROKEN: "x"})) == [
+        "x registry     https://…host/a\\nb",
+        "               \\x1b[2J",
+    ]
+
+
+TARGETS = {
     "host and port": ("localhost:5000", "localhost:5000", None),
     "host": ("registry.example.com", "registry.example.com", None),
     "Docker Hub": ("docker.io", "docker.io", None),
@@ -80,13 +89,13 @@ SUBJECTS = {
 }
 
 
-@pytest.mark.parametrize(("text", "registry", "name"), SUBJECTS.values(), ids=SUBJECTS)
-def test_subject(text: str, registry: str, name: str | None) -> None:
-    found = subject(text)
-    assert (found[0], found[1] and str(found[1])) == (registry, name)
+@pytest.mark.parametrize(("text", "registry", "image"), TARGETS.values(), ids=TARGETS)
+def test_targets(text: str, registry: str, image: str | None) -> None:
+    parsed = parse_target(text)
+    assert (parsed[0], parsed[1] and str(parsed[1])) == (registry, image)
 
 
 @pytest.mark.parametrize("text", ["app", "app:v1", "", "-x", "a b.c", "host:99999", "x@y"])
-def test_no_subject(text: str) -> None:
+def test_no_target(text: str) -> None:
     with pytest.raises(UsageError):
-        subject(text)
+        parse_target(text)

@@ -1,4 +1,4 @@
-"""The link by which docker finds the plugin."""
+"""The link that lets docker find the plugin."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_install(place: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for more in ("", ", as before"):
+    target = str(root / "kontext_plugin/docker-kontext")
+    for message in (f"Linked {place} to {target}", f"{place} already links to {target}"):
         assert main.run(["install"]) == 0
-        assert os.readlink(place) == str(root / "kontext_plugin/docker-kontext")
+        assert os.readlink(place) == target
         assert os.access(place, os.X_OK)
         shown = capsys.readouterr()
         assert shown.out == ""
-        assert shown.err.splitlines()[0] == f"{place} leads to {os.readlink(place)}{more}"
+        assert shown.err.splitlines() == [
+            message,
+            "Run 'docker kontext --help' to see the commands",
+        ]
     assert os.listdir(place.parent) == [place.name]
 
 
@@ -40,47 +44,45 @@ def test_config_flag(tmp_path: Path, place: Path) -> None:
     "target",
     ["/gone/site-packages/kontext_plugin/docker-kontext", "../kontext_plugin/docker-kontext"],
 )
-def test_another_installations_link_is_replaced(place: Path, target: str) -> None:
+def test_a_link_to_another_installation_is_replaced(place: Path, target: str) -> None:
     place.parent.mkdir(parents=True)
     place.symlink_to(target)
     assert install.link()
     assert install.is_ours(str(place))
 
 
-def test_what_is_not_kontexts_stays(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_anything_else_stays(place: Path, tmp_path: Path) -> None:
     place.parent.mkdir(parents=True)
     place.write_text("mine")
-    with pytest.raises(KontextError, match="is no link"):
+    with pytest.raises(KontextError, match="exists and is not a link"):
         install.link()
     assert place.read_text() == "mine"
     place.unlink()
     place.symlink_to(tmp_path / "mine")
-    with pytest.raises(KontextError, match="not Kontext's"):
+    with pytest.raises(KontextError, match="which is not Kontext"):
         install.link()
     assert os.readlink(place) == str(tmp_path / "mine")
 
 
-def test_a_folder_that_cannot_be_made(place: Path) -> None:
+def test_a_directory_that_cannot_be_made(place: Path) -> None:
     place.parent.parent.write_text("a file")
-    with pytest.raises(KontextError, match="cannot be made: Not a directory"):
+    with pytest.raises(KontextError, match=f"cannot make {place}: Not a directory"):
         install.link()
 
 
-def test_docker_takes_the_first_that_is_there(
+def test_docker_takes_the_first_plugin_that_exists(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = tmp_path / "extra"
     extra.mkdir()
-    (extra / "docker-kontext").write_text("no program")
+    (extra / "docker-kontext").write_text("not a program")
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling/docker-kontext").symlink_to("nowhere")
     place.parent.parent.mkdir()
-    settings = {
-        "cliPluginsExtraDirs": [*map(str, (tmp_path / "none", tmp_path / "dangling", extra))]
-    }
-    (place.parent.parent / "config.json").write_text(json.dumps(settings))
+    directories = [str(tmp_path / "none"), str(tmp_path / "dangling"), str(extra)]
+    config = {"cliPluginsExtraDirs": directories}
+    (place.parent.parent / "config.json").write_text(json.dumps(config))
     assert main.run(["install"]) == 0
     assert install.first_candidate() == str(extra / "docker-kontext")
-    assert f"docker takes {extra}/docker-kontext before it" in capsys.readouterr().err
+    warning = f"WARNING: docker uses {extra}/docker-kontext first: remove it\n"
+    assert warning in capsys.readouterr().err

@@ -1,52 +1,78 @@
-"""Where `docker kontext run` lets an image write, and as whom."""
+"""Where `docker kontext run` lets an image write, and as which user."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from kontext_plugin.cli.flags import Globals
+from kontext_plugin.commands import run
 from kontext_plugin.commands.run import (
     Identity,
     check_entrypoint,
-    check_removal,
-    identity,
-    make,
+    check_mirror_target,
+    choose_identity,
+    make_workspace,
     workspace_of,
 )
-from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import Digest, Image
+from kontext_plugin.errors import KontextError, UsageError
+from kontext_plugin.image.oci import Digest, Image, ImageConfig
 from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.image.spec import BaseImage
 from kontext_plugin.image.tree import DIRECTORY, Tree
-from kontext_plugin.manifest import Manifest
-from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.manifest import Lineage, Manifest
+
+# The command line
+
+
+@pytest.mark.parametrize("flag", ["--mirror", "-m"])
+def test_a_flag_of_the_extractor_goes_after_two_dashes(flag: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        run.main(["r/r", flag], Globals())
+    assert raised.value.hint == "Put arguments of the extractor after '--'."
+
+
+def test_an_unknown_flag_before_two_dashes_keeps_its_own_hint() -> None:
+    with pytest.raises(UsageError, match="unknown flag: --quite") as raised:
+        run.main(["--quite", "r/r", "--", "--mirror"], Globals())
+    assert raised.value.hint == "Did you mean --quiet?"
+
+
+@pytest.mark.parametrize("user", ["root", "1:", ":1", "-1", "1:2:3", "12345678901", "1\n"])
+def test_a_user_is_a_number(user: str) -> None:
+    with pytest.raises(UsageError, match="it must be UID or UID:GID"):
+        run.main([f"--user={user}", "r/r"], Globals())
+
+
+# The workspace
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "there").mkdir()
+def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The parent of the current directory, with some things that may be named as the workspace."""
+    (tmp_path / "here").mkdir()
     (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "link").symlink_to("here")
     (tmp_path / "to new").symlink_to("new")
     (tmp_path / "to the root").symlink_to("/")
-    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
 
 @pytest.mark.parametrize(
     ("given", "real"),
     {
-        ".": "there",
-        "../there/": "there",
-        "../link": "there",
+        ".": "here",
+        "../here/": "here",
+        "../link": "here",
         "../new": "new",
         "../to new": "new",
     }.items(),
 )
-def test_a_workspace(folder: Path, given: str, real: str) -> None:
-    assert workspace_of(given) == os.path.realpath(folder / real)
+def test_a_workspace(parent: Path, given: str, real: str) -> None:
+    assert workspace_of(given) == os.path.realpath(parent / real)
 
 
 @pytest.mark.parametrize(
@@ -56,98 +82,137 @@ def test_a_workspace(folder: Path, given: str, real: str) -> None:
         "//": "is '/'",
         "/tmp/..": "is '/'",
         "../to the root": "is '/'",
-        "../file": "not a directory",
-        "../no/where": "the directory above it does not exist",
-        "../file/below": "the directory above it does not exist",
+        "../file": "is not a directory",
+        "../no/where": "its parent directory does not exist",
+        "../file/below": "its parent directory does not exist",
     }.items(),
 )
-def test_what_cannot_be_a_workspace(folder: Path, given: str, message: str) -> None:
+def test_no_workspace(parent: Path, given: str, message: str) -> None:
     with pytest.raises(KontextError, match=message):
         workspace_of(given)
 
 
+def test_a_new_workspace_has_mode_0755_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        make_workspace(str(tmp_path / "new"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_workspace_that_exists_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    make_workspace(str(tmp_path))
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_workspace_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(KontextError, match=r"cannot make the workspace .*: Not a directory"):
+        make_workspace(str(tmp_path / "file/new"))
+
+
+# --mirror
+
+OWN, OTHER = (Digest(f"sha256:{letter * 64}") for letter in "ab")
+NO_FILES = Manifest(Tree(), Lineage(OTHER, OTHER, "linux/amd64"))
+
+
+@pytest.fixture
+def own_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation whose extractor is OWN."""
+    base = BaseImage(Image(OWN, (), None), ImageConfig("linux/amd64"), extractor=OWN)
+    monkeypatch.setattr(run, "shipped_base", lambda platform: base)
+
+
+@pytest.mark.usefixtures("own_extractor")
 @pytest.mark.parametrize("option", ["--mirror", "-mirror", "--mirror=true", "-mirror=1"])
 @pytest.mark.parametrize(
     ("workspace", "message"),
-    {".": "the home directory", "..": "the home directory", "app": "remove '.*/app/.git'"}.items(),
+    {
+        ".": "the home directory",
+        "..": "the home directory",
+        "app": "another version, which may remove '.*/app/.git'",
+    }.items(),
 )
-def test_what_the_extractor_may_not_remove(
+def test_a_mirror_that_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: str, message: str, option: str
 ) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / ".git").touch()
     monkeypatch.setenv("HOME", str(tmp_path))
-    folder = workspace_of(str(tmp_path / workspace))
+    directory = workspace_of(str(tmp_path / workspace))
     with pytest.raises(KontextError, match=message):
-        check_removal(["--quiet", option], folder, Tree())
+        check_mirror_target(["--quiet", option], directory, NO_FILES)
 
 
-def test_what_the_extractor_may_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_extractor")
+def test_a_mirror_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "app" / ".git").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
-    check_removal(["--mirror"], str(tmp_path / "new"), Tree())
-    check_removal(["--verify"], str(tmp_path), Tree())
-    check_removal(["--mirror"], str(tmp_path / "app"), Tree(files={".git": DIRECTORY}))
+    app = str(tmp_path / "app")
+    check_mirror_target(["--mirror"], str(tmp_path / "new"), NO_FILES)
+    check_mirror_target(["--verify"], app, NO_FILES)
+    check_mirror_target(["--verify"], str(tmp_path), NO_FILES)
+    check_mirror_target(["--mirror"], app, Manifest(Tree(files={".git": DIRECTORY}), None))
+    # The extractor of this version keeps .git.
+    check_mirror_target(["--mirror"], app, Manifest(Tree(), Lineage(OTHER, OWN, "linux/amd64")))
 
 
-def test_making_one(tmp_path: Path) -> None:
-    before = os.umask(0o077)
-    try:
-        make(str(tmp_path / "new"))
-    finally:
-        os.umask(before)
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
-    (tmp_path / "new").chmod(0o700)
-    make(str(tmp_path / "new"))
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700, "what is there stays as it is"
+@pytest.mark.usefixtures("own_extractor")
+@pytest.mark.parametrize("lineage", [None, Lineage(OTHER, OWN, "linux/s390x")])
+def test_an_unknown_extractor_may_not_mirror_over_git(
+    tmp_path: Path, lineage: Lineage | None
+) -> None:
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(KontextError, match="refusing --mirror"):
+        check_mirror_target(["--mirror"], str(tmp_path), Manifest(Tree(), lineage))
 
 
-def test_one_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(KontextError, match="cannot be made: Not a directory"):
-        make(str(tmp_path / "file/new"))
-
+# The user
 
 ROOT = ("DAC_OVERRIDE", "FOWNER")
-US = f"{os.geteuid()}:{os.getegid()}"
+CALLER = f"{os.geteuid()}:{os.getegid()}"
 IDENTITIES: dict[str, tuple[str, frozenset[str], str, tuple[str, ...]]] = {
     "chosen": ("4321:1", frozenset(), "4321:1", ()),
     "chosen, without a group": ("4321", frozenset({"rootless"}), "4321", ()),
     "root, chosen": ("0", frozenset(), "0", ROOT),
-    "whoever calls": ("", frozenset({"seccomp"}), US, ROOT if os.geteuid() == 0 else ()),
+    "the caller": ("", frozenset({"seccomp"}), CALLER, ROOT if os.geteuid() == 0 else ()),
     "rootless": ("", frozenset({"rootless"}), "0:0", ROOT),
 }
 
 
 @pytest.mark.parametrize(
-    ("chosen", "security", "user", "capabilities"), IDENTITIES.values(), ids=IDENTITIES
+    ("chosen", "security_options", "user", "capabilities"), IDENTITIES.values(), ids=IDENTITIES
 )
-def test_identity(
-    chosen: str, security: frozenset[str], user: str, capabilities: tuple[str, ...]
+def test_identities(
+    chosen: str, security_options: frozenset[str], user: str, capabilities: tuple[str, ...]
 ) -> None:
-    found = identity(chosen, security)
-    assert (found.user, found.capabilities) == (user, capabilities)
+    identity = choose_identity(chosen, security_options)
+    assert (identity.user, identity.capabilities) == (user, capabilities)
 
 
-def test_whoever_calls_has_their_groups() -> None:
-    assert identity("", frozenset()) == Identity(US, tuple(os.getgroups()))
+def test_the_caller_has_all_of_their_groups() -> None:
+    assert choose_identity("", frozenset()) == Identity(CALLER, tuple(os.getgroups()))
+
+
+# The entrypoint
 
 
 @pytest.mark.parametrize(
-    ("settings", "runs"),
+    ("entrypoint", "runs"),
     [
-        ({"Entrypoint": ["/kontext-extractor"]}, True),
-        ({"Entrypoint": ["/kontext-extractor", "--mirror"]}, False),
-        ({"Entrypoint": ["/bin/sh"]}, False),
-        ({}, False),
-        (None, False),
+        (("/kontext-extractor",), True),
+        (("/kontext-extractor", "--mirror"), False),
+        (("/bin/sh",), False),
+        ((), False),
     ],
 )
-def test_only_the_extractor_is_run(settings: dict[str, Any] | None, runs: bool) -> None:
-    digest = Digest("sha256:" + "a" * 64)
-    found = KontextImage(Image(digest, (), None), Manifest(Tree(files={}), None), settings)
+def test_only_the_extractor_is_run(entrypoint: tuple[str, ...], runs: bool) -> None:
+    config = ImageConfig("linux/amd64", entrypoint)
     if runs:
-        check_entrypoint(parse_reference("r/r"), found)
+        check_entrypoint(parse_reference("r/r"), config)
     else:
-        with pytest.raises(KontextError, match="does not run Kontext's extractor"):
-            check_entrypoint(parse_reference("r/r"), found)
+        with pytest.raises(KontextError, match="entrypoint of r/r:latest is not Kontext's"):
+            check_entrypoint(parse_reference("r/r"), config)

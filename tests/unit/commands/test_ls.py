@@ -1,0 +1,90 @@
+"""The listing of `docker kontext ls`, apart from any registry."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from support.models import STRANGE_NAMES, described, trees
+from support.trees import Directory, File, Link, Tree
+
+from kontext_plugin.commands import ls
+from kontext_plugin.image.oci import Digest
+from kontext_plugin.manifest import Lineage, Manifest
+
+DIR, X = Directory(), File(b"x")
+BASE = Digest("sha256:" + "b" * 64)
+
+TREE: Tree = {
+    "README": X,
+    "run": File(b"0123456789ab", executable=True),
+    "src": DIR,
+    "src/a": X,
+    "src/deep": DIR,
+    "src/deep/b": X,
+    "src-old": X,
+    "link": Link("src"),
+    "empty": DIR,
+}
+MANIFEST = Manifest(described(TREE), Lineage(BASE, BASE, "linux/amd64"))
+
+PATHS: dict[str, tuple[str, list[str] | None]] = {
+    "everything": ("", sorted(TREE)),
+    "the top": (".", sorted(TREE)),
+    "the root": ("/", sorted(TREE)),
+    "a directory": ("src", ["src/a", "src/deep", "src/deep/b"]),
+    "with a slash": ("src/", ["src/a", "src/deep", "src/deep/b"]),
+    "with a dot": ("./src/./deep", ["src/deep/b"]),
+    "from the root": ("//src/deep", ["src/deep/b"]),
+    "with two dots": ("src/../src/deep/..", ["src/a", "src/deep", "src/deep/b"]),
+    "an empty directory": ("empty", []),
+    "a file": ("src/a", ["src/a"]),
+    "a link": ("link", ["link"]),
+    "below a link": ("link/a", None),
+    "below a file": ("README/a", None),
+    "the beginning of a name": ("sr", None),
+}
+
+
+@pytest.mark.parametrize(("path", "paths"), PATHS.values(), ids=PATHS)
+def test_paths(path: str, paths: list[str] | None) -> None:
+    assert ls.paths_at(MANIFEST.tree, path) == paths
+
+
+def test_lines() -> None:
+    assert list(ls.lines(MANIFEST, ["README", "empty", "link", "run"])) == [
+        "-rw-r--r--  1 README",
+        "drwxr-xr-x  - empty",
+        "lrwxrwxrwx  - link -> src",
+        "-rwxr-xr-x 12 run",
+    ]
+
+
+def test_version_1_has_no_sizes() -> None:
+    old = Manifest(MANIFEST.tree, None)
+    assert list(ls.lines(old, ["README"])) == ["-rw-r--r-- - README"]
+    assert json.loads("".join(ls.as_json(old, ["README"])))[0]["size"] is None
+
+
+@given(trees(STRANGE_NAMES))
+def test_json_has_the_whole_tree_and_lines_stay_lines(tree: Tree) -> None:
+    manifest = Manifest(described(tree), MANIFEST.lineage)
+    paths = ls.paths_at(manifest.tree, "")
+    assert paths == sorted(tree)
+    items = json.loads("\n".join(ls.as_json(manifest, paths)))
+    assert [item["path"] for item in items] == paths
+    for item in items:
+        entry = manifest.tree.entry(item["path"])
+        is_file = entry.kind == "file"
+        assert item == {
+            "path": entry.path,
+            "kind": entry.kind,
+            "size": entry.size if is_file else None,
+            "executable": entry.executable if is_file else None,
+            "target": entry.target or None,
+            "digest": f"sha256:{entry.digest}" if is_file else None,
+        }
+    lines = list(ls.lines(manifest, paths))
+    assert len(lines) == len(tree)
+    assert all(line.isprintable() for line in lines)

@@ -106,8 +106,8 @@ class Filters:
         """Decide what happens to the entry `name` at `path`.
 
         `parent` is the verdict of the ignore rules on the entry's directory. `in_git` says that the
-        entry lies in a `.git` that is kept: git lists none of these. Returns the rules' verdict on
-        the entry as well, for the entries below it.
+        entry lies in a kept `.git`, of which git lists nothing. Also returns the verdict of the
+        ignore rules on the entry: the `parent` of the entries below it.
         """
         if name == ".git" and not self.keep_git:
             return _SKIP_GIT, parent
@@ -134,7 +134,7 @@ class _Directory(NamedTuple):
     path: str
     verdict: Verdict
     kept: bool  # whether the tree has it already
-    in_git: bool = False
+    in_git: bool = False  # it is a kept `.git`, or lies in one
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ def _walk(sources: DirTree, filters: Filters, known: Stats, step: Step) -> _Coll
                     if decision is _SKIP_GIT:
                         found.git_entries.append(path)
                     elif decision is _ENTER:
-                        pending.append(_Directory(path, verdict, kept=False))
+                        below_git = in_git or name == ".git"
+                        pending.append(_Directory(path, verdict, False, below_git))
                     elif problem := _name_problem(path):
                         found.rejected.append(_Rejected(path, problem))
                     else:
@@ -236,7 +237,7 @@ def _keep_parents(directory: str, found: _Collected) -> None:
 def _collect(
     entry: os.DirEntry[str], path: str, directory: int, records: FileRecords, found: _Collected
 ) -> FileRecord | None:
-    """Collect a file or link. Return the record of a file that is unchanged since then."""
+    """Collect a file or link. Return the record of a file that has not changed since."""
     try:
         if entry.is_symlink():
             target = os.readlink(entry.name, dir_fd=directory)

@@ -180,6 +180,24 @@ def test_within_a_kept_git_the_list_of_git_does_not_count() -> None:
     assert filters.decide(".git/refs", "refs", True, ROOT, in_git=True)[0] is KEEP
 
 
+GIT_RULES: dict[str, tuple[list[str], set[str]]] = {
+    "all": ([], {".git", ".git/HEAD", ".git/refs", ".git/refs/x"}),
+    "without a directory": ([".git/refs"], {".git", ".git/HEAD"}),
+    "a file of an excluded directory": (
+        [".git/refs", "!.git/refs/x"], {".git", ".git/HEAD", ".git/refs", ".git/refs/x"}),
+    "one file": ([".git", "!.git/HEAD"], {".git", ".git/HEAD"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("rules", "expected"), GIT_RULES.values(), ids=GIT_RULES)
+def test_the_ignore_rules_alone_decide_within_a_kept_git(
+    rules: list[str], expected: set[str], root: Path, workers: Workers
+) -> None:
+    plant(root, {".git/HEAD": X, ".git/refs/x": X, "other": X})
+    filters = Filters(parse_rules("\n".join(rules), "rules"), TRACKED, keep_git=True)
+    assert scans.scan(str(root), filters, {}, workers, Steps()).tree.paths() == expected
+
+
 def test_the_verdict_on_a_directory_is_for_its_entries() -> None:
     filters = Filters(parse_rules("a\n!a/f", "r"))
     decision, verdict = filters.decide("a", "a", True, ROOT)

@@ -1,4 +1,4 @@
-"""docs/exit-codes.md is what the code does."""
+"""Hold docs/exit-codes.md to the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def document(root: Path) -> str:
     return (root / "docs" / "exit-codes.md").read_text()
 
 
-def test_the_codes_are_those_of_the_code(document: str) -> None:
+def test_the_document_has_the_constants(document: str) -> None:
     described = {
         name: int(code)
         for code, name in re.findall(r"^\| (\d+) \| (?:`(\w+)`)? ?\|", document, re.MULTILINE)
@@ -41,7 +41,7 @@ def test_success_failure_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", options.COMMANDS)
-def test_every_command_knows_help_and_usage(
+def test_every_command_has_help_and_rejects_unknown_flags(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["kontext", command, "--help"]) == 0
@@ -50,8 +50,8 @@ def test_every_command_knows_help_and_usage(
 
 
 def test_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> int:
+    def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kontext_plugin.commands.install.main", interrupted)
+    monkeypatch.setattr("kontext_plugin.commands.install.main", interrupt)
     assert main.run(["kontext", "install"]) == errors.INTERRUPTED

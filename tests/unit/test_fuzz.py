@@ -1,8 +1,8 @@
-"""Whatever a registry holds, reading it ends in an image for which all holds, or in one error.
+"""Whatever a registry holds, reading it ends in a valid image or in one error.
 
-Starts from a good image and does harm to it: to the JSON at any place, to bytes of a document, of
-an archive, of a gzip stream. Digests are mended afterwards, mostly, so that the harm is not found
-at the door. KONTEXT_TEST_EXAMPLES (4) makes it a hunt, with 100 examples for each.
+Each test starts from a good image and damages it: the JSON at any place, or bytes of a document, of
+an archive, of a gzip stream. Mostly the digests are corrected afterwards, so that they do not give
+the damage away. KONTEXT_TEST_EXAMPLES (4) sets the number of examples, in hundreds.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from support.models import described
 from support.trees import Directory, File, Link
 
 from kontext_plugin import manifest
-from kontext_plugin.cache.records import decode_image, encode_image
+from kontext_plugin.cache import decode_image, encode_image
 from kontext_plugin.crane_driver.errors import NotFound
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.chunking import boundaries, is_small, segments, split_segment
-from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, digest_of
+from kontext_plugin.image.oci import GZIP_LAYER, MANIFEST_ANNOTATION, Digest, Image, digest_of
 from kontext_plugin.image.reference import parse_reference
-from kontext_plugin.image.spec import ImageSpec
+from kontext_plugin.image.spec import BaseImage, ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
 from kontext_plugin.manifest import (
     MANIFEST_PATH,
@@ -43,9 +43,8 @@ from kontext_plugin.manifest import (
     canonical,
     columns,
 )
-from kontext_plugin.push.parent import choose
+from kontext_plugin.push.parent import candidates_of, choose
 from kontext_plugin.registry.fetch import KontextImage, fetch
-from kontext_plugin.runtime.schema import load_manifest
 
 EXAMPLES = 100 * int(os.environ.get("KONTEXT_TEST_EXAMPLES", "4"))
 NAME = parse_reference("host.io/repo:t")
@@ -53,27 +52,27 @@ BASE, LOWER = (Digest("sha256:" + letter * 64) for letter in "be")
 
 
 @dataclass
-class Kept:
-    """An image in the making: documents as JSON, or as bytes once harm was done to them."""
+class Documents:
+    """The documents of an image: as JSON, or as bytes where they were damaged."""
 
-    state: Any
-    parts: list[Any] = field(default_factory=list)
-    undos: list[Any] = field(default_factory=list)
+    root: Any  # manifest.json
+    parts: list[Any] = field(default_factory=list)  # of the listing
+    steps: list[Any] = field(default_factory=list)  # reverse deltas
     config: Any = None
     image: Any = None
 
     @property
-    def documents(self) -> list[tuple[str, Any]]:
+    def places(self) -> list[tuple[str, Any]]:
         several = [("parts", index) for index in range(len(self.parts))]
-        several += [("undos", index) for index in range(len(self.undos))]
-        return [("state", None), ("config", None), ("image", None), *several]
+        several += [("steps", index) for index in range(len(self.steps))]
+        return [("root", None), ("config", None), ("image", None), *several]
 
-    def change(self, place: tuple[str, Any], harm: Callable[[Any], Any]) -> None:
+    def change(self, place: tuple[str, Any], damage: Callable[[Any], Any]) -> None:
         name, index = place
         if index is None:
-            setattr(self, name, harm(self.at(place)))
+            setattr(self, name, damage(self.at(place)))
         else:
-            getattr(self, name)[index] = harm(self.at(place))
+            getattr(self, name)[index] = damage(self.at(place))
 
     def at(self, place: tuple[str, Any]) -> Any:
         name, index = place
@@ -83,7 +82,7 @@ class Kept:
 def encoded(document: Any) -> bytes:
     if isinstance(document, bytes):
         return document
-    # Unlike `listing.canonical` this takes lone surrogates, NaN and whatever else there is.
+    # Unlike `canonical` this accepts lone surrogates, NaN and everything else.
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "surrogatepass")
 
@@ -101,7 +100,7 @@ def archive(documents: list[tuple[str, bytes]]) -> bytes:
 
 @dataclass
 class Registry:
-    """Stands for crane: answers at once and from memory, for thousands of examples."""
+    """A registry in the place of crane. It answers from memory, fast enough for many examples."""
 
     documents: dict[str, bytes]
 
@@ -120,75 +119,76 @@ class Registry:
 
 
 def stored(
-    kept: Kept,
-    mend: bool = True,
-    harm_tar: Callable[[bytes], bytes] = bytes,
-    harm_gzip: Callable[[bytes], bytes] = bytes,
+    image: Documents,
+    fix_digests: bool = True,
+    damage_tar: Callable[[bytes], bytes] = bytes,
+    damage_gzip: Callable[[bytes], bytes] = bytes,
 ) -> Registry:
-    """What a registry has of it; if it is to `mend`, the digests are those of what is there."""
-    kept = copy.deepcopy(kept)
-    parts, undos = ([*map(encoded, some)] for some in (kept.parts, kept.undos))
-    if mend and isinstance(kept.state, dict):
+    """Return a registry with an image. With `fix_digests`, digests are those of what is there."""
+    image = copy.deepcopy(image)
+    parts, steps = ([*map(encoded, some)] for some in (image.parts, image.steps))
+    if fix_digests and isinstance(image.root, dict):
         own = {"parts": [digest_of(part)[7:] for part in parts]} if parts else {}
-        kept.state |= {key: value for key, value in own.items() if key in kept.state}
-        ancestors = kept.state.get("ancestors")
+        image.root |= {key: value for key, value in own.items() if key in image.root}
+        ancestors = image.root.get("ancestors")
         for ancestor in ancestors if isinstance(ancestors, list) else ():
-            if isinstance(ancestor, dict) and "undoPart" in ancestor and undos:
-                ancestor["undoPart"] = digest_of(undos[0])[7:]
-    state = encoded(kept.state)
-    lower = [(manifest.part_name(digest_of(part)), part) for part in (*parts[1:], *undos)]
+            if isinstance(ancestor, dict) and "undoPart" in ancestor and steps:
+                ancestor["undoPart"] = digest_of(steps[0])[7:]
+    root = encoded(image.root)
+    lower = [(manifest.part_name(digest_of(part)), part) for part in (*parts[1:], *steps)]
     upper = [(manifest.part_name(digest_of(part)), part) for part in parts[:1]]
     blobs = [
-        harm_gzip(gzip.compress(harm_tar(archive(some)), 1))
-        for some in ([(MANIFEST_PATH, b"old"), *lower], [(MANIFEST_PATH, state), *upper])
+        damage_gzip(gzip.compress(damage_tar(archive(some)), 1))
+        for some in ([(MANIFEST_PATH, b"old"), *lower], [(MANIFEST_PATH, root), *upper])
     ]
-    if isinstance(kept.image, dict):
-        layers = kept.image.get("layers")
+    if isinstance(image.image, dict):
+        layers = image.image.get("layers")
         if isinstance(layers, list) and len(layers) == 3:
             for layer, blob in zip(layers[1:], blobs, strict=True):
                 if isinstance(layer, dict):
                     layer["digest"] = digest_of(blob)
-        notes = kept.image.get("annotations")
-        if mend and isinstance(notes, dict) and MANIFEST_ANNOTATION in notes:
-            notes[MANIFEST_ANNOTATION] = digest_of(state)
-    documents = {"image": encoded(kept.image), "config": encoded(kept.config)}
+        notes = image.image.get("annotations")
+        if fix_digests and isinstance(notes, dict) and MANIFEST_ANNOTATION in notes:
+            notes[MANIFEST_ANNOTATION] = digest_of(root)
+    documents = {"image": encoded(image.image), "config": encoded(image.config)}
     return Registry(documents | {digest_of(blob): blob for blob in blobs})
 
 
-def good(count: int, ancestors: bool) -> Kept:
-    """An image of `count` files or, where these are many, of parts in two layers."""
+def good(count: int, ancestors: bool) -> Documents:
+    """Return an image of some files. If there are many, their listing is in parts in two layers."""
     nodes = {"d": Directory(), "d/l": Link("../x"), "ä": File(b"x", executable=True)}
     nodes |= {f"d/{number}": File(b"%d" % number) for number in range(count)}
     tree = described(nodes)
     former = described({"ä": File(b"y"), "gone": Directory(), "gone/l": Link("z")})
-    undo = ReverseDelta(former.without_sizes(), frozenset({"d/0", "d/l"}))
+    step = ReverseDelta(former.without_sizes(), frozenset({"d/0", "d/l"}))
     lineage = Lineage(
         BASE, BASE, "linux/amd64", 2, 5000, (LOWER, LOWER), labels={"k": "v"},
         replaced_directories=frozenset({"ä"}),
     )  # fmt: skip
     if ancestors:
-        undo_part = Part("", digest_of(canonical(manifest.reverse_columns(undo))), 1)
-        first = Ancestor(BASE, 1, 0, 100, frozenset({"d"}), undo, undo_part)
-        lineage = replace(lineage, ancestors=(first, replace(first, layers=2, stored=None)))
+        step_part = Part("", digest_of(canonical(manifest.reverse_columns(step))), 1)
+        first = Ancestor(BASE, 1, 0, 100, frozenset({"d"}), step, step_part)
+        lineage = replace(lineage, ancestors=(first, replace(first, layers=2, part=None)))
     pieces = []
     if not is_small(tree):
         starts = boundaries(tree)
-        stretches = segments(tree, starts, range(len(starts)))
+        listed = segments(tree, starts, range(len(starts)))
         pieces = [
             columns(tree.only(set(paths)))
-            for start, stretch in zip(starts, stretches, strict=True)
-            for _, paths in split_segment(start, stretch)
+            for start, segment in zip(starts, listed, strict=True)
+            for _, paths in split_segment(start, segment)
         ]
     parts = tuple(
         Part("", digest_of(canonical(piece)), 1 if index else 2)
         for index, piece in enumerate(pieces)
     )
-    layer = {"digest": LOWER, "size": 9}
-    return Kept(
-        state=json.loads(manifest.encode(Manifest(tree, lineage, parts))),
+    layer = {"mediaType": GZIP_LAYER, "digest": LOWER, "size": 9}
+    settings = {"Entrypoint": ["/e"], "WorkingDir": "/w", "Labels": {"k": "v"}, "Env": ["A=b"]}
+    return Documents(
+        root=json.loads(manifest.encode(Manifest(tree, lineage, parts))),
         parts=pieces,
-        undos=[manifest.reverse_columns(undo)] if ancestors else [],
-        config={"os": "linux", "architecture": "amd64", "config": {"Labels": {"k": "v"}}},
+        steps=[manifest.reverse_columns(step)] if ancestors else [],
+        config={"os": "linux", "architecture": "amd64", "config": settings},
         image={
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -207,69 +207,104 @@ GOOD = {
 }
 
 
-def read(registry: Any) -> KontextImage:
+def read(registry: Any, *, with_history: bool = True) -> KontextImage:
     with ThreadPoolExecutor(2) as threads:
-        return fetch(registry, threads, NAME)
+        return fetch(registry, threads, NAME, with_history=with_history)
 
 
-@pytest.mark.parametrize("kept", GOOD.values(), ids=GOOD)
-def test_without_harm_it_is_read(kept: Kept) -> None:
-    registry = stored(kept)
-    assert (
-        digest_of(manifest.encode(read(registry).manifest))
-        == json.loads(registry.documents["image"])["annotations"][MANIFEST_ANNOTATION]
-    )
+@pytest.mark.parametrize("image", GOOD.values(), ids=GOOD)
+def test_a_good_image_is_read(image: Documents) -> None:
+    registry = stored(image)
+    annotations = json.loads(registry.documents["image"])["annotations"]
+    for with_history in (True, False):
+        read_manifest = read(registry, with_history=with_history).manifest
+        assert digest_of(manifest.encode(read_manifest)) == annotations[MANIFEST_ANNOTATION]
 
 
-def hold_to_all(registry: Registry) -> None:
-    """Reads it, and asks of the result all that the rest of Kontext takes for granted."""
+def check_all(registry: Registry) -> None:
+    """Read the image with its history and without, and check what comes of it."""
+    found = check_read(registry, with_history=True)
+    other = check_read(registry, with_history=False)
+    if found is not None:
+        assert other is not None, "less was read, and more was wrong"
+        assert other.manifest.tree == found.manifest.tree
+        check_history(found)
+
+
+def check_read(registry: Registry, *, with_history: bool) -> KontextImage | None:
+    """Return the image if it can be read. Check all that the rest of Kontext relies on."""
     try:
-        found = read(registry)
+        found = read(registry, with_history=with_history)
     except KontextError as error:
-        assert len(error.message) < 600, "it repeats what came"
+        assert len(error.message) < 600, "the message repeats the document"
         assert "\n" not in error.message
         assert type(error.__cause__) is not RuntimeError
-        return
+        return None
     held = found.manifest
-    hold_tree(held.tree)
+    check_tree(held.tree)
     if held.lineage is None:
-        return
+        return found
     lineage = held.lineage
-    below = 0
+    lowest = 0
     for path in lineage.replaced_directories:
         assert is_safe(path)
     for ancestor in lineage.ancestors:
-        former, absent = ancestor.undo.former, ancestor.undo.absent
-        assert all(map(is_safe, ancestor.undo.paths() | ancestor.replaced_directories))
+        if with_history:
+            assert ancestor.reverse_delta is not None
+        step = ancestor.reverse_delta or ReverseDelta()
+        former, absent = step.former, step.absent
+        assert all(map(is_safe, step.paths() | ancestor.replaced_directories))
         assert not (former.files.keys() & former.links.keys() or former.paths() & absent)
-        assert below < ancestor.layers <= len(lineage.layers)
-        below = ancestor.layers
+        assert lowest < ancestor.layers <= len(lineage.layers)
+        lowest = ancestor.layers
     assert all(0 <= part.layer < len(found.image.layers) for part in held.parts)
     assert all(type(layer.size) is int for layer in found.image.layers)
-    content = manifest.encode(held)
-    document = load_manifest(content)
-    columns = [json.loads(piece) for piece in pieces_of(held)]
-    undos = {
-        ancestor.stored.digest: manifest.reverse_columns(ancestor.undo)
+    return found
+
+
+def check_history(found: KontextImage) -> None:
+    """Check that an image with its history survives its encodings, and can be planned with."""
+    held, lineage = found.manifest, found.manifest.lineage
+    if lineage is None:
+        return
+    config = found.config
+    assert config is not None
+    assert all(isinstance(word, str) for word in (*config.entrypoint, config.working_directory))
+    assert all(isinstance(text, str) for pair in config.labels.items() for text in pair)
+    root = manifest.read_root(manifest.encode(held))
+    steps = {
+        ancestor.part.digest: manifest.reverse_columns(ancestor.reverse_delta)
         for ancestor in lineage.ancestors
-        if ancestor.stored
+        if ancestor.part and ancestor.reverse_delta is not None
     }
-    assert manifest.decode(document, columns, undos) == held, "encode and decode are one another's"
-    record, packed = encode_image(found.image, held, ())
+    tree = held.tree if held.parts else None
+    starts = [part.start for part in held.parts]
+    assert manifest.restore(root.document, steps, tree, starts) == held
+    listing = manifest.decode(root, {digest_of(piece): piece for piece in pieces_of(held)})
+    assert (listing.tree, listing.parts) == (held.tree, held.parts)
+    record, packed = encode_image(found)
     listed = memoryview(b"".join(packed))
     again = decode_image(json.loads(json.dumps(record)), listed, found.image.digest)
     assert again is not None
     assert again.manifest.lineage == lineage
-    wanted = ImageSpec(
-        lineage.base, (), lineage.extractor, lineage.platform, lineage.labels,
-        lambda labels: found.settings or {}, always_reuse=True,
-    )  # fmt: skip
-    choose(found, wanted, held.tree)
-    choose(found, wanted, Tree())
+    assert (again.image, again.config) == (found.image, config)
+    for shared in (frozenset(), config.labels.keys()):
+        labels = {key: value for key, value in config.labels.items() if key not in shared}
+        spec = ImageSpec(
+            platforms=frozenset({lineage.platform}),
+            base=BaseImage(Image(lineage.base, (), None), config, lineage.extractor),
+            config=replace(config, labels=labels),
+            labels=lineage.labels,
+            always_reuse=True,
+        )
+        choose(found, spec, held.tree)
+        choose(found, spec, Tree())
+    for tree in (held.tree, Tree()):
+        assert len(list(candidates_of(found, tree))) == len(lineage.ancestors) + 1
 
 
 def pieces_of(held: Manifest) -> list[bytes]:
-    starts = [part.begin for part in held.parts]
+    starts = [part.start for part in held.parts]
     if not starts:
         return []
     paths = segments(held.tree, starts, range(len(starts)))
@@ -277,14 +312,14 @@ def pieces_of(held: Manifest) -> list[bytes]:
 
 
 def is_safe(path: str) -> bool:
-    path.encode()  # or it is no UTF-8
+    path.encode()  # raises for what is not UTF-8
     names = path.split("/")
     return "\0" not in path and not any(
         name in ("", ".", "..") or name.startswith(".wh.") for name in names
     )
 
 
-def hold_tree(tree: Tree) -> None:
+def check_tree(tree: Tree) -> None:
     regular = {path for path, digest in tree.files.items() if digest}
     assert all(map(is_safe, tree.paths()))
     assert not tree.files.keys() & tree.links.keys()
@@ -299,7 +334,7 @@ def hold_tree(tree: Tree) -> None:
         assert target.encode()
 
 
-# Harm
+# Damage
 
 NASTY: list[Any] = [
     None, True, False, 0, -1, 1.0, 1.5, 2**63, 2**63 - 1, 10**400, float("nan"), float("inf"),
@@ -323,7 +358,7 @@ CHOICES = st.lists(st.integers(0, 2**16), min_size=8, max_size=8)
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:
-    """Every container of a document with every key in it."""
+    """Return every container of a document with every key in it."""
     found: list[tuple[Any, Any]] = []
     if isinstance(document, (dict, list)):
         keys = list(document) if isinstance(document, dict) else list(range(len(document)))
@@ -333,10 +368,10 @@ def places(document: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def harm_json(choices: list[int], value: Any) -> Callable[[Any], Any]:
-    """Replaces, removes, doubles or renames at one place."""
+def damage_json(choices: list[int], value: Any) -> Callable[[Any], Any]:
+    """Replace, remove, copy or rename something at one place."""
 
-    def harm(document: Any) -> Any:
+    def damage(document: Any) -> Any:
         document = copy.deepcopy(document)
         everywhere = places(document)
         if isinstance(document, bytes) or not everywhere:
@@ -364,11 +399,11 @@ def harm_json(choices: list[int], value: Any) -> Callable[[Any], Any]:
             container[key] = value
         return document
 
-    return harm
+    return damage
 
 
-def harm_bytes(choices: list[int], token: bytes) -> Callable[[bytes], bytes]:
-    def harm(document: Any) -> bytes:
+def damage_bytes(choices: list[int], token: bytes) -> Callable[[bytes], bytes]:
+    def damage(document: Any) -> bytes:
         content = encoded(document)
         at = choices[0] * 7919 % (len(content) + 1)
         to = min(at + choices[1] % 600, len(content))
@@ -386,67 +421,88 @@ def harm_bytes(choices: list[int], token: bytes) -> Callable[[bytes], bytes]:
         flipped = bytes(byte ^ (1 << choices[3] % 8) for byte in content[at : at + 1])
         return content[:at] + flipped + content[at + 1 :]
 
-    return harm
+    return damage
 
 
-HARM_JSON = st.builds(harm_json, CHOICES, JSON)
-HARM_BYTES = st.builds(harm_bytes, CHOICES, st.sampled_from(NASTY_TOKENS) | st.binary(max_size=9))
+DAMAGE_JSON = st.builds(damage_json, CHOICES, JSON)
+DAMAGE_BYTES = st.builds(
+    damage_bytes, CHOICES, st.sampled_from(NASTY_TOKENS) | st.binary(max_size=9)
+)
 
-hunted = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
+many_examples = settings(
+    max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None
+)
 
 
-@hunted
+@many_examples
 @given(
     st.sampled_from(sorted(GOOD)),
-    st.lists(st.tuples(st.integers(0, 99), HARM_JSON | HARM_JSON | HARM_BYTES), max_size=3),
+    st.lists(st.tuples(st.integers(0, 99), DAMAGE_JSON | DAMAGE_JSON | DAMAGE_BYTES), max_size=3),
     st.sampled_from([True, True, True, False]),
 )
-def test_documents_that_came_to_harm(name: str, harms: list[Any], mend: bool) -> None:
-    kept = copy.deepcopy(GOOD[name])
-    for where, harm in harms:
-        kept.change(kept.documents[where % len(kept.documents)], harm)
-    hold_to_all(stored(kept, mend))
+def test_damaged_documents_end_in_a_valid_image_or_in_one_error(
+    name: str, damages: list[Any], fix_digests: bool
+) -> None:
+    image = copy.deepcopy(GOOD[name])
+    for where, damage in damages:
+        image.change(image.places[where % len(image.places)], damage)
+    check_all(stored(image, fix_digests))
 
 
-@hunted
-@given(st.sampled_from(sorted(GOOD)), st.sampled_from(["tar", "gzip"]), HARM_BYTES, CHOICES)
-def test_layers_that_came_to_harm(name: str, where: str, harm: Any, choices: list[int]) -> None:
-    def at_a_header(content: bytes) -> bytes:
-        """Most of an archive is content, which documents that came to harm have already."""
-        begin = choices[0] % 3 * 512
-        return content[:begin] + harm(content[begin : begin + 512]) + content[begin + 512 :]
+@many_examples
+@given(st.sampled_from(sorted(GOOD)), st.sampled_from(["tar", "gzip"]), DAMAGE_BYTES, CHOICES)
+def test_damaged_layers_end_in_a_valid_image_or_in_one_error(
+    name: str, where: str, damage: Any, choices: list[int]
+) -> None:
+    def damage_header(content: bytes) -> bytes:
+        """Most of an archive is content, which the other test damages already."""
+        start = choices[0] % 3 * 512
+        return content[:start] + damage(content[start : start + 512]) + content[start + 512 :]
 
-    chosen = at_a_header if choices[1] % 4 else harm
-    harms = {"tar": {"harm_tar": chosen}, "gzip": {"harm_gzip": harm}}[where]
-    hold_to_all(stored(GOOD[name], **harms))
+    chosen = damage_header if choices[1] % 4 else damage
+    damages = {"tar": {"damage_tar": chosen}, "gzip": {"damage_gzip": damage}}[where]
+    check_all(stored(GOOD[name], **damages))
+
+
+CONFIG_KEYS = ["Entrypoint", "WorkingDir", "Labels", "Cmd", "Env", "User"]
+
+
+@pytest.mark.parametrize("key", [*CONFIG_KEYS, "os", "architecture", "config"])
+def test_any_value_in_a_configuration_ends_in_a_valid_image_or_in_one_error(key: str) -> None:
+    for value in NASTY:
+        image = copy.deepcopy(GOOD["small"])
+        (image.config["config"] if key in CONFIG_KEYS else image.config)[key] = value
+        check_all(stored(image))
 
 
 DOCUMENTS = {
-    "manifest": ("small", ("state", None)),
+    "manifest": ("small", ("root", None)),
     "image": ("small", ("image", None)),
     "configuration": ("small", ("config", None)),
     "part": ("in parts, with ancestors", ("parts", 0)),
-    "undo": ("in parts, with ancestors", ("undos", 0)),
+    "reverse delta": ("in parts, with ancestors", ("steps", 0)),
 }
 
 
 @pytest.mark.parametrize(("name", "place"), DOCUMENTS.values(), ids=DOCUMENTS)
-def test_any_depth(name: str, place: tuple[str, Any]) -> None:
-    """Some JSON can just be parsed, and hardly anything else be done with it."""
+def test_json_of_any_depth_ends_in_a_valid_image_or_in_one_error(
+    name: str, place: tuple[str, Any]
+) -> None:
+    """Some JSON can just be parsed, and is too deep for everything else."""
     for depth in range(deepest() - 60, deepest() + 2):
         deep = b"[" * depth + b"]" * depth
         for key in (*json.loads(encoded(GOOD[name].at(place))), "other"):
 
-            def harm(document: Any, key: str = key, deep: bytes = deep) -> bytes:
+            def damage(document: Any, key: str = key, deep: bytes = deep) -> bytes:
                 return encoded(document | {key: "@"}).replace(b'"@"', deep)
 
-            kept = copy.deepcopy(GOOD[name])
-            kept.change(place, harm)
-            hold_to_all(stored(kept))
+            image = copy.deepcopy(GOOD[name])
+            image.change(place, damage)
+            check_all(stored(image))
 
 
 def deepest() -> int:
-    """How deep JSON may be nested to be parsed here."""
+    """Return how deep JSON may be nested to be parsed here."""
     for depth in range(1, 100_000):
         try:
             json.loads("[" * depth + "]" * depth)

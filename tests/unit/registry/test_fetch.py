@@ -1,312 +1,437 @@
-"""What the registry holds is built on only if all of it fits together."""
+"""Reading an image from a registry: only valid images, and no more requests than needed."""
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_registry import FakeRegistry, gzip_layer, image_document
 from support.models import described
 from support.trees import Directory, File
 
-from kontext_plugin.cache.store import Cache
-from kontext_plugin.crane import Crane
-from kontext_plugin.crane_driver.errors import RegistryError
-from kontext_plugin.crane_driver.process import CraneRunner
-from kontext_plugin.delta import Changes
+from kontext_plugin.crane_driver.errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
-from kontext_plugin.image.reference import parse_reference
-from kontext_plugin.image.spec import ImageSpec
-from kontext_plugin.image.tree import ReverseDelta
-from kontext_plugin.manifest import MANIFEST_PATH, Ancestor, Lineage, Manifest, encode
-from kontext_plugin.push.parent import BuildOn, StartFresh
-from kontext_plugin.push.prepare import ancestor_problem, find_parent
-from kontext_plugin.registry.base_image import custom_base
-from kontext_plugin.registry.fetch import KontextImage
-
-TAG = parse_reference("host.io/repo:t")
-BASE = Digest("sha256:" + "b" * 64)
-STATE = Manifest(
-    described({"d": Directory(), "d/f": File(b"x")}),
-    Lineage(BASE, BASE, "linux/amd64", layers=(BASE,)),
+from kontext_plugin.image.chunking import boundaries, segments, split_segment
+from kontext_plugin.image.oci import (
+    MANIFEST_ANNOTATION,
+    Digest,
+    Image,
+    ImageConfig,
+    Layer,
+    digest_of,
 )
-CONTENT = encode(STATE)
+from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.image.tree import ReverseDelta, Tree
+from kontext_plugin.manifest import (
+    MANIFEST_PATH,
+    Ancestor,
+    Lineage,
+    Manifest,
+    Part,
+    canonical,
+    columns,
+    encode,
+    reverse_columns,
+)
+from kontext_plugin.registry.fetch import (
+    InvalidImage,
+    KontextImage,
+    fetch,
+    fetch_by_document,
+    fetch_config,
+    fetch_layers,
+    parse_image,
+)
+from kontext_plugin.runtime.schema import InvalidDocument
 
-
-def layer(content: bytes, name: str = MANIFEST_PATH) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def document(blob: bytes, **changes: Any) -> bytes:
-    """An image manifest that has `blob` as its top layer, with changes."""
-    top = {"digest": digest_of(blob), "size": len(blob)}
-    image = {
-        "schemaVersion": 2,
-        "config": {"digest": BASE, "size": 2},
-        "layers": [{"digest": BASE, "size": 1}, top],
-        "annotations": {MANIFEST_ANNOTATION: digest_of(CONTENT)},
-    }
-    return json.dumps(image | changes).encode()
-
-
-class Registry:
-    """A folder with an answer a verb, and a shell script for a crane that reads it out."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        program = folder / "crane"
-        program.write_text(
-            f'#!/bin/sh\ncd "{folder}"; echo "$*" >> asked\n'
-            'if [ -e "$1.error" ]; then cat "$1.error" >&2; exit 1; fi\nexec cat "$1"\n'
-        )
-        program.chmod(0o755)
-        config = b'{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/e"],"Cmd":null}}'
-        self.answers(config=config)
-        self.crane = Crane(CraneRunner(str(program)))
-
-    def answers(self, **answers: bytes) -> None:
-        for verb, answer in answers.items():
-            (self.folder / verb.replace("_error", ".error")).write_bytes(answer)
-
-    @property
-    def asked(self) -> list[str]:
-        return (self.folder / "asked").read_text().splitlines()
+NAME = parse_reference("host.io/repo:t")
+BASE = Digest("sha256:" + "b" * 64)
+LINEAGE = Lineage(BASE, BASE, "linux/amd64", layers=(BASE,))
+SMALL = Manifest(described({"d": Directory(), "d/f": File(b"x")}), LINEAGE)
+ROOT = encode(SMALL)
+BLOB = gzip_layer(ROOT)
+CONFIG = b'{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/e"],"Cmd":null}}'
+GZIP_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    (tmp_path / "registry").mkdir()
-    return Registry(tmp_path / "registry")
+def registry(tmp_path: Path) -> FakeRegistry:
+    registry = FakeRegistry(tmp_path / "registry")
+    registry.answer(config=CONFIG)
+    return registry
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(str(tmp_path / "cache"))
+def read(registry: FakeRegistry, *, with_history: bool = False) -> KontextImage:
+    with registry.crane as crane, ThreadPoolExecutor(1) as requests:
+        return fetch(crane, requests, NAME, with_history=with_history)
 
 
-def previous(registry: Registry, cache: Cache) -> KontextImage | StartFresh:
-    with registry.crane as crane, ThreadPoolExecutor(1) as threads:
-        return find_parent(crane, threads, cache, TAG)
+# A small image
+
+DOCUMENT = image_document(BASE, BLOB, manifest=ROOT)
+IMAGE = Image(
+    digest_of(DOCUMENT), (Layer(BASE, 1), Layer(digest_of(BLOB), len(BLOB))), digest_of(ROOT)
+)
+MANIFEST_REQUEST = "manifest host.io/repo:t"
+TOP_REQUEST = f"blob host.io/repo@{digest_of(BLOB)}"
+CONFIG_REQUEST = f"config host.io/repo@{IMAGE.digest}"
 
 
-def test_the_image_under_the_tag(registry: Registry, cache: Cache) -> None:
-    blob = layer(CONTENT)
-    registry.answers(manifest=document(blob), blob=blob)
-    image = Image(
-        digest_of(document(blob)),
-        (Layer(BASE, 1), Layer(digest_of(blob), len(blob))),
-        digest_of(CONTENT),
-    )
-    settings = {"Entrypoint": ["/e"], "platform": "linux/amd64"}
-    assert previous(registry, cache) == KontextImage(image, STATE, settings)
-    asked = [
-        "manifest host.io/repo:t",
-        f"blob host.io/repo@{digest_of(blob)}",
-        f"config host.io/repo@{image.digest}",
+def test_an_image_is_read_with_two_requests(registry: FakeRegistry) -> None:
+    registry.answer(manifest=DOCUMENT, blob=BLOB)
+    assert read(registry) == KontextImage(IMAGE, SMALL)
+    assert registry.requests == [MANIFEST_REQUEST, TOP_REQUEST]
+
+
+def test_an_image_with_history_has_its_configuration(registry: FakeRegistry) -> None:
+    registry.answer(manifest=DOCUMENT, blob=BLOB)
+    config = ImageConfig("linux/amd64", ("/e",))
+    assert read(registry, with_history=True) == KontextImage(IMAGE, SMALL, config)
+    assert registry.requests == [MANIFEST_REQUEST, TOP_REQUEST, CONFIG_REQUEST]
+
+
+def test_a_document_that_is_known_is_not_asked_for_again(registry: FakeRegistry) -> None:
+    registry.answer(blob=BLOB)
+    with registry.crane as crane, ThreadPoolExecutor(1) as requests:
+        assert fetch_by_document(crane, requests, NAME, DOCUMENT) == KontextImage(IMAGE, SMALL)
+    assert registry.requests == [TOP_REQUEST]
+
+
+@pytest.mark.parametrize("with_history", [False, True])
+def test_an_image_of_the_prototype_has_no_lineage_and_no_configuration(
+    with_history: bool, registry: FakeRegistry
+) -> None:
+    root = b'{"files":{"f":"' + b"0" * 64 + b'"}}'
+    blob = gzip_layer((f"/{MANIFEST_PATH}", root))
+    registry.answer(manifest=image_document(BASE, blob, annotations=None), blob=blob)
+    image = read(registry, with_history=with_history)
+    assert image.manifest.lineage is None
+    assert image.config is None
+    assert image.manifest.tree.paths() == {"f"}
+    assert len(registry.requests) == 2
+
+
+# Media types
+
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+
+def typed(media_type: str) -> bytes:
+    layers = [
+        {"digest": BASE, "size": 1, "mediaType": DOCKER_LAYER},
+        {"digest": digest_of(BLOB), "size": len(BLOB), "mediaType": media_type},
     ]
-    assert registry.asked == asked
-    cache.save_published(str(TAG), image, STATE)
-    assert previous(registry, cache) == KontextImage(image, STATE), "known, and so known to be ours"
-    assert registry.asked == [*asked, asked[0]]
+    return image_document(manifest=ROOT, layers=layers)
 
 
-def test_a_moved_tag_is_read_again(registry: Registry, cache: Cache) -> None:
-    blob = layer(CONTENT)
-    registry.answers(manifest=document(blob), blob=blob)
-    found = previous(registry, cache)
-    assert isinstance(found, KontextImage)
-    cache.save_published(str(TAG), found.image, STATE)
-    registry.answers(manifest=document(blob, annotations={}), blob=blob)
-    assert isinstance(previous(registry, cache), StartFresh)
+@pytest.mark.parametrize("media_type", [GZIP_TYPE, DOCKER_LAYER], ids=["OCI", "docker"])
+def test_each_layer_keeps_its_media_type(media_type: str, registry: FakeRegistry) -> None:
+    registry.answer(manifest=typed(media_type), blob=BLOB)
+    layers = read(registry, with_history=True).image.layers
+    assert [layer.media_type for layer in layers] == [DOCKER_LAYER, media_type]
 
 
-def test_an_image_of_the_prototype(registry: Registry, cache: Cache) -> None:
-    blob = layer(b'{"files":{"f":"' + b"0" * 64 + b'"}}', name="/" + MANIFEST_PATH)
-    registry.answers(manifest=document(blob, annotations=None), blob=blob)
-    found = previous(registry, cache)
-    assert isinstance(found, KontextImage)
-    assert found.manifest.lineage is None
-    assert found.manifest.tree.paths() == {"f"}
+@pytest.mark.parametrize("with_history", [False, True])
+def test_an_unknown_media_type_of_the_top_layer_is_refused_by_its_name(
+    with_history: bool, registry: FakeRegistry
+) -> None:
+    registry.answer(manifest=typed("application/x-\x1b[2J"), blob=BLOB)
+    with pytest.raises(InvalidImage) as raised:
+        read(registry, with_history=with_history)
+    assert raised.value.reason == r"its layer has the media type 'application/x-\x1b[2J'"
 
 
-BLOB = layer(CONTENT)
-EVIL = CONTENT.replace(b'"d/f"', b'"../f"')
-OTHER = encode(Manifest(STATE.tree, Lineage(BASE, BASE, "linux/arm64")))
+def test_an_unknown_media_type_of_a_layer_that_is_not_read_does_not_matter(
+    registry: FakeRegistry,
+) -> None:
+    """The user's own base may have layers of any kind."""
+    layers = [
+        {"digest": BASE, "size": 1, "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd"},
+        {"digest": digest_of(BLOB), "size": len(BLOB)},
+    ]
+    registry.answer(manifest=image_document(manifest=ROOT, layers=layers), blob=BLOB)
+    assert read(registry, with_history=True).manifest == SMALL
 
-FRESH: dict[str, tuple[dict[str, bytes], str]] = {
-    "no tag": ({"manifest_error": b"Error: MANIFEST_UNKNOWN"}, "no image under the tag yet"),
-    "no access": ({"manifest_error": b"Error: UNAUTHORIZED"}, "host.io refuses"),
-    "no JSON": ({"manifest": b"<html>"}, "not JSON"),
-    "no image": ({"manifest": b"{}"}, "'schemaVersion'"),
-    "index": ({"manifest": b'{"schemaVersion":2,"manifests":[]}'}, "several platforms"),
-    "no layers": ({"manifest": document(BLOB, layers=[])}, "no layers"),
-    "layer gone": (
-        {"manifest": document(BLOB), "blob_error": b"Error: BLOB_UNKNOWN"},
-        "gone from the registry",
+
+# History: which layers are read
+
+MANY = Tree(
+    {f"f{number:05}": "a" * 64 for number in range(2000)},
+    {f"f{number:05}": 1 for number in range(2000)},
+)
+STEPS = [
+    ReverseDelta(Tree({f"old{number}": "c" * 64}), frozenset({"f00000"})) for number in range(2)
+]
+
+
+def part_of(document: bytes, layer: int) -> tuple[str, bytes]:
+    return Part("", digest_of(document), layer).name, document
+
+
+class Large:
+    """An image in several layers, from the lowest: the base; chunks of the listing; the reverse
+    delta of the first ancestor; chunks and the reverse delta of the second; manifest.json and a
+    chunk."""
+
+    def __init__(self) -> None:
+        starts = boundaries(MANY)
+        listed = segments(MANY, starts, range(len(starts)))
+        chunks = [
+            (start, canonical(columns(MANY.only(paths))))
+            for boundary, segment in zip(starts, listed, strict=True)
+            for start, paths in split_segment(boundary, segment)
+        ]
+        assert len(chunks) > 3
+        layers = [1, 3, 4, *[1] * (len(chunks) - 3)]
+        parts = [
+            Part(start, digest_of(chunk), layer)
+            for (start, chunk), layer in zip(chunks, layers, strict=True)
+        ]
+        steps = [canonical(reverse_columns(step)) for step in STEPS]
+        ancestors = tuple(
+            Ancestor(BASE, 2 + index, index, 1, frozenset(), STEPS[index], Part("", digest, layer))
+            for index, (digest, layer) in enumerate(zip(map(digest_of, steps), (2, 3), strict=True))
+        )
+        content = {
+            layer: [
+                part_of(chunk, layer)
+                for (_, chunk), part in zip(chunks, parts, strict=True)
+                if part.layer == layer
+            ]
+            for layer in range(5)
+        }
+        content[2].append(part_of(steps[0], 2))
+        content[3].append(part_of(steps[1], 3))
+        self.lower = [gzip_layer(b"old", *content[layer]) for layer in (1, 2, 3)]
+        lineage = replace(
+            LINEAGE, layers=(BASE, *map(digest_of, self.lower)), ancestors=ancestors, generation=2
+        )
+        self.manifest = Manifest(MANY, lineage, tuple(parts))
+        root = encode(self.manifest)
+        self.top = gzip_layer(root, *content[4])
+        self.document = image_document(BASE, *self.lower, self.top, manifest=root)
+
+    def blobs(self, *numbers: int) -> set[str]:
+        """Return the requests for these layers; 0 is the base."""
+        blobs = [b"", *self.lower, self.top]
+        return {f"blob host.io/repo@{digest_of(blobs[number])}" for number in numbers}
+
+
+LARGE = Large()
+
+
+@pytest.fixture
+def large(registry: FakeRegistry) -> FakeRegistry:
+    registry.answer(manifest=LARGE.document)
+    registry.store(*LARGE.lower, LARGE.top)
+    return registry
+
+
+def test_without_history_only_layers_with_chunks_of_the_listing_are_read(
+    large: FakeRegistry,
+) -> None:
+    image = read(large)
+    assert (image.manifest.tree, image.manifest.parts) == (MANY, LARGE.manifest.parts)
+    assert image.config is None
+    assert large.requests[0] == MANIFEST_REQUEST
+    assert len(large.requests) == 4
+    assert {*large.requests[1:]} == LARGE.blobs(1, 3, 4)
+
+
+def test_without_history_no_ancestor_has_a_reverse_delta_from_a_part(large: FakeRegistry) -> None:
+    lineage = read(large).manifest.lineage
+    assert lineage is not None
+    assert [ancestor.image for ancestor in lineage.ancestors] == [BASE, BASE]
+    assert [ancestor.reverse_delta for ancestor in lineage.ancestors] == [None, None]
+
+
+def test_with_history_each_layer_with_a_part_is_read_once(large: FakeRegistry) -> None:
+    image = read(large, with_history=True)
+    assert image.manifest == LARGE.manifest
+    assert image.config == ImageConfig("linux/amd64", ("/e",))
+    assert len(large.requests) == 6
+    assert {*large.requests[1:-1]} == LARGE.blobs(1, 2, 3, 4)
+    assert large.requests[-1] == f"config host.io/repo@{image.image.digest}"
+
+
+def test_a_missing_layer_with_reverse_deltas_fails_only_a_read_with_history(
+    registry: FakeRegistry,
+) -> None:
+    registry.answer(manifest=LARGE.document)
+    registry.store(LARGE.lower[0], LARGE.lower[2], LARGE.top)
+    assert read(registry).manifest.tree == MANY
+    with pytest.raises(RegistryError):
+        read(registry, with_history=True)
+
+
+LOST: dict[str, tuple[int, bytes, str]] = {
+    "no part": (1, gzip_layer(b"old", ("end", b"")), "a part of its manifest is missing"),
+    "another part": (
+        1,
+        gzip_layer(b"old", part_of(b"{}", 1), ("end", b"")),
+        "a part of its manifest is missing",
     ),
-    "no gzip": ({"manifest": document(BLOB), "blob": b"x" * 99}, "damaged"),
+    "no gzip": (1, b"x" * 99, "is damaged, or not gzip"),
+    "damaged part": (
+        2,
+        gzip_layer(b"old", (part_of(canonical(reverse_columns(STEPS[0])), 2)[0], b"{}")),
+        "a part of its manifest is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize(("number", "blob", "reason"), LOST.values(), ids=LOST)
+def test_a_layer_without_its_part_is_refused(
+    number: int, blob: bytes, reason: str, large: FakeRegistry, tmp_path: Path
+) -> None:
+    (tmp_path / "registry" / f"blob {digest_of(LARGE.lower[number - 1])}").write_bytes(blob)
+    with pytest.raises(InvalidImage, match=reason):
+        read(large, with_history=True)
+
+
+def test_a_part_in_a_layer_above_the_top_is_refused(registry: FakeRegistry) -> None:
+    parts = tuple(replace(part, layer=5) for part in LARGE.manifest.parts)
+    root = encode(replace(LARGE.manifest, parts=parts))
+    top = gzip_layer(root)
+    registry.answer(manifest=image_document(BASE, *LARGE.lower, top, manifest=root), blob=top)
+    with pytest.raises(InvalidImage, match="in a layer that it does not have"):
+        read(registry)
+
+
+# Invalid images
+
+EVIL = ROOT.replace(b'"d/f"', b'"../f"')
+OTHER = encode(Manifest(SMALL.tree, Lineage(BASE, BASE, "linux/arm64")))
+
+INVALID: dict[str, tuple[dict[str, bytes], str]] = {
+    "no JSON": ({"manifest": b"<html>"}, "it is not JSON"),
+    "no image": ({"manifest": b"{}"}, "'schemaVersion'"),
+    "index": (
+        {"manifest": b'{"schemaVersion":2,"manifests":[]}'},
+        "it is an index of several platforms",
+    ),
+    "no layers": ({"manifest": image_document(manifest=ROOT)}, "it has no layers"),
+    "no gzip": ({"blob": b"x" * 99}, "its layer is damaged, or not gzip"),
     "layer of another tool": (
-        {"manifest": document(BLOB), "blob": layer(CONTENT, "etc/passwd")},
-        "does not begin with a manifest",
+        {"blob": gzip_layer(("etc/passwd", ROOT))},
+        "its top layer does not start with a manifest",
     ),
     "manifest of another image": (
-        {"manifest": document(BLOB), "blob": layer(OTHER)},
-        "not the one that the image names",
+        {"blob": gzip_layer(OTHER)},
+        "its manifest is not the one that the image names",
     ),
-    "annotation lost": ({"manifest": document(BLOB, annotations={}), "blob": BLOB}, "annotation"),
-    "annotation no digest": (
-        {"manifest": document(BLOB, annotations={MANIFEST_ANNOTATION: "x"}), "blob": BLOB},
-        "annotation",
+    "annotation lost": (
+        {"manifest": image_document(BASE, BLOB)},
+        "it has lost the annotation that vouches for its manifest",
     ),
-    "a path that climbs": (
-        {
-            "manifest": document(BLOB, annotations={MANIFEST_ANNOTATION: digest_of(EVIL)}),
-            "blob": layer(EVIL),
-        },
-        "'../f'",
+    "annotation without a digest": (
+        {"manifest": image_document(BASE, BLOB, annotations={MANIFEST_ANNOTATION: "x"})},
+        "it has lost the annotation that vouches for its manifest",
+    ),
+    "an unsafe path": (
+        {"manifest": image_document(BASE, BLOB, manifest=EVIL), "blob": gzip_layer(EVIL)},
+        "it lists the path '../f'",
     ),
     "broken manifest": (
-        {"manifest": document(BLOB, annotations=None), "blob": layer(b"{")},
-        "not JSON",
+        {"manifest": image_document(BASE, BLOB), "blob": gzip_layer(b"{")},
+        "it is not JSON",
     ),
     "manifest of the future": (
-        {"manifest": document(BLOB, annotations=None), "blob": layer(b'{"version":3}')},
+        {"manifest": image_document(BASE, BLOB), "blob": gzip_layer(b'{"version":3}')},
         "unknown version 3",
     ),
 }
 
 
-@pytest.mark.parametrize(("answers", "reason"), FRESH.values(), ids=FRESH)
-def test_reasons_not_to_build_on_it(
-    answers: dict[str, bytes], reason: str, registry: Registry, cache: Cache
+@pytest.mark.parametrize("with_history", [False, True])
+@pytest.mark.parametrize(("answers", "reason"), INVALID.values(), ids=INVALID)
+def test_an_invalid_image_is_refused_with_a_reason(
+    answers: dict[str, bytes], reason: str, with_history: bool, registry: FakeRegistry
 ) -> None:
-    registry.answers(**answers)
-    for _ in range(2):  # and none of it is remembered as good
-        found = previous(registry, cache)
-        assert isinstance(found, StartFresh)
-        assert reason in found.reason
+    registry.answer(**{"manifest": DOCUMENT, "blob": BLOB} | answers)
+    with pytest.raises(InvalidImage) as raised:
+        read(registry, with_history=with_history)
+    error = raised.value
+    assert reason in error.reason
+    assert error.message == f"host.io/repo:t is not an image of Kontext's: {error.reason}"
+    assert "docker kontext push" in error.hint
+    assert isinstance(error, KontextError) and error.exit_code == 1
 
 
-DOWN: dict[str, dict[str, bytes]] = {
-    "at once": {"manifest_error": b"Error: dial tcp: connection refused"},
-    "at the layer": {"manifest": document(BLOB), "blob_error": b"Error: connection refused"},
-    "refused the layer": {"manifest": document(BLOB), "blob_error": b"Error: DENIED"},
+CONFIGS: dict[str, bytes] = {
+    "no JSON": b"no",
+    "no platform": b"{}",
+    "an entrypoint that is no list": CONFIG.replace(b'["/e"]', b'"/e"'),
+    "an entrypoint that is a number": CONFIG.replace(b'["/e"]', b"5"),
+    "an entrypoint that is a map": CONFIG.replace(b'["/e"]', b'{"/e":1}'),
 }
 
 
-@pytest.mark.parametrize("answers", DOWN.values(), ids=DOWN)
-def test_a_registry_that_fails_is_no_empty_one(
-    answers: dict[str, bytes], registry: Registry, cache: Cache
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_an_invalid_configuration_is_refused_where_it_is_read(
+    config: bytes, registry: FakeRegistry
 ) -> None:
-    registry.answers(**answers)
-    with pytest.raises(RegistryError):
-        previous(registry, cache)
+    registry.answer(manifest=DOCUMENT, blob=BLOB, config=config)
+    with pytest.raises(InvalidImage):
+        read(registry, with_history=True)
+    assert read(registry) == KontextImage(IMAGE, SMALL)
 
 
-CONFIG = b'{"os":"linux","architecture":"amd64"}'
-BASES: dict[str, tuple[dict[str, bytes], str]] = {
-    "index in an index": ({"manifest": b'{"manifests":[]}', "config": CONFIG}, "several platforms"),
-    "no JSON": ({"manifest": b"x", "config": CONFIG}, "cannot be a base"),
-    "no configuration": (
-        {"manifest": document(BLOB), "config": b"{}"},
-        "cannot be a base: it: 'os'",
-    ),
-    "other platform": (
-        {"manifest": document(BLOB), "config": CONFIG.replace(b"amd64", b"s390x")},
-        "is for linux/s390x, not linux/amd64",
-    ),
+ERRORS: dict[str, tuple[dict[str, bytes], type[RegistryError]]] = {
+    "no tag": ({"manifest_error": b"Error: MANIFEST_UNKNOWN"}, NotFound),
+    "layer gone": ({"blob_error": b"Error: BLOB_UNKNOWN"}, NotFound),
+    "configuration gone": ({"config_error": b"Error: BLOB_UNKNOWN"}, NotFound),
+    "no answer": ({"manifest_error": b"Error: dial tcp: connection refused"}, RegistryError),
+    "no answer at the layer": ({"blob_error": b"Error: connection refused"}, RegistryError),
 }
 
 
-@pytest.mark.parametrize(("answers", "message"), BASES.values(), ids=BASES)
-def test_what_cannot_be_a_base(answers: dict[str, bytes], message: str, registry: Registry) -> None:
-    registry.answers(digest=BASE.encode(), **answers)
-    with registry.crane as crane, pytest.raises(KontextError, match="alpine") as raised:
-        custom_base(crane, "host.io:5000/alpine:3", "linux/amd64", 64)
-    assert message in raised.value.message
-    assert registry.asked[0] == "digest --platform linux/amd64 host.io:5000/alpine:3"
-    assert registry.asked[1] == f"manifest host.io:5000/alpine@{BASE}", "the digest that was found"
+@pytest.mark.parametrize(("answers", "error"), ERRORS.values(), ids=ERRORS)
+def test_a_registry_that_fails_is_not_taken_for_an_invalid_image(
+    answers: dict[str, bytes], error: type[RegistryError], registry: FakeRegistry
+) -> None:
+    registry.answer(**{"manifest": DOCUMENT, "blob": BLOB} | answers)
+    with pytest.raises(error):
+        read(registry, with_history=True)
 
 
-def reuse(known: bool) -> tuple[BuildOn, ImageSpec]:
-    """To build on an ancestor with one layer of sources, of an image with two."""
-    first, second = (Layer(Digest("sha256:" + letter * 64), 5) for letter in "12")
-    image = Image(BASE, (Layer(BASE, 1), first, second), None)
-    lineage = Lineage(BASE, BASE, "linux/amd64", labels={"k": "v", "n": "new"})
-    held = frozenset({BASE}) if known else frozenset()
-    before = KontextImage(image, Manifest(described({}), lineage), known=held)
-    ancestor = Ancestor(BASE, 2, 0, 0, frozenset(), ReverseDelta())
-    choice = BuildOn((ancestor,), image.layers[:2], Changes(), 0, 1, ReverseDelta(), before)
-
-    def settings(labels: Mapping[str, str]) -> dict[str, Any]:
-        return {"Entrypoint": ["/e"], "platform": "linux/amd64", "Labels": {"b": "x", **labels}}
-
-    return choice, ImageSpec(BASE, (), BASE, "linux/amd64", lineage.labels, settings)
+# Single documents
 
 
-def config_with(**changes: Any) -> bytes:
-    config = {"Entrypoint": ["/e"], "Labels": {"b": "x", "k": "old"}} | changes
-    return json.dumps({"os": "linux", "architecture": "amd64", "config": config}).encode()
+def test_the_layers_of_an_image_are_none_where_it_cannot_be_read(registry: FakeRegistry) -> None:
+    answers: list[tuple[dict[str, bytes], set[str]]] = [
+        ({"manifest": image_document(BASE, BLOB)}, {BASE, digest_of(BLOB)}),
+        ({"manifest": b'{"schemaVersion":2,"manifests":[]}'}, set()),
+        ({"manifest": b"<html>"}, set()),
+        ({"manifest_error": b"Error: MANIFEST_UNKNOWN"}, set()),
+    ]
+    with registry.crane as crane:
+        for answer, layers in answers:
+            registry.answer(**answer)
+            assert fetch_layers(crane, "host.io/repo:t") == layers
 
 
-LAYERS = [{"digest": BASE, "size": 1}, {"digest": "sha256:" + "1" * 64, "size": 5}]
-WRONG = "it is not what a later image says of it"
-ANCESTORS: dict[str, tuple[dict[str, bytes], str]] = {
-    "as it should be": ({}, ""),
-    "without the label": ({"config": config_with(Labels={"b": "x"})}, ""),
-    "with a label of its own": ({"config": config_with(Labels={"b": "x", "by": "me"})}, WRONG),
-    "without the base's label": ({"config": config_with(Labels=None)}, WRONG),
-    "with an environment": ({"config": config_with(Env=["LD_PRELOAD=/x"])}, WRONG),
-    "with fewer layers": ({"manifest": document(b"", layers=LAYERS[:1])}, WRONG),
-    "with other layers": ({"manifest": document(b"")}, WRONG),
-    "an index": ({"manifest": b'{"manifests": []}'}, "something else in its place"),
-    "no JSON": ({"config": b"no"}, "something else in its place"),
-    "gone": ({"manifest_error": b"Error: MANIFEST_UNKNOWN: x"}, "does not have it"),
-    "damaged": ({"config_error": b"Error: error verifying sha256"}, "something else in its place"),
+def test_a_configuration_that_is_not_valid_is_an_invalid_document(registry: FakeRegistry) -> None:
+    with registry.crane as crane:
+        assert fetch_config(crane, "host.io/repo:t") == ImageConfig("linux/amd64", ("/e",))
+        registry.answer(config=b"{}")
+        with pytest.raises(InvalidDocument, match="'os'"):
+            fetch_config(crane, "host.io/repo:t")
+
+
+BAD_LAYERS: dict[str, Any] = {
+    "another algorithm": {"digest": "sha512:" + "a" * 128, "size": 1},
+    "no digest": {"size": 1},
+    "negative size": {"digest": BASE, "size": -1},
+    "a size that is no integer": {"digest": BASE, "size": 1.0},
+    "a media type that is no string": {"digest": BASE, "size": 1, "mediaType": ["x"]},
 }
 
 
-@pytest.mark.parametrize(("answers", "problem"), ANCESTORS.values(), ids=ANCESTORS)
-def test_an_ancestor_is_looked_at(
-    answers: dict[str, bytes], problem: str, registry: Registry
-) -> None:
-    registry.answers(manifest=document(b"", layers=LAYERS), config=config_with())
-    registry.answers(**answers)
-    choice, wanted = reuse(known=False)
-    with ThreadPoolExecutor(1) as threads, registry.crane as crane:
-        found = ancestor_problem(crane, threads, TAG, choice, wanted)
-    assert bool(found) == bool(problem)
-    assert problem in found
-
-
-@pytest.mark.parametrize(
-    ("answer", "problem"),
-    [
-        pytest.param({"digest": BASE.encode()}, "", id="there"),
-        pytest.param(
-            {"digest_error": b"Error: MANIFEST_UNKNOWN"},
-            "the registry does not have it",
-            id="gone",
-        ),
-    ],
-)
-def test_a_known_ancestor_must_only_be_there(
-    answer: dict[str, bytes], problem: str, registry: Registry
-) -> None:
-    registry.answers(**answer)
-    choice, wanted = reuse(known=True)
-    with ThreadPoolExecutor(1) as threads, registry.crane as crane:
-        found = ancestor_problem(crane, threads, TAG, choice, wanted)
-    assert found == problem
-    assert registry.asked == [f"digest host.io/repo@{BASE}"]
+@pytest.mark.parametrize("layer", BAD_LAYERS.values(), ids=BAD_LAYERS)
+def test_a_bad_layer_is_an_invalid_document(layer: Any) -> None:
+    with pytest.raises(InvalidDocument):
+        parse_image(image_document(layers=[layer]))

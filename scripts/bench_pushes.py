@@ -13,7 +13,7 @@ from bench_report import Row, Topic, not_measured
 from bench_stage import FRESH, PUSH, SMALL, Stage, size_of_layers_with, state_size
 from measuring import disk_registry, human
 from processes import Failed, Run, filled, in_turn, ratio, seconds, shown, timed
-from slow_line import line, slow_line
+from support.slow_line import line, slow_line
 
 
 def git_status(stage: Stage) -> Run:
@@ -258,8 +258,8 @@ def slow(stage: Stage) -> Topic:
             Row("slow line: bytes, edit", edit_bytes),
             Row("slow line: bytes, first push", first_bytes, append.name, append_bytes),
         ],
-        "A proxy (scripts/slow_line.py) delays all bytes by 25 ms and passes 50 Mbit/s in each "
-        "direction. A connection takes one round trip to open. The first push runs once. The "
+        "A proxy (tests/support/slow_line.py) delays all bytes by 25 ms and passes 50 Mbit/s in "
+        "each direction. A connection takes one round trip to open. The first push runs once. The "
         "difference is the median of neighbouring runs.",
         [shown(PUSH), shown(append.template)],
     )

@@ -96,3 +96,32 @@ def run_image(daemon: str, docker: Docker) -> Callable[..., Result]:
         return docker("run", "--rm", "--mount", mount, *options, image, *arguments)
 
     return run
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """The files of a self-signed certificate for 127.0.0.1, and of its key."""
+    if not shutil.which("openssl"):
+        missing("openssl")
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    names = ["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command = ["openssl", "req", *kind, *names, "-keyout", files[1], "-out", files[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture
+def publish_layer(
+    registry: Registry, crane: Callable[..., bytes], tmp_path: Path
+) -> Callable[[bytes], str]:
+    """Publish an image of one layer, which has no annotations, and return its tag."""
+
+    def publish(layer: bytes) -> str:
+        tag = registry.repository() + ":v1"
+        path = tmp_path / "layer.tar.gz"
+        path.write_bytes(layer)
+        crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
+        return tag
+
+    return publish

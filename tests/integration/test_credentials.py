@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -12,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.credentials import answer, install_helper
 from support.services import (
     PASSWORD,
     USER,
@@ -24,18 +23,6 @@ from support.services import (
 from support.trees import File
 
 TREE = {"file": File(b"content\n")}
-
-
-def helper(folder: Path, name: str, script: str) -> None:
-    """A credential helper on PATH: `get` reads the server from stdin."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"docker-credential-{name}"
-    path.write_text(f"#!/bin/sh\nread server\n{script}\n")
-    path.chmod(0o755)
-
-
-def on_path(docker: Docker, folder: Path) -> None:
-    docker.environment["PATH"] = f"{folder}:{os.environ['PATH']}"
 
 
 def assert_one_message(pushed: Result, *parts: str) -> None:
@@ -66,9 +53,9 @@ def test_docker_login(docker: Docker, registry: Registry, source: Path) -> None:
 def test_a_credential_helper(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    answer = json.dumps({"ServerURL": registry.host, "Username": USER, "Secret": PASSWORD})
-    helper(tmp_path / "bin", "test", f"[ \"$server\" = '{registry.host}' ] && echo '{answer}'")
-    on_path(docker, tmp_path / "bin")
+    install_helper(
+        docker, tmp_path / "bin", f"[ \"$server\" = '{registry.host}' ] && {answer(registry)}"
+    )
     docker.configure({"credHelpers": {registry.host: "test"}})
     assert docker.push(registry.repository(), source).image
 
@@ -103,9 +90,8 @@ def test_missing_helper(docker: Docker, registry: Registry, source: Path) -> Non
 
 
 def test_failing_helper(docker: Docker, registry: Registry, source: Path, tmp_path: Path) -> None:
-    helper(tmp_path / "bin", "broken", f"echo 'vault sealed, {PASSWORD}'; exit 1")
-    on_path(docker, tmp_path / "bin")
-    docker.configure({"credHelpers": {registry.host: "broken"}})
+    install_helper(docker, tmp_path / "bin", f"echo 'vault sealed, {PASSWORD}'; exit 1")
+    docker.configure({"credHelpers": {registry.host: "test"}})
     pushed = docker.push(registry.repository(), source)
     assert_one_message(pushed, "credential helper", registry.host, "docker login")
 
@@ -129,19 +115,6 @@ def test_registry_down(docker: Docker, source: Path) -> None:
         host = f"127.0.0.1:{reserved.getsockname()[1]}"
         pushed = docker.push(f"{host}/some/repository:v1", source)
     assert_one_message(pushed, host, "connection refused")
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody vouches for, and its key."""
-    if not shutil.which("openssl"):
-        pytest.fail("needs openssl")
-    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    names = ["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1"]
-    kind = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command = ["openssl", "req", *kind, *names, "-keyout", files[1], "-out", files[0]]
-    subprocess.run(command, check=True, capture_output=True)
-    return files
 
 
 @pytest.fixture
@@ -196,9 +169,8 @@ def test_a_helper_that_waits_for_ever_is_ended(
     fifo, pid = tmp_path / "fifo", tmp_path / "pid"
     os.mkfifo(fifo)
     os.mkfifo(pid)
-    helper(tmp_path / "bin", "slow", f"echo $$ >{pid}; exec cat {fifo}")
-    on_path(docker, tmp_path / "bin")
-    docker.configure({"credHelpers": {registry.host: "slow"}})
+    install_helper(docker, tmp_path / "bin", f"echo $$ >{pid}; exec cat {fifo}")
+    docker.configure({"credHelpers": {registry.host: "test"}})
     process = subprocess.Popen(
         ["docker", "kontext", "push", "-t", registry.repository(), str(source)],
         env=os.environ | {"DOCKER_CONFIG": str(docker.config)} | docker.environment,

@@ -7,14 +7,13 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.services import PASSWORD, USER, Docker, Registry, Result
+from support.credentials import answer, install_helper
+from support.services import PASSWORD, USER, Docker, Registry
 from support.trees import File
-from test_credentials import helper, on_path
 
 TREE = {"file": File(b"content\n")}
 
@@ -48,8 +47,10 @@ def test_all_is_well(
     assert checks["daemon"]["message"] == f"{daemon} at {os.environ['DOCKER_HOST']}"
     assert os.environ["KONTEXT_CACHE_DIR"] in checks["cache"]["message"]
     file = docker.config / "config.json"
-    assert checks["credentials"]["message"] == f"auths in {file} has some for {registry.host}"
-    assert checks["registry"]["message"] == f"{registry.host} has shown {tag}:latest"
+    assert (
+        checks["credentials"]["message"] == f"auths in {file} has credentials for {registry.host}"
+    )
+    assert checks["registry"]["message"] == f"{registry.host} answered for {tag}:latest"
 
 
 @pytest.mark.parametrize(("locale", "sign"), [("C.UTF-8", "✓"), ("C", "+")])
@@ -59,7 +60,7 @@ def test_what_a_person_sees(docker: Docker, registry: Registry, locale: str, sig
     lines = said.stdout.splitlines()
     assert (said.code, said.stderr) == (0, "")
     assert lines[0].startswith(f"{sign} python       3.")
-    assert lines[-1] == f"{sign} registry     {registry.host} has shown its catalog"
+    assert lines[-1] == f"{sign} registry     {registry.host} answered for its catalog"
     absent = lines.index("! daemon       no Docker daemon answers at unix:///no/where.sock: "
                          "No such file or directory")  # fmt: skip
     assert "A push needs no daemon." in lines[absent + 1]
@@ -68,7 +69,7 @@ def test_what_a_person_sees(docker: Docker, registry: Registry, locale: str, sig
 def test_an_image_that_is_not_there_yet(docker: Docker, registry: Registry) -> None:
     code, checks = examined(docker, registry.repository())
     assert (code, states(checks)) == (0, {})
-    assert "not there yet" in checks["registry"]["message"]
+    assert "does not exist yet" in checks["registry"]["message"]
 
 
 def test_wrong_credentials(docker: Docker, registry: Registry) -> None:
@@ -86,31 +87,27 @@ def test_no_credentials(docker: Docker, registry: Registry) -> None:
     assert (code, states(checks)) == (1, {"credentials": "note", "registry": "broken"})
 
 
-def answering(registry: Registry, secret: str = PASSWORD) -> str:
-    answer = {"ServerURL": registry.host, "Username": USER, "Secret": secret}
-    return f"echo '{json.dumps(answer)}'"
-
-
 @pytest.mark.parametrize("setting", ["credHelpers", "credsStore"])
 def test_a_helper_is_named(
     docker: Docker, registry: Registry, tmp_path: Path, setting: str
 ) -> None:
-    helper(tmp_path / "bin", "test", answering(registry))
-    on_path(docker, tmp_path / "bin")
+    install_helper(docker, tmp_path / "bin", answer(registry))
     docker.configure({setting: {registry.host: "test"} if setting == "credHelpers" else "test"})
     code, checks = examined(docker, registry.repository())
     assert (code, states(checks)) == (0, {})
     source = f"docker-credential-test ({setting} in {docker.config}/config.json)"
-    assert checks["credentials"]["message"] == f"{source} has some for {registry.host}"
+    assert checks["credentials"]["message"] == f"{source} has credentials for {registry.host}"
 
 
 HELPERS = {
     "missing": (None, "broken", "docker-credential-test is not on PATH"),
     "failing": (f"echo 'sealed: {PASSWORD}'; exit 1", "broken", "helper for {} failed"),
     "without an answer": (
-        "echo 'credentials not found in native keychain'; exit 1", "note", "has none for {}",
+        "echo 'credentials not found in native keychain'; exit 1",
+        "note",
+        "has no credentials for {}",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("script", "state", "message"), HELPERS.values(), ids=HELPERS)
@@ -123,8 +120,7 @@ def test_a_helper_that_does_not_help(
     message: str,
 ) -> None:
     if script:
-        helper(tmp_path / "bin", "test", script)
-        on_path(docker, tmp_path / "bin")
+        install_helper(docker, tmp_path / "bin", script)
     docker.configure({"credHelpers": {registry.host: "test"}})
     code, checks = examined(docker, registry.repository())
     assert (code, states(checks)) == (1, {"credentials": state, "registry": "broken"})
@@ -212,57 +208,4 @@ def test_another_installation(docker: Docker, root: Path, script: str, state: st
     assert doctor(root, docker)["plugin"]["state"] == state
 
 
-def test_install_mends_it(docker: Docker, root: Path) -> None:
-    link = docker.config / "cli-plugins/docker-kontext"
-    link.unlink()
-    link.symlink_to("/gone/kontext_plugin/docker-kontext")
-    done = subprocess.run(
-        [sys.executable, "-m", "kontext_plugin", "install"],
-        cwd=root,
-        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert docker("kontext", "version").code == 0
-
-
 # The cache
-
-
-def test_cache(docker: Docker, registry: Registry, source: Path) -> None:
-    tag = f"{registry.repository()}:v1"
-    docker.push(tag, source)
-    root = Path(os.environ["KONTEXT_CACHE_DIR"])
-    listed = docker("kontext", "cache", "ls")
-    assert listed.code == 0
-    header, *rows = listed.stdout.splitlines()
-    assert header.split() == ["KIND", "SIZE", "SAVED", "OF"]
-    assert {(row.split()[0], row.split()[-1]) for row in rows} >= {("image", tag)}
-    shown = json.loads(docker("kontext", "cache", "ls", "--format", "json").stdout)
-    files = [path for path in root.rglob("*") if path.is_file()]
-    assert shown["folder"] == str(root)
-    assert sum(entry["bytes"] for entry in shown["entries"]) == sum(
-        file.stat().st_size for file in files
-    )
-
-    pruned = docker("kontext", "cache", "prune")
-    assert (pruned.code, pruned.stdout) == (0, "")
-    assert pruned.stderr.startswith("Freed ")
-    assert not [path for path in root.rglob("*") if path.is_file()]
-    assert docker("kontext", "cache", "ls").stdout == ""
-    assert "Nothing changed" in docker.push(tag, source).stderr
-
-
-WRONG = {
-    "nothing": ([], "requires 1 argument"),
-    "another": (["clear"], "knows ls or prune only"),
-    "format of prune": (["prune", "--format", "json"], "unknown flag: --format"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_usage_of_the_cache(docker: Docker, arguments: list[str], message: str) -> None:
-    said: Result = docker("kontext", "cache", *arguments)
-    assert said.code == 125
-    assert message in said.stderr

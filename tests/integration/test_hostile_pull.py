@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from support.images import NO_FILES
+from support.layers import NO_FILES
 from support.services import Docker, Registry, Result
 from support.trees import SOURCES, File, Tree, on_disk, plant
 

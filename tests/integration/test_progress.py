@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slow_line import Line, line
 from support.machine import SHIM, Machine, ends_within
 from support.services import PASSWORD, Docker, Registry
+from support.slow_line import Line, line
 from support.terminal import Terminal, terminal
 from support.trees import Directory, File, plant
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.images import exported, layers, uploaded, writes
 from support.services import Docker, Registry, Result
-from support.trees import PROGRAM, Directory, File, Link, Tree, on_disk, plant, remove
+from support.trees import PROGRAM, Directory, File, Link, Tree, in_archive, on_disk, plant, remove
 
 Crane = Callable[..., bytes]
 
@@ -304,27 +306,6 @@ def test_labels(docker: Docker, registry: Registry, crane: Crane, source: Path) 
     assert labels() == {"line": "x"}
 
 
-def test_ignore_files(
-    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
-) -> None:
-    tag = registry.repository() + ":v1"
-    (source / ".git").mkdir()
-    (source / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-    (source / ".dockerignore").write_text("src\n")
-    pushed = docker.push(tag, source)
-    assert set(exported(crane, tag)) == (
-        {path for path in TREE if not path.startswith("src")} | {".dockerignore"}
-    )
-    assert "'.git'" in pushed.stderr
-    (source / ".kontextignore").write_text("*\n!src/main.c\n")
-    docker.push(tag, source)
-    assert set(exported(crane, tag)) == {"src", "src/main.c"}
-    rules = tmp_path / "rules"
-    rules.write_text("*\n!README\n!.git\n")
-    docker.push(tag, source, "--ignore-file", str(rules), "--git")
-    assert set(exported(crane, tag)) == {"README", ".git", ".git/HEAD"}
-
-
 def test_what_no_image_can_hold_is_left_out_with_a_warning(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
@@ -437,3 +418,42 @@ def test_what_consumers_disagree_about_is_refused(
     assert why in pushed.stderr
     assert "Traceback" not in pushed.stderr
     assert writes(registry.requests()) == []
+
+
+def test_nothing_of_the_source_is_changed(docker: Docker, registry: Registry, source: Path) -> None:
+    def state() -> dict[str, tuple[float, ...]]:
+        found = {}
+        for path in [source, *source.rglob("*")]:
+            status = path.lstat()
+            found[str(path)] = (status.st_mode, status.st_mtime_ns, status.st_ctime_ns)
+        return found
+
+    before = state()
+    docker.push(registry.repository(), source)
+    docker.push(registry.repository(), source, "--dry-run")
+    assert state() == before
+
+
+def test_the_cache_is_not_pushed(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
+    docker.environment["KONTEXT_CACHE_DIR"] = str(source / "cache")
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source)
+    assert docker.push(tag, source).image == first.image
+    assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
+
+
+def test_names_are_bytes_in_every_locale(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    (source / "gr\u00fc\u00dfe-\u65e5\u672c").write_text("x")
+    subprocess.run(
+        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / "en_US.ISO-8859-1"], check=True
+    )
+    docker.environment["LOCPATH"] = str(tmp_path)
+    images = set()
+    for locale in ("C", "POSIX", "C.UTF-8", "en_US.ISO-8859-1", "nonsense"):
+        docker.environment["LC_ALL"] = locale
+        images.add(docker.push(registry.repository(), source).image.rpartition("@")[2])
+    assert len(images) == 1

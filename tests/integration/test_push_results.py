@@ -152,16 +152,3 @@ def test_standard_output_is_no_file_to_replace(
     assert done.returncode == 1
     assert "where this command reads or writes" in done.stderr
     assert output.exists()
-
-
-def test_tags_are_completed(docker: Docker, registry: Registry, source: Path) -> None:
-    repository = registry.repository()
-    docker.push(f"{repository}:v1", source, "-t", f"{repository}:v2")
-
-    def offered(*words: str) -> list[str]:
-        said = docker("__complete", "kontext", *words, cwd=source).stdout.splitlines()
-        assert said.pop() == ":4"
-        return [line.partition("\t")[0] for line in said]
-
-    assert offered("push", "-t", "") == [f"{repository}:v1", f"{repository}:v2"]
-    assert offered("push", "-t", f"{repository}:v2") == [f"{repository}:v2"]

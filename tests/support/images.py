@@ -1,33 +1,17 @@
-"""What a registry has of an image, and what was asked of it."""
+"""Images in a registry: what they hold, and which requests a push made."""
 
 from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
-from support.services import Request
+from support.services import Registry, Request
 from support.trees import Tree, in_archive
 
 Crane = Callable[..., bytes]
-
-NO_FILES: dict[str, object] = {
-    "version": 2,
-    "files": {},
-    "sizes": [],
-    "executable": [],
-    "links": {},
-    "base": "sha256:" + "0" * 64,
-    "extractor": "sha256:" + "0" * 64,
-    "platform": "linux/amd64",
-    "generation": 0,
-    "content": 0,
-    "layers": [],
-    "ancestors": [],
-    "labels": {},
-    "replacedDirectories": [],
-}
-"""A manifest that lists nothing."""
 
 
 def exported(crane: Crane, image: str) -> Tree:
@@ -44,3 +28,41 @@ def uploaded(requests: list[Request]) -> set[str]:
 
 def writes(requests: list[Request]) -> list[Request]:
     return [request for request in requests if request.method not in ("GET", "HEAD")]
+
+
+def own_base(crane: Crane, registry: Registry, folder: Path) -> str:
+    """Publish a base image like Alpine's, and return its tag.
+
+    In it, /var/run is a link. It has a command, an entrypoint and a user.
+    """
+    path = folder / "base.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, kind, target in (
+            ("etc", tarfile.DIRTYPE, ""),
+            ("run", tarfile.DIRTYPE, ""),
+            ("var", tarfile.DIRTYPE, ""),
+            ("var/run", tarfile.SYMTYPE, "../run"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.mode = kind, target, 0o755
+            archive.addfile(entry)
+        entry = tarfile.TarInfo("etc/motd")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"hello"))
+    tag = registry.repository() + ":base"
+    crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
+    settings = ["--cmd", "/bin/sh", "--entrypoint", "/bin/init", "--user", "1000:1000"]
+    crane("mutate", tag, *settings, "--set-platform", "linux/amd64", "-t", tag)
+    return tag
+
+
+def content_of_layers(crane: Crane, image: str) -> bytes:
+    """Return the content of all files in the layers of `REPOSITORY:TAG`, one after the other."""
+    repository = image.partition("@")[0].rpartition(":")[0]
+    held = b""
+    for digest in layers(crane, image):
+        with tarfile.open(fileobj=io.BytesIO(crane("blob", f"{repository}@{digest}"))) as layer:
+            for member in layer:
+                file = layer.extractfile(member)
+                held += file.read() if file else b""
+    return held

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.services import PASSWORD, Docker, Result
-from support.trees import Tree, in_archive, on_disk
+from support.services import PASSWORD, Docker, Registry, Result
+from support.trees import File, Tree, in_archive, on_disk, plant
 
 SHIM = Path(__file__).parents[2] / "kontext_plugin" / "docker-kontext"
 
@@ -121,7 +122,7 @@ class Machine:
         said = pushed.stderr[pushed.stderr.index("ERROR: ") :]
         assert len(said.strip().splitlines()) == 2, said
         assert message in said
-        for never in ("Traceback", "fault of Kontext's", PASSWORD, "\x1b", "\x00"):
+        for never in ("Traceback", "bug in Kontext", PASSWORD, "\x1b", "\x00"):
             assert never not in pushed.stderr, pushed.stderr
 
 
@@ -132,3 +133,20 @@ def ends_within(seconds: float, done: Callable[[], bool], every: float = 0.02) -
             return False
         time.sleep(every)
     return True
+
+
+def new_machine(folder: Path, registry: Registry, crane: str, host: str = "") -> Machine:
+    """Return a machine with a repository of its own. `host` is a proxy, if there is one."""
+    repository = registry.repository().partition("/")[2]
+    return Machine(folder, host or registry.host, registry.host, crane, repository)
+
+
+def change(machine: Machine, chance: random.Random) -> None:
+    """Write 3 MB of new content, and change one of up to nine small files."""
+    plant(
+        machine.source,
+        {
+            "large": File(chance.randbytes(3_000_000)),
+            f"files/{chance.randrange(9)}": File(chance.randbytes(chance.randrange(5000))),
+        },
+    )

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -78,6 +78,18 @@ class Result:
     code: int
     stdout: str
     stderr: str
+
+    @property
+    def json(self) -> Any:
+        """The document that a command with `--format json` printed."""
+        assert self.code == 0, self.stderr
+        return json.loads(self.stdout)
+
+    def assert_printable(self) -> None:
+        """Hold that nothing can command the terminal, and that there is no traceback."""
+        assert self.stdout.replace("\n", "").isprintable()
+        assert self.stderr.replace("\n", "").isprintable()
+        assert "Traceback" not in self.stderr
 
     @property
     def image(self) -> str:

@@ -1,9 +1,8 @@
-"""What docker sees of the plugin: metadata, help, exit codes, and being told to stop."""
+"""A push that is told to stop: it ends soon, and leaves no process behind."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -17,91 +16,6 @@ import pytest
 from support.machine import ends_within
 from support.services import Docker, Registry
 from support.terminal import terminal
-
-import kontext_plugin
-
-
-def test_docker_lists_it(docker: Docker) -> None:
-    assert "kontext*" in docker("--help").stdout
-
-
-def test_metadata_takes_no_python(root: Path) -> None:
-    shim = root / "kontext_plugin" / "docker-kontext"
-    done = subprocess.run(
-        [shim, "docker-cli-plugin-metadata"],
-        env={"PATH": "/usr/bin:/bin", "KONTEXT_PYTHON": "/no/python"},
-        capture_output=True,
-        check=True,
-    )
-    metadata = json.loads(done.stdout)
-    assert metadata["SchemaVersion"] == "0.1.0"
-    assert metadata["Version"] == kontext_plugin.__version__
-    assert {"Vendor", "ShortDescription", "URL"} <= metadata.keys()
-
-
-HELP = {
-    "plugin": (["kontext"], "Usage:  docker kontext COMMAND\n"),
-    "plugin, flag": (["kontext", "--help"], "Usage:  docker kontext COMMAND\n"),
-    "plugin, help": (["help", "kontext"], "Usage:  docker kontext COMMAND\n"),
-    "command": (
-        ["kontext", "push", "--help"],
-        "Usage:  docker kontext push [OPTIONS] -t REF [DIR]\n",
-    ),
-    "command, short": (
-        ["kontext", "push", "-h"],
-        "Usage:  docker kontext push [OPTIONS] -t REF [DIR]\n",
-    ),
-    "command, help": (
-        ["help", "kontext", "push"],
-        "Usage:  docker kontext push [OPTIONS] -t REF [DIR]\n",
-    ),
-    "command, before": (["--help", "kontext", "push"], "Usage:  docker kontext push"),
-    "after flags": (["kontext", "push", "-t", "x", "--help"], "Usage:  docker kontext push"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "start"), HELP.values(), ids=HELP)
-def test_help(docker: Docker, arguments: list[str], start: str) -> None:
-    said = docker(*arguments)
-    assert (said.code, said.stderr) == (0, "")
-    assert said.stdout.startswith(start)
-    assert said.stdout.count("Usage:") == 1
-
-
-def test_every_option_is_in_the_help(docker: Docker) -> None:
-    text = docker("kontext", "push", "--help").stdout
-    for option in (
-        "-t, --tag", "    --fresh", "    --base", "    --platform", "    --label", "    --dry-run",
-        "-q, --quiet", "    --insecure", "    --ignore-file", "    --git",
-    ):  # fmt: skip
-        assert f"\n  {option} " in text
-
-
-def test_global_flags_come_first(docker: Docker, registry: Registry, tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    tag = registry.repository()
-    for flags in (["-D"], ["--debug=false"], ["--context", "default"], ["-Dc", "default"], ["--"]):
-        pushed = docker(*flags, "kontext", "push", "-t", tag, str(tmp_path / "source"))
-        assert pushed.image, flags
-        assert ("crane manifest" in pushed.stderr) == ("D" in flags[0]), flags
-
-
-def test_debug_shows_the_traceback(docker: Docker, tmp_path: Path) -> None:
-    arguments = ["kontext", "push", "-t", "127.0.0.1:1/some/repository", str(tmp_path)]
-    assert "Traceback" not in docker(*arguments).stderr
-    debugged = docker("-D", *arguments)
-    assert debugged.code == 1
-    assert "Traceback" in debugged.stderr
-    assert "crane manifest 127.0.0.1:1/some/repository" in debugged.stderr
-
-
-def test_completion(docker: Docker) -> None:
-    said = docker("__complete", "kontext", "pus").stdout
-    assert said.splitlines()[0].startswith("push\t")
-    assert said.splitlines()[-1] == ":4"
-    flags = docker("__complete", "kontext", "push", "--d").stdout
-    assert [line.partition("\t")[0] for line in flags.splitlines()] == ["--dry-run", ":4"]
-    assert docker("__complete", "kontext", "push", "").stdout == ":16\n"
 
 
 @pytest.fixture
@@ -182,42 +96,6 @@ def test_ctrl_c_on_a_terminal(
         assert screen.ends() == 130, screen.sent
     assert b"Traceback" not in screen.sent
     assert ends_within(1, lambda: not cranes(host))
-
-
-CLOSED = {
-    "stdin": ("<&-", 0, True),
-    "stdout": (">&-", 0, False),
-    "stderr": ("2>&-", 0, True),
-    "all": ("<&- >&- 2>&-", 0, False),
-    "full": (">/dev/full", 1, False),
-}
-
-
-@pytest.mark.parametrize(("redirected", "code", "printed"), CLOSED.values(), ids=CLOSED)
-def test_closed_streams(
-    docker: Docker,
-    registry: Registry,
-    root: Path,
-    tmp_path: Path,
-    redirected: str,
-    code: int,
-    printed: bool,
-) -> None:
-    """Messages never end up on stdout, nor in a file that got the stream's number."""
-    (tmp_path / "source").mkdir()
-    shim = root / "kontext_plugin" / "docker-kontext"
-    command = f'"{shim}" kontext push -t {registry.repository()} "{tmp_path}/source"'
-    done = subprocess.run(
-        ["sh", "-c", f"{command} {redirected}"],
-        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stderr
-    assert done.stdout.count("@sha256:") == int(printed)
-    assert len(done.stdout.splitlines()) == int(printed)
-    if redirected == ">/dev/full":
-        assert "cannot write to standard output: No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize("attempt", range(6))

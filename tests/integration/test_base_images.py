@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.images import own_base
 from support.services import Docker, Registry, Result
 from support.trees import File, Tree, in_archive, on_disk
 
@@ -25,29 +26,6 @@ def test_building_again_gives_the_same_bytes(root: Path, tmp_path: Path) -> None
 
     subprocess.run([sys.executable, root / "scripts" / "build-base", tmp_path / "base"], check=True)
     assert content(tmp_path / "base") == content(root / "kontext_plugin" / "base")
-
-
-def own_base(crane: Callable[..., bytes], registry: Registry, folder: Path) -> str:
-    """Like Alpine's: /var/run is a link, there is a command, and another user."""
-    path = folder / "base.tar"
-    with tarfile.open(path, "w") as archive:
-        for name, kind, target in (
-            ("etc", tarfile.DIRTYPE, ""),
-            ("run", tarfile.DIRTYPE, ""),
-            ("var", tarfile.DIRTYPE, ""),
-            ("var/run", tarfile.SYMTYPE, "../run"),
-        ):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.linkname, entry.mode = kind, target, 0o755
-            archive.addfile(entry)
-        entry = tarfile.TarInfo("etc/motd")
-        entry.size = 5
-        archive.addfile(entry, io.BytesIO(b"hello"))
-    tag = registry.repository() + ":base"
-    crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
-    settings = ["--cmd", "/bin/sh", "--entrypoint", "/bin/init", "--user", "1000:1000"]
-    crane("mutate", tag, *settings, "--set-platform", "linux/amd64", "-t", tag)
-    return tag
 
 
 def test_a_users_own_base(

@@ -84,7 +84,7 @@ def hold_to_a_message(docker: Docker, registry: Registry, source: Path, rule: Ru
             pushed = docker(*(["-D"] if debug else []), *push, timeout=60)
         assert rule.struck
         assert (pushed.code, pushed.stdout) == (1, "")
-        assert "fault of Kontext's" not in pushed.stderr
+        assert "bug in Kontext" not in pushed.stderr
         assert all(line.isprintable() for line in pushed.stderr.split("\n"))
         assert "login evil.example" not in pushed.stderr
         for secret in (PASSWORD, CODED):

@@ -68,3 +68,18 @@ def test_it_pushes_from_an_empty_environment(
     other.environment["KONTEXT_CRANE"] = crane_path
     pushed = other.push(registry.repository(), tmp_path / "source")
     assert pushed.image
+
+
+def test_install_mends_it(docker: Docker, root: Path) -> None:
+    link = docker.config / "cli-plugins/docker-kontext"
+    link.unlink()
+    link.symlink_to("/gone/kontext_plugin/docker-kontext")
+    done = subprocess.run(
+        [sys.executable, "-m", "kontext_plugin", "install"],
+        cwd=root,
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert docker("kontext", "version").code == 0

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from support.edits import BEFORE as TREE
+from support.edits import HOSTILE_NAME, edit
 from support.images import layers, writes
 from support.services import Docker, Registry
 from support.trees import Directory, on_disk
-from test_reading import HOSTILE, TREE, as_json, edit, harmless
 
 from kontext_plugin.terminal.text import size
 
@@ -37,12 +38,12 @@ def test_diff_says_what_the_next_push_does(
     cached = on_disk(tmp_path / "cache")
     registry.requests()
     said = docker("kontext", "diff", "-t", tag, str(source))
-    document = as_json(docker("kontext", "diff", "-t", tag, "--format", "json", str(source)))
+    document = docker("kontext", "diff", "-t", tag, "--format", "json", str(source)).json
     assert writes(registry.requests()) == []
     assert on_disk(tmp_path / "cache") == cached, "not even the cache"
 
     assert (said.code, said.stdout) == (0, EDITED)
-    harmless(said)
+    said.assert_printable()
     pushed = docker.push(tag, source)
     upload = registry.blob_size(layers(crane, tag)[-1])
     assert "Building on" in said.stderr
@@ -56,7 +57,7 @@ def test_diff_says_what_the_next_push_does(
         "builds_on": before.partition("@")[2],
         "fresh": None,
         "added": ["new", "new/file"],
-        "changed": [HOSTILE, "README", "run.sh", "src/link.c"],
+        "changed": [HOSTILE_NAME, "README", "run.sh", "src/link.c"],
         "removed": ["old", "old/file"],
         "upload": upload,
     }
@@ -71,7 +72,7 @@ def test_diff_with_nothing_under_the_tag(
     assert said.stdout.count("\n") == len(TREE)
     assert all(line.startswith("A ") for line in said.stdout.splitlines())
     assert "there is no image under the tag yet" in said.stderr
-    document = as_json(docker("kontext", "diff", "-t", tag, "--format=json", str(source)))
+    document = docker("kontext", "diff", "-t", tag, "--format=json", str(source)).json
     assert document["added"] == sorted(TREE)
     assert (document["image"], document["builds_on"]) == (None, None)
     assert document["fresh"] == "there is no image under the tag yet"
@@ -144,7 +145,7 @@ def test_diff_tells_when_it_is_no_path_that_makes_a_push(
     assert "No path differs, and yet a push would publish another image" in said.stderr
     assert "the image is for linux/arm64, not linux/amd64" in said.stderr
     more = (*options, "--label", "c=d", "--format", "json")
-    document = as_json(docker("kontext", "diff", "-t", tag, *more, str(source)))
+    document = docker("kontext", "diff", "-t", tag, *more, str(source)).json
     assert not document["up_to_date"]
     assert document["changed"] == []
     assert document["upload"] > 0

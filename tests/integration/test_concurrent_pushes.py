@@ -1,0 +1,126 @@
+"""Several pushes at once, to one tag, of one directory, or with one cache."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.images import exported
+from support.machine import Machine, change, new_machine
+from support.services import Docker, Registry, Result
+from support.trees import File, Tree, on_disk, plant
+
+Crane = Callable[..., bytes]
+
+TREE: Tree = {"a": File(b"a"), "b": File(b"b")}
+
+
+def test_of_several_pushes_at_once_the_last_one_wins(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    """From several machines: each image is whole by itself, and those that lost are told."""
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    trees: list[Tree] = []
+    machines: list[Docker] = []
+    for number in range(4):
+        own = tmp_path / f"source {number}"
+        own.mkdir()
+        trees.append(TREE | {"own": File(b"%d" % number), f"only {number}": File(os.urandom(5000))})
+        plant(own, trees[-1])
+        cache = {"KONTEXT_CACHE_DIR": str(tmp_path / f"cache {number}")}
+        machines.append(Docker(docker.config, cache))
+
+    def push(number: int) -> Result:
+        return machines[number].push(tag, tmp_path / f"source {number}")
+
+    with ThreadPoolExecutor(4) as threads:
+        pushes = list(threads.map(push, range(4)))
+    for pushed, tree in zip(pushes, trees, strict=True):
+        assert exported(crane, pushed.image) == tree
+    shown = crane("digest", tag).decode().strip()
+    winners = [number for number, pushed in enumerate(pushes) if pushed.image.endswith(shown)]
+    assert len(winners) == 1
+    assert exported(crane, tag) == trees[winners[0]]
+    assert "another push has replaced" not in pushes[winners[0]].stderr
+    # Each machine goes on from what it finds.
+    for number in range(4):
+        push(number)
+        assert exported(crane, tag) == trees[number]
+
+
+def test_the_loser_is_told(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path, crane_path: str
+) -> None:
+    """A crane that lets another push in right after this one's."""
+    tag = registry.repository() + ":v1"
+    other = docker.push(tag, source).image
+    (source / "b").write_text("edited")
+    docker.push(tag, source)
+    (source / "a").write_text("edited")
+    wrapper = tmp_path / "crane"
+    wrapper.write_text(
+        f'#!/bin/sh\n"{crane_path}" "$@" || exit 1\n'
+        f'[ "$1" != mutate ] || "{crane_path}" tag {other} v1 >&2\n'
+    )
+    wrapper.chmod(0o755)
+    docker.environment["KONTEXT_CRANE"] = str(wrapper)
+    pushed = docker.push(tag, source, "--quiet")
+    assert f"WARNING: another push has replaced this image: {tag} shows" in pushed.stderr
+    assert other.rpartition("@")[2] in pushed.stderr
+    assert f"yours stays at {pushed.image}" in pushed.stderr
+    assert exported(crane, pushed.image) == on_disk(source)
+    del docker.environment["KONTEXT_CRANE"]
+    docker.push(tag, source)
+    assert exported(crane, tag) == on_disk(source)
+
+
+def at_once(*pushing: Machine) -> list[int]:
+    """The exit codes. The registry may refuse one of two that write the same: then it is told."""
+    codes = []
+    for one, process in [(one, one.start()) for one in pushing]:
+        output, messages = process.communicate(timeout=120)
+        pushed = Result(process.returncode, output.decode(), messages.decode())
+        if pushed.code:
+            one.assert_failed(pushed, "ERROR: ")
+        else:
+            assert pushed.image
+        codes.append(pushed.code)
+    for one in pushing:
+        one.assert_clean()
+    return codes
+
+
+@pytest.mark.parametrize("same_tag", [True, False], ids=["one tag", "two tags"])
+def test_two_pushes_share_a_cache(
+    same_tag: bool, registry: Registry, crane_path: str, tmp_path: Path
+) -> None:
+    chance = random.Random(3)
+    two = [new_machine(tmp_path / name, registry, crane_path) for name in ("one", "two")]
+    two[1].environment["KONTEXT_CACHE_DIR"] = str(two[0].cache)
+    if same_tag:
+        two[1].repository = two[0].repository
+    for _ in range(4):
+        for one in two:
+            change(one, chance)
+        codes = at_once(*two)
+        assert 0 in codes if same_tag else codes == [0, 0]
+        trees = [one.tree() for one in two]
+        for one in two:
+            assert one.published() in (trees if same_tag else [one.tree()])
+    for one in two:
+        assert one.push().image
+        assert one.published() == one.tree()
+
+
+def test_two_pushes_of_one_directory(registry: Registry, crane_path: str, tmp_path: Path) -> None:
+    pushing = new_machine(tmp_path / "machine", registry, crane_path)
+    chance = random.Random(4)
+    for _ in range(3):
+        change(pushing, chance)
+        assert 0 in at_once(pushing, pushing)
+        assert pushing.published() == pushing.tree()

@@ -1,0 +1,106 @@
+"""ls and inspect: what they say of images in a real registry, hostile ones among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support.edits import edit
+from support.images import layers, own_base
+from support.services import Docker, Registry
+
+Crane = Callable[..., bytes]
+
+
+# ls
+
+
+# inspect
+
+
+def inspected(docker: Docker, name: str) -> Any:
+    return docker("kontext", "inspect", "--format", "json", name).json
+
+
+def test_inspect(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
+    tag = registry.repository() + ":v1"
+    first = docker.push(tag, source, "--label", "a=b,c\x1b[2J").image
+    edit(source)
+    second = docker.push(tag, source, "--label", "a=b,c\x1b[2J").image
+    document = inspected(docker, tag)
+    blobs = layers(crane, tag)
+    roles = ("base", "sources", "delta")
+    assert document["layers"] == [
+        {"digest": digest, "size": registry.blob_size(digest), "role": role}
+        for digest, role in zip(blobs, roles, strict=True)
+    ]
+    assert document["size"] == sum(map(registry.blob_size, blobs))
+    old = len(b"hello\n" + b"#!/bin/sh\n" + b"old")
+    # A header for each of the four that changed, the two that are gone, and the one whiteout.
+    assert document["shadowed"] == old + 512 * (4 + 2 + 1)
+    expected = {
+        "reference": tag,
+        "digest": second.partition("@")[2],
+        "version": 2,
+        "intact": True,
+        "generation": 1,
+        "platform": "linux/amd64",
+        "base": document["extractor"],
+        "labels": {"a": "b,c\x1b[2J"},
+        "files": 5,
+        "links": 2,
+        "directories": 2,
+        "bytes": 20_000 + 12 + 10 + 29 + 3,
+        "ancestors": [{"digest": first.partition("@")[2], "generation": 0, "layers": 2}],
+    }
+    assert {key: document[key] for key in expected} == expected
+    annotations = json.loads(crane("manifest", tag))["annotations"]
+    assert document["manifest"] == annotations["dev.kontext.manifest"]
+
+    said = docker("kontext", "inspect", tag)
+    assert (said.code, said.stderr) == (0, "")
+    said.assert_printable()
+    shown = said.stdout
+    for text in (tag, *blobs, first.partition("@")[2], "sources", "delta", r"a=b,c\x1b[2J"):
+        assert text in shown
+    assert "Generation:   1" in shown
+
+
+def test_inspect_upon_a_users_base(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    base, tag = own_base(crane, registry, tmp_path), registry.repository()
+    docker.push(tag, source, "--base", base)
+    document = inspected(docker, tag)
+    assert [layer["role"] for layer in document["layers"]] == ["base", "base", "sources"]
+    assert document["base"] == crane("digest", base).decode().strip()
+
+
+def test_inspect_a_single_layer(docker: Docker, registry: Registry, source: Path) -> None:
+    tag = registry.repository()
+    docker.push(tag, source, "--single-layer")
+    assert [layer["role"] for layer in inspected(docker, tag)["layers"]] == ["sources"]
+
+
+# Images of others
+
+
+def test_inspect_tells_of_layers_that_another_tool_has_changed(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+) -> None:
+    tag = registry.repository() + ":v1"
+    docker.push(tag, source)
+    top = json.loads(crane("manifest", tag))
+    (tmp_path / "top.tar.gz").write_bytes(
+        crane("blob", f"{tag.removesuffix(':v1')}@{top['layers'][-1]['digest']}")
+    )
+    crane("append", "--oci-empty-base", "-f", str(tmp_path / "top.tar.gz"), "-t", tag)
+    annotation = "=".join(next(iter(top["annotations"].items())))
+    settings = ["--set-platform", "linux/amd64", "--annotation", annotation]
+    crane("mutate", tag, *settings, "-t", tag)
+    document = inspected(docker, tag)
+    assert document["intact"] is False
+    assert [layer["role"] for layer in document["layers"]] == [None]
+    assert "another tool changed the layers" in docker("kontext", "inspect", tag).stdout

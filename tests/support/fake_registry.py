@@ -18,10 +18,13 @@ CONFIG_DIGEST = Digest("sha256:" + "c" * 64)
 _SCRIPT = """#!/bin/sh
 cd '{directory}'
 echo "$*" >> requests
-if [ -e "$1.error" ]; then cat "$1.error" >&2; exit 1; fi
 for name; do :; done
-if [ -e "$1 ${{name##*@}}" ]; then exec cat "$1 ${{name##*@}}"; fi
-exec cat "$1"
+for answer in "$1 ${{name##*@}}" "$1"; do
+    if [ -e "$answer.error" ]; then cat "$answer.error" >&2; exit 1; fi
+    if [ -e "$answer" ]; then exec cat "$answer"; fi
+done
+echo "no answer for $*" >&2
+exit 1
 """
 
 
@@ -36,15 +39,22 @@ class FakeRegistry:
         program.chmod(0o755)
         self.crane = Crane(CraneRunner(str(program)))
 
-    def answer(self, **answers: bytes) -> None:
-        """Set what `crane VERB` prints. With `VERB_error`, set the message with which it fails."""
-        for verb, answer in answers.items():
-            (self._directory / verb.replace("_error", ".error")).write_bytes(answer)
+    def answer(self, of: str = "", /, **answers: bytes) -> None:
+        """Set what `crane VERB` prints, for one digest or for all names.
+
+        With `VERB_error`, set the message with which it fails.
+        """
+        for key, answer in answers.items():
+            verb = key.removesuffix("_error")
+            name = f"{verb} {of}" if of else verb
+            error = self._directory / f"{name}.error"
+            error.unlink(missing_ok=True)
+            (error if key != verb else self._directory / name).write_bytes(answer)
 
     def store(self, *blobs: bytes) -> None:
         """Let `crane blob` print each of these blobs for its digest."""
         for blob in blobs:
-            (self._directory / f"blob {digest_of(blob)}").write_bytes(blob)
+            self.answer(digest_of(blob), blob=blob)
 
     @property
     def requests(self) -> list[str]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.models import CONFIG, SPEC, described, published, trees
 
 from kontext_plugin import manifest
-from kontext_plugin.cache.records import decode_image, encode_image
+from kontext_plugin.cache import decode_image, encode_image
 from kontext_plugin.delta import reverse_delta
 from kontext_plugin.image.chunking import SMALL, is_boundary
 from kontext_plugin.image.oci import Digest, Image, Layer

@@ -1,22 +1,32 @@
-"""A target becomes what is wanted, whatever lies there; nothing outside of it is touched."""
+"""A workspace gets an image's sources, whatever lies there, and nothing outside is touched."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
+import json
 import os
 import stat
+import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import unprivileged
-from support.models import described
-from support.trees import Directory, File, Link, Tree, on_disk, plant
+from support.models import described, parents
+from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, plant
 
 from kontext_plugin import workspace
 from kontext_plugin.errors import KontextError
-from kontext_plugin.workspace import Workspace, check_mirror
+from kontext_plugin.image.oci import Digest, Image, Layer
+from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.manifest import Lineage, Manifest
+from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.workspace import Workspace, check_mirror, files_of, write_files
 
 CONTENT = b"content"
 OUTSIDE: Tree = {"file": File(b"outside"), "d": Directory(), "d/file": File(b"outside")}
@@ -28,7 +38,7 @@ def wanted(path: str, content: bytes = CONTENT, executable: bool = False) -> wor
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is as it was when the test has ended."""
+    """Return a directory that the test must leave as it is."""
     folder = tmp_path / "outside"
     plant(folder, OUTSIDE)
     before = modes(folder)
@@ -43,8 +53,8 @@ def modes(folder: Path) -> dict[Path, int]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "target").mkdir()
-    return tmp_path / "target"
+    (tmp_path / "workspace").mkdir()
+    return tmp_path / "workspace"
 
 
 def full_directory(path: Path, outside: Path) -> None:
@@ -68,20 +78,20 @@ IN_THE_WAY: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("what", IN_THE_WAY.values(), ids=IN_THE_WAY)
-def test_a_file_takes_any_place(
+def test_a_file_replaces_anything_in_its_place(
     root: Path, outside: Path, what: Callable[[Path, Path], object]
 ) -> None:
     what(root / "it", outside)
     with Workspace(str(root)) as there:
-        assert there.settle(wanted("it")) == "wrong"
+        assert there.reconcile(wanted("it")) == "wrong"
         there.write(wanted("it"), [CONTENT[:3], CONTENT[3:]])
-        assert there.settle(wanted("it")) == "right"
+        assert there.reconcile(wanted("it")) == "right"
     assert on_disk(root) == {"it": File(CONTENT)}
     assert stat.S_IMODE((root / "it").lstat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize("what", IN_THE_WAY.values(), ids=IN_THE_WAY)
-def test_a_link_takes_any_place(
+def test_a_link_replaces_anything_in_its_place(
     root: Path, outside: Path, what: Callable[[Path, Path], object]
 ) -> None:
     what(root / "it", outside)
@@ -92,7 +102,7 @@ def test_a_link_takes_any_place(
 
 
 @pytest.mark.parametrize("what", IN_THE_WAY.values(), ids=IN_THE_WAY)
-def test_a_directory_takes_any_place(
+def test_a_directory_replaces_anything_in_its_place(
     root: Path, outside: Path, what: Callable[[Path, Path], object]
 ) -> None:
     what(root / "it", outside)
@@ -104,7 +114,7 @@ def test_a_directory_takes_any_place(
     assert stat.S_IMODE((root / "it").lstat().st_mode) == 0o755
 
 
-def test_other_content_is_not_written(root: Path) -> None:
+def test_content_with_another_digest_is_not_written(root: Path) -> None:
     plant(root, {"it": File(b"before")})
     with Workspace(str(root)) as there, pytest.raises(ValueError, match="'it' has other content"):
         there.write(wanted("it"), [b"other"])
@@ -112,7 +122,7 @@ def test_other_content_is_not_written(root: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "full"), ValueError])
-def test_what_breaks_off_leaves_all_as_it_was(root: Path, error: Exception) -> None:
+def test_a_write_that_fails_changes_nothing(root: Path, error: Exception) -> None:
     def content() -> Iterator[bytes]:
         yield CONTENT[:3]
         raise error
@@ -126,18 +136,18 @@ def test_what_breaks_off_leaves_all_as_it_was(root: Path, error: Exception) -> N
     assert on_disk(root) == {"it": File(b"before")}
 
 
-def test_a_mode_alone_is_set_right(root: Path, outside: Path) -> None:
+def test_a_mode_that_alone_is_wrong_is_corrected(root: Path, outside: Path) -> None:
     (root / "it").write_bytes(CONTENT)
     os.utime(root / "it", (1, 1))
     with Workspace(str(root)) as there:
-        assert there.settle(wanted("it", executable=True)) == "changed"
-        assert there.settle(wanted("it", executable=True)) == "right"
+        assert there.reconcile(wanted("it", executable=True)) == "changed"
+        assert there.reconcile(wanted("it", executable=True)) == "right"
         assert (root / "it").stat().st_mtime == 1
         (root / "shared").hardlink_to(outside / "file")
-        assert there.settle(wanted("shared", b"outside", executable=True)) == "wrong"
+        assert there.reconcile(wanted("shared", b"outside", executable=True)) == "wrong"
 
 
-def test_the_umask_has_no_say(root: Path) -> None:
+def test_the_umask_changes_no_mode(root: Path) -> None:
     before = os.umask(0o777)
     try:
         with Workspace(str(root / "a/b")) as there:
@@ -150,8 +160,8 @@ def test_the_umask_has_no_say(root: Path) -> None:
     assert found == {"a": 0o755, "a/b": 0o755, "a/b/d": 0o755, "a/b/d/f": 0o644, "a/b/d/x": 0o755}
 
 
-def test_a_directory_that_is_exchanged_for_a_link(root: Path, outside: Path) -> None:
-    """Somebody else may do so at any time: what was opened before is written to, or nothing."""
+def test_a_directory_that_is_replaced_by_a_link_is_not_followed(root: Path, outside: Path) -> None:
+    """Another process may do so at any time. Only the directory opened before is written to."""
     (root / "d").mkdir()
 
     def content() -> Iterator[bytes]:
@@ -168,11 +178,11 @@ def test_a_directory_that_is_exchanged_for_a_link(root: Path, outside: Path) -> 
             there.write(wanted("d/f"), [CONTENT])
         with pytest.raises(KontextError, match="d/l' cannot be written"):
             there.place_link("d/l", "x")
-        assert there.settle(wanted("d/file", b"outside", executable=True)) == "wrong"
+        assert there.reconcile(wanted("d/file", b"outside", executable=True)) == "wrong"
     assert on_disk(root) == away
 
 
-def test_a_mirror_removes_what_the_tree_does_not_have(root: Path, outside: Path) -> None:
+def test_a_mirror_removes_all_that_the_tree_lacks(root: Path, outside: Path) -> None:
     keep: Tree = {"d": Directory(), "d/f": File(b"x"), "l": Link("d")}
     extra: Tree = {
         "new": File(b"x"),
@@ -188,7 +198,7 @@ def test_a_mirror_removes_what_the_tree_does_not_have(root: Path, outside: Path)
     assert on_disk(root) == keep
 
 
-def test_a_mirror_keeps_git(root: Path) -> None:
+def test_a_mirror_keeps_each_git(root: Path) -> None:
     git: Tree = {
         ".git": Directory(),
         ".git/HEAD": File(b"ref"),
@@ -207,7 +217,7 @@ def test_a_mirror_keeps_git(root: Path) -> None:
 
 
 def test_a_directory_with_git_is_not_replaced(root: Path) -> None:
-    """Nobody else may have what is committed there."""
+    """Its commits may exist nowhere else."""
     before: Tree = {
         "it": Directory(),
         "it/f": File(b"x"),
@@ -217,11 +227,11 @@ def test_a_directory_with_git_is_not_replaced(root: Path) -> None:
     }
     plant(root, before)
     with Workspace(str(root)) as there:
-        with pytest.raises(KontextError, match="it' cannot be written: Is a directory") as told:
+        with pytest.raises(KontextError, match="it' cannot be written: Is a directory") as raised:
             there.write(wanted("it"), [CONTENT])
         with pytest.raises(KontextError):
             there.place_link("it", "a")
-    assert "move that away" in told.value.hint
+    assert "Move the .git away first" in raised.value.hint
     assert on_disk(root) == before
 
 
@@ -246,7 +256,7 @@ def test_a_tree_deeper_than_any_path_is_removed(root: Path) -> None:
     assert on_disk(root) == {"deep": File(CONTENT)}
 
 
-MIRROR_ONTO = {
+MIRRORED = {
     "home": ("home/me", False),
     "above it": ("home", False),
     "a link to it": ("link", False),
@@ -256,8 +266,10 @@ MIRROR_ONTO = {
 }
 
 
-@pytest.mark.parametrize(("name", "allowed"), MIRROR_ONTO.values(), ids=MIRROR_ONTO)
-def test_what_may_be_mirrored_onto(tmp_path: Path, name: str, allowed: bool) -> None:
+@pytest.mark.parametrize(("name", "allowed"), MIRRORED.values(), ids=MIRRORED)
+def test_a_mirror_of_the_home_directory_or_above_is_refused(
+    tmp_path: Path, name: str, allowed: bool
+) -> None:
     for folder in ("home/me/project", "elsewhere"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "link").symlink_to("home/me")
@@ -270,18 +282,18 @@ def test_what_may_be_mirrored_onto(tmp_path: Path, name: str, allowed: bool) -> 
 
 
 @pytest.mark.parametrize("root_name", ["/", "//", "/..", "/proc/1/../.."])
-def test_the_root_may_not_be_mirrored_onto(tmp_path: Path, root_name: str) -> None:
+def test_a_mirror_of_the_root_is_refused(tmp_path: Path, root_name: str) -> None:
     with pytest.raises(KontextError, match="refusing --mirror"):
         check_mirror(root_name, str(tmp_path))
     with pytest.raises(KontextError, match="refusing --mirror"):
         check_mirror(root_name, "/nonexistent")
 
 
-NO_TARGET = {"a file": "file", "below a file": "file/d", "a link to nothing": "dangling"}
+NO_DIRECTORY = {"a file": "file", "below a file": "file/d", "a link to nothing": "dangling"}
 
 
-@pytest.mark.parametrize("name", NO_TARGET.values(), ids=NO_TARGET)
-def test_what_is_no_directory(root: Path, name: str) -> None:
+@pytest.mark.parametrize("name", NO_DIRECTORY.values(), ids=NO_DIRECTORY)
+def test_a_workspace_that_is_not_a_directory_is_an_error(root: Path, name: str) -> None:
     (root / "file").touch()
     (root / "dangling").symlink_to("nothing")
     with pytest.raises(KontextError, match="is not a directory") as raised:
@@ -289,8 +301,8 @@ def test_what_is_no_directory(root: Path, name: str) -> None:
     assert name in raised.value.message
 
 
-def test_who_may_not_write(root: Path) -> None:
-    """A directory of one's own is opened up; another's gives a message."""
+def test_a_directory_of_another_user_is_an_error_with_a_hint(root: Path) -> None:
+    """The user's own directory becomes writable."""
     root.chmod(0o777)
     for folder in root.parents[:-1]:
         if folder != Path("/tmp"):
@@ -316,3 +328,196 @@ with Workspace(root) as there:
     assert stat.S_IMODE((root / "own").stat().st_mode) == 0o700
     if os.geteuid() == 0:
         assert f"'{root}/other/f' cannot be written: Permission denied | Name a" in second
+
+
+# The cases that the extractor passes, too (extractor/mirror_test.go has their form)
+
+CASES: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "data" / "mirror_cases.json").read_text()
+)
+
+
+def parse_tree(specs: dict[str, Any]) -> Tree:
+    """Return a tree of a case, with the parent directories, which need no entry there."""
+    tree: Tree = {parent: Directory() for path in specs for parent in parents(path)}
+    for path, spec in specs.items():
+        if spec is None:
+            tree[path] = Directory()
+        elif isinstance(spec, str):
+            tree[path] = File(spec.encode())
+        else:
+            tree[path] = Link(spec["link"])
+    return tree
+
+
+def pull(root: Path, image: Tree) -> int:
+    """Write an image into a workspace as `docker kontext pull --mirror` does."""
+    tree = described(image)
+    with Workspace(str(root)) as there:
+        for path in sorted(tree.directories()):
+            there.make_directory(path)
+        for path, node in sorted(image.items()):
+            if isinstance(node, File) and there.reconcile(wanted(path, node.content)) == "wrong":
+                there.write(wanted(path, node.content), [node.content])
+        for path, target in sorted(tree.links.items()):
+            there.place_link(path, target)
+        return there.mirror(tree)
+
+
+def test_there_are_enough_mirror_cases() -> None:
+    assert len(CASES) >= 29
+    assert len({case["name"] for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_a_mirror_does_what_the_extractor_does(case: dict[str, Any], tmp_path: Path) -> None:
+    root, outside = tmp_path / "workspace", tmp_path / "outside"
+    for directory, specs in ((root, case["workspace"]), (outside, case.get("outside", {}))):
+        directory.mkdir()
+        plant(directory, parse_tree(specs))
+    image = parse_tree(case["image"])
+
+    def check() -> None:
+        assert on_disk(root) == parse_tree(case["left"])
+        assert on_disk(outside) == parse_tree(case.get("outside", {}))
+
+    if "error" in case:
+        with pytest.raises(KontextError) as raised:
+            pull(root, image)
+        assert raised.value.message.startswith(f"{str(root / case['error'])!r} cannot be written")
+        assert ".git" in raised.value.hint
+        check()
+        return
+    for removed in (case["removed"], 0):
+        assert pull(root, image) == removed
+        check()
+
+
+# The files of an image
+
+NAME = parse_reference("host.io/repo:t")
+LAYER = Layer(Digest("sha256:" + "a" * 64), 100)
+LINEAGE = Lineage(LAYER.digest, LAYER.digest, "linux/amd64")
+FILES: Tree = {
+    "a": File(b"first"),
+    "d": Directory(),
+    "d/b": File(b"second", executable=True),
+    "l": Link("a"),
+}
+
+
+def image_of(tree: Tree, lineage: Lineage | None = LINEAGE) -> KontextImage:
+    listed = described(tree)
+    if lineage is None:
+        listed = replace(listed, sizes=dict.fromkeys(listed.sizes, 0))
+    return KontextImage(Image(LAYER.digest, (LAYER,), None), Manifest(listed, lineage))
+
+
+def archive_of(*entries: tuple[str, Node]) -> bytes:
+    """Return the export of an image with these sources."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, node in entries:
+            info = tarfile.TarInfo(f"{SOURCES}/{path}")
+            if isinstance(node, File):
+                info.size = len(node.content)
+            else:
+                info.type = tarfile.SYMTYPE if isinstance(node, Link) else tarfile.DIRTYPE
+            archive.addfile(info, io.BytesIO(node.content) if isinstance(node, File) else None)
+    return stream.getvalue()
+
+
+class Export:
+    """A crane that exports an archive, and notes how far it was read."""
+
+    def __init__(self, archive: bytes | io.RawIOBase) -> None:
+        self.stream = io.BytesIO(archive) if isinstance(archive, bytes) else archive
+        self.names: list[str] = []
+
+    @contextlib.contextmanager
+    def export(self, name: str) -> Iterator[io.IOBase]:
+        self.names.append(name)
+        yield self.stream
+
+
+def written(root: Path, image: KontextImage, archive: bytes | io.RawIOBase, *paths: str) -> Export:
+    crane, files = Export(archive), {file.path: file for file in files_of(image)}
+    chosen = {path: files[path] for path in paths or files}
+    with Workspace(str(root)) as there:
+        write_files(crane, NAME, image, there, chosen)  # type: ignore[arg-type]
+    return crane
+
+
+def test_the_files_of_an_image_are_its_regular_files_in_order() -> None:
+    assert files_of(image_of(FILES)) == [
+        wanted("a", b"first"),
+        wanted("d/b", b"second", executable=True),
+    ]
+
+
+def test_the_sizes_of_a_version_1_image_are_not_known() -> None:
+    assert [file.size for file in files_of(image_of(FILES, lineage=None))] == [None, None]
+
+
+@pytest.mark.parametrize("lineage", [LINEAGE, None], ids=["version 2", "version 1"])
+def test_the_wanted_files_are_written(lineage: Lineage | None, root: Path) -> None:
+    archive = archive_of(*FILES.items())
+    (root / "d").mkdir()
+    crane = written(root, image_of(FILES, lineage), archive)
+    assert on_disk(root) == {path: FILES[path] for path in ("a", "d", "d/b")}
+    assert crane.names == [f"host.io/repo@{LAYER.digest}"]
+
+
+def test_an_export_is_read_no_further_than_the_last_wanted_file(root: Path) -> None:
+    large = File(bytes(2_000_000))
+    archive = archive_of(("a", File(b"first")), ("z", large))
+    crane = written(root, image_of(FILES | {"z": large}), archive, "a")
+    assert on_disk(root) == {"a": File(b"first")}
+    assert crane.stream.tell() <= 1024
+
+
+WRONG: dict[str, tuple[list[tuple[str, Node]], str]] = {
+    "missing": ([("d/b", FILES["d/b"])], "'a' is missing"),
+    "another size": ([("a", File(b"fir"))], "'a' has another size"),
+    "other content": ([("a", File(b"FIRST"))], "'a' has other content"),
+    "a link": ([("a", Link("d/b"))], "'a': expected a file, found a link"),
+    "a directory": ([("a", Directory())], "'a': expected a file, found a directory"),
+}
+
+
+@pytest.mark.parametrize(("entries", "reason"), WRONG.values(), ids=WRONG)
+def test_an_image_that_does_not_match_its_manifest_is_an_error(
+    entries: list[tuple[str, Node]], reason: str, root: Path
+) -> None:
+    with pytest.raises(KontextError) as raised:
+        written(root, image_of(FILES), archive_of(*entries), "a")
+    assert raised.value.message == f"host.io/repo:t does not match its manifest: {reason}"
+    assert "docker kontext verify" in raised.value.hint
+    assert on_disk(root) == {}
+
+
+def test_an_export_that_ends_early_is_an_error(root: Path) -> None:
+    with pytest.raises(KontextError, match="ends early"):
+        written(root, image_of(FILES), archive_of(*FILES.items())[:700])
+
+
+class Endless(io.RawIOBase):
+    """An export whose first file never ends."""
+
+    def __init__(self) -> None:
+        info = tarfile.TarInfo(f"{SOURCES}/x")
+        info.size = 8**11 - 1
+        self._head = info.tobuf(tarfile.PAX_FORMAT)
+
+    def read(self, size: int = -1) -> bytes:
+        piece, self._head = self._head[:size], self._head[size:]
+        return piece or bytes(size)
+
+
+@pytest.mark.parametrize("lineage", [LINEAGE, None], ids=["version 2", "version 1"])
+def test_an_export_is_not_read_beyond_what_the_image_may_hold(
+    lineage: Lineage | None, root: Path
+) -> None:
+    with pytest.raises(KontextError, match="its export is longer than"):
+        written(root, image_of(FILES, lineage), Endless())
+    assert on_disk(root) == {}

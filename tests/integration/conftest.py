@@ -125,3 +125,11 @@ def publish_layer(
         return tag
 
     return publish
+
+
+@pytest.fixture
+def tag(docker: Docker, registry: Registry, source: Path) -> str:
+    """A tag that shows the source directory."""
+    name = registry.repository() + ":v1"
+    assert docker.push(name, source).image
+    return name

@@ -43,7 +43,7 @@ def test_a_users_own_base(
     workspace.chmod(0o777)
     for step in ("first", "delta"):
         (source / step).write_text(step)
-        pushed = docker.push(tag, source, "--base", base)
+        pushed = docker.push(tag, source, "--base", base, debug=True)
         image = crane("export", tag, "-")
         assert in_archive(io.BytesIO(image)) == on_disk(source)
         assert in_archive(io.BytesIO(image), "etc")["motd"] == File(b"hello")
@@ -101,7 +101,7 @@ def test_a_base_without_a_platform_can_be_given_one(
     crane("append", "--oci-empty-base", "-f", str(layer), "-t", base)
     pushed = docker.push(tag, source, "--base", base)
     assert pushed.code == 1
-    assert "does not say its platform" in pushed.stderr
+    assert "does not name its platform" in pushed.stderr
     (advice,) = re.findall("'crane (mutate .*?)'", pushed.stderr)
     crane(*advice.split())
     assert docker.push(tag, source, "--base", base).image

@@ -96,7 +96,7 @@ def test_a_benchmark_measures_every_row(tmp_path: Path) -> None:
         assert theirs == "–" or re.search(r"[1-9]", theirs), what
         assert (target == "–") == (reached == "–"), what
         assert ratio == "–" or re.search(r"\d", ratio), what
-    assert re.search(r"\| `kontext_plugin/cli.py:main` \| 1 \| \d", written)
+    assert re.search(r"\| `kontext_plugin/cli/main.py:main` \| 1 \| \d", written)
     assert on_disk(tmp_path / "tree") == on_disk(tmp_path / "tree") | SMALL
 
 

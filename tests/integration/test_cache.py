@@ -73,7 +73,7 @@ def test_a_bad_cache(spoil: Callable[[Path], object], settled: Machine) -> None:
         spoil(path)
     changed = {"file": File(settled.cache.name.encode())}
     plant(settled.source, changed)
-    pushed = settled.push()
+    pushed = settled.push(debug=True)
     assert pushed.image
     assert "Traceback" not in pushed.stderr
     assert "Building on" in pushed.stderr, "the registry has all that is needed"

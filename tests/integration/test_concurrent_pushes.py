@@ -70,9 +70,9 @@ def test_the_loser_is_told(
     wrapper.chmod(0o755)
     docker.environment["KONTEXT_CRANE"] = str(wrapper)
     pushed = docker.push(tag, source, "--quiet")
-    assert f"WARNING: another push has replaced this image: {tag} shows" in pushed.stderr
+    assert f"WARNING: another push replaced your image: {tag} is now" in pushed.stderr
     assert other.rpartition("@")[2] in pushed.stderr
-    assert f"yours stays at {pushed.image}" in pushed.stderr
+    assert f"Your image is still at {pushed.image}" in pushed.stderr
     assert exported(crane, pushed.image) == on_disk(source)
     del docker.environment["KONTEXT_CRANE"]
     docker.push(tag, source)

@@ -123,7 +123,7 @@ def differing(want: Tree, shown: Tree) -> dict[str, tuple[Node | None, Node | No
 
 
 BALLAST = "ballast"
-"""So large that all else is a small share of the bytes: a push has few reasons to start afresh."""
+"""So large that all else is a small share of the bytes: a push has few reasons to start fresh."""
 NOISE = [File(random.Random(seed).randbytes(200_000)) for seed in range(2)]
 
 
@@ -200,7 +200,7 @@ HISTORIES: dict[str, list[Tree]] = {
 }
 
 
-# A push that brings a directory again may start afresh, and all histories with it.
+# A push that brings a directory again may start fresh, and all histories with it.
 AGAIN: dict[str, list[Tree]] = {
     "after a file": [UNDER, named("l"), named("l/new")],
     "after a link": [

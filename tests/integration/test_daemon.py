@@ -307,7 +307,7 @@ def test_a_workspace_of_another_machine_is_not_made_here(
     assert not (tmp_path / "new").exists()
 
 
-def test_run_removes_no_repository(docker: Docker, tag: str, workspace: Path) -> None:
+def test_run_with_mirror_keeps_a_repository(docker: Docker, tag: str, workspace: Path) -> None:
     repository: Tree = {".git": Directory(), ".git/HEAD": File(b"ref")}
     plant(workspace, {**repository, "new": File(b"x")})
     ran = docker("kontext", "run", tag, "--", "--mirror", cwd=workspace)

@@ -84,7 +84,7 @@ def test_diff_with_nothing_under_the_tag(
     assert "Would upload" in said.stderr
 
 
-def test_diff_compares_with_the_tag_even_if_a_push_would_start_afresh(
+def test_diff_compares_with_the_tag_even_if_a_push_would_start_fresh(
     docker: Docker, registry: Registry, source: Path
 ) -> None:
     tag = registry.repository()
@@ -92,7 +92,7 @@ def test_diff_compares_with_the_tag_even_if_a_push_would_start_afresh(
     (source / "ballast").write_bytes(os.urandom(20_000))
     said = docker("kontext", "diff", "-t", tag, str(source))
     assert said.stdout == "C ballast\n"
-    assert "Starting afresh: more than half of the bytes changed" in said.stderr
+    assert "Starting fresh: more than half of the bytes changed" in said.stderr
     files = sum(not isinstance(entry, Directory) for entry in TREE.values())
     assert f"in one layer: everything, {files} files; and the base image" in said.stderr
     assert " added" not in said.stderr, "the list says otherwise"
@@ -112,7 +112,7 @@ def test_what_the_registry_refuses_to_show_is_not_taken_for_nothing(
         assert f"'docker login {registry.host}'" in said.stderr
     said = docker.push(tag, source, "--dry-run")
     assert said.code == 0
-    assert f"WARNING: {registry.host} may refuse the push, too" in said.stderr
+    assert f"WARNING: {registry.host} may refuse the push. Run 'docker login" in said.stderr
 
 
 def test_exit_codes(docker: Docker, registry: Registry, source: Path) -> None:
@@ -142,7 +142,7 @@ def test_diff_tells_when_it_is_no_path_that_makes_a_push(
     assert "Nothing changed" in said.stderr
     said = docker("kontext", "diff", "-t", tag, "--exit-code", str(source))
     assert (said.code, said.stdout) == (0, "")
-    assert "No path differs, and yet a push would publish another image" in said.stderr
+    assert "No path differs, but a push would publish a new image" in said.stderr
     assert "the image is for linux/arm64, not linux/amd64" in said.stderr
     more = (*options, "--label", "c=d", "--format", "json")
     document = docker("kontext", "diff", "-t", tag, *more, str(source)).json

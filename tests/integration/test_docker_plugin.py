@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from support.services import Docker, Registry
+from support.trees import File, Tree
 
 import kontext_plugin
+
+TREE: Tree = {"file": File(b"content\n")}
 
 
 def test_docker_lists_it(docker: Docker) -> None:

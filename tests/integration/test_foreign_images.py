@@ -28,7 +28,7 @@ def test_the_prototypes_images(docker: Docker, publish_layer: Callable[[bytes], 
 
 
 NOT_OURS = {
-    "of somebody else": (layer("etc/motd", b"hello"), "does not begin with a manifest"),
+    "of somebody else": (layer("etc/motd", b"hello"), "does not start with a manifest"),
     "escape sequences": (manifest_layer(version="\x1b[31mred\x07"), "unknown version"),
     "a path above": (manifest_layer(files={"../file\x1b[2J": "0" * 64}), r"../file\x1b[2J"),
     "nothing vouches": (manifest_layer(), "lost the annotation"),

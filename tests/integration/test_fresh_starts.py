@@ -35,7 +35,7 @@ ANCESTOR = {
 }
 
 IMAGES = {
-    "of somebody else": (layer("etc/motd", b"hello"), "does not begin with a manifest"),
+    "of somebody else": (layer("etc/motd", b"hello"), "does not start with a manifest"),
     "no gzip": (b"plain bytes, and no layer at all" * 100, "damaged"),
     "empty layer": (gzip.compress(b""), "damaged"),
     "broken JSON": (layer(MANIFEST, b'{"version": 2,'), "not JSON"),
@@ -57,7 +57,7 @@ IMAGES = {
     ),
     "ancestor of other layers": (
         manifest_layer(ancestors=[ANCESTOR | {"undo": ANCESTOR["undo"] | {"absent": []}}]),
-        "ancestors that have not its layers",
+        "an ancestor that does not have its layers",
     ),
     "parent missing": (manifest_layer(files={"a/b": "0" * 64}), "'a' has entries below it"),
     "sizes missing": (manifest_layer(sizes=[]), "number of sizes"),
@@ -84,7 +84,7 @@ def test_an_image_that_cannot_be_built_on(
     crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
     pushed = docker.push(tag, source)
     assert pushed.image
-    assert "Starting afresh: " in pushed.stderr
+    assert "Starting fresh: " in pushed.stderr
     assert why in pushed.stderr
     assert "Traceback" not in pushed.stderr
     assert "\x1b" not in pushed.stderr
@@ -119,7 +119,7 @@ def test_layers_changed_by_another_tool(
     crane("mutate", tag, "--annotation", "=".join(annotation), "-t", tag)
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
     pushed = docker.push(tag, source)
-    assert "layers were changed by another tool" in pushed.stderr
+    assert "another tool changed the image's layers" in pushed.stderr
     assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
 
 
@@ -174,7 +174,7 @@ def test_a_configuration_changed_by_another_tool(
     first = docker.push(tag, source)
     crane("mutate", tag, *change, "-t", tag)
     pushed = docker.push(tag, source)
-    assert "configuration was changed by another tool" in pushed.stderr
+    assert "another tool changed the image's configuration" in pushed.stderr
     assert pushed.image == first.image
 
 
@@ -189,4 +189,4 @@ def test_a_damaged_top_layer(
     blob.write_bytes(blob.read_bytes()[:60])
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
     pushed = docker.push(tag, source)
-    assert "Starting afresh: a part of the image is damaged" in pushed.stderr
+    assert "Starting fresh: a part of the image is damaged in the registry" in pushed.stderr

@@ -74,7 +74,7 @@ def test_gitignore_without_git(docker: Docker, registry: Registry, source: Path)
 
 
 def test_labels(docker: Docker, registry: Registry, labels: Labels, work_tree: Path) -> None:
-    """Through the life of a work tree, no push starts afresh for the labels' sake."""
+    """Through the life of a work tree, no push starts fresh for the labels' sake."""
     tag = registry.repository() + ":v1"
     here = git(work_tree, "rev-parse", "HEAD")
     first = docker.push(tag, work_tree)
@@ -89,7 +89,7 @@ def test_labels(docker: Docker, registry: Registry, labels: Labels, work_tree: P
 
     committed = commit(work_tree)
     relabelled = docker.push(tag, work_tree)
-    assert "the labels alone" in relabelled.stderr
+    assert "only labels" in relabelled.stderr
     assert labels(tag) == {REVISION: committed, SOURCE: URL}
 
     git(work_tree, "remote", "remove", "origin")
@@ -105,7 +105,7 @@ def test_labels(docker: Docker, registry: Registry, labels: Labels, work_tree: P
     last = docker.push(tag, work_tree)
     assert labels(tag) == {REVISION: "unknown", SOURCE: "unknown"}
     for pushed in (edited, relabelled, moved, last):
-        assert pushed.code == 0 and "afresh" not in pushed.stderr
+        assert pushed.code == 0 and "Starting fresh" not in pushed.stderr
 
 
 def test_the_users_labels_win(

@@ -1,4 +1,4 @@
-"""Images made to do harm: a push starts afresh and says why, or fails with a message, and soon.
+"""Images made to do harm: a push starts fresh and says why, or fails with a message, and soon.
 
 The bounds are those of docs/format.md, "Trust": what reading the worst of images may take.
 """
@@ -125,9 +125,9 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "10^10000": (lambda: holding(state_with("content", b"1e10000")), "content"),
     "2^63": (lambda: holding(state(content=2**63)), "content"),
     "NaN": (lambda: holding(state_with("content", b"NaN")), "content"),
-    "Infinity": (lambda: holding(state_with("sizes", b"[Infinity]")), "no integer"),
+    "Infinity": (lambda: holding(state_with("sizes", b"[Infinity]")), "not an integer"),
     "keys twice": (lambda: holding(state()[:-1] + b',"files":{"../x":""}}'), "'../x'"),
-    "lone surrogates": (lambda: holding(SURROGATE), "no UTF-8"),
+    "lone surrogates": (lambda: holding(SURROGATE), "not UTF-8"),
     "byte order mark": (lambda: holding(b"\xef\xbb\xbf" + state()), "not JSON"),
     "UTF-16": (lambda: holding(state().decode().encode("utf-16")), "not JSON"),
     "no UTF-8": (lambda: holding(state()[:-1] + b',"\xff":1}'), "not JSON"),
@@ -146,10 +146,10 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "end of file",
     ),
-    "a pax record of 1 GiB": (lambda: layer(entry("x", b"", tarfile.XHDTYPE, 1 << 30)), "begin"),
+    "a pax record of 1 GiB": (lambda: layer(entry("x", b"", tarfile.XHDTYPE, 1 << 30)), "start"),
     "a long name of 1 GiB": (
         lambda: layer(entry("x", b"", tarfile.GNUTYPE_LONGNAME, 1 << 30)),
-        "does not begin with a manifest",
+        "does not start with a manifest",
     ),
     "empty members": (lambda: gzip.compress(b"") * 1_000_000, "damaged"),
     "members": (
@@ -164,8 +164,8 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\0\0\0\xff\xff" * 5_000_000,
         "damaged",
     ),
-    "not compressed": (lambda: entry(MANIFEST, state()) + bytes(1024), "no gzip"),
-    "zstd": (lambda: b"\x28\xb5\x2f\xfd\x04\x00" + bytes(200), "no gzip"),
+    "not compressed": (lambda: entry(MANIFEST, state()) + bytes(1024), "not gzip"),
+    "zstd": (lambda: b"\x28\xb5\x2f\xfd\x04\x00" + bytes(200), "not gzip"),
     "a part twice": (
         lambda: holding(state(parts=[HEX] * 2, partLayers=[0, 0]), part(PIECE), part(PIECE)),
         "lists a part twice",
@@ -189,7 +189,7 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "an ancestor of itself": (lambda: holding(ancestors(1, 0)), ""),
     "ancestors in a circle": (
         lambda: holding(state(ancestors=json.loads(ancestors(2, 0))["ancestors"] * 2)),
-        "ancestors that have not its layers",
+        "an ancestor that does not have its layers",
     ),
     "125 ancestors": (lambda: holding(ancestors(125, 5000)), ""),
     "126 ancestors": (lambda: holding(ancestors(126, 0)), "ancestors"),
@@ -269,10 +269,10 @@ def assert_calm(done: Result) -> None:
     assert len(done.stderr.splitlines()) < 10
 
 
-def assert_afresh(done: Result, why: str) -> None:
+def assert_fresh(done: Result, why: str) -> None:
     assert_calm(done)
     assert done.image
-    assert re.search(f"Starting afresh: .*{re.escape(why)}", done.stderr), done.stderr
+    assert re.search(f"Starting fresh: .*{re.escape(why)}", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize(("make", "why"), LAYERS.values(), ids=LAYERS)
@@ -296,7 +296,7 @@ def test_a_hostile_layer(
             with pytest.raises(KontextError, match=re.escape(why)) as raised:
                 fetch(reading, threads, parse_image_reference(tag))
             assert len(raised.value.message) < 500
-    assert_afresh(push(docker, tag, source), why)
+    assert_fresh(push(docker, tag, source), why)
     assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
 
 
@@ -308,7 +308,7 @@ INSIDE = {"mediaType": INDEX, "digest": ZERO, "size": 9}
 
 IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "10,000 layers": ({"layers": [LAYER] * 10_000}, "layers: "),
-    "layers of no integer": ({"layers": [LAYER | {"size": 32.0}]}, "layers/0/size"),
+    "layers of not an integer": ({"layers": [LAYER | {"size": 32.0}]}, "layers/0/size"),
     "a media type that is a list": ({"mediaType": [OCI]}, "mediaType"),
     "an index": ({"mediaType": INDEX, "manifests": []}, "index of several platforms"),
     "an index of itself": ({"mediaType": INDEX, "manifests": [INSIDE]}, "several platforms"),
@@ -319,19 +319,19 @@ IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "null everywhere": ({"layers": [None], "config": None, "annotations": None}, "config"),
     "an artifact": (
         {"artifactType": "a/b", "layers": [LAYER | {"mediaType": "text/plain"}]},
-        "does not begin with a manifest",
+        "does not start with a manifest",
     ),
     "a foreign layer": (
         {"layers": [FOREIGN | {"urls": ["http://127.0.0.1:1/\x1b[2J"]}]},
-        "does not begin with a manifest",
+        "does not start with a manifest",
     ),
     "300,000 annotations": (
         {"annotations": {f"{number:x}": "" for number in range(300_000)}},
-        "does not begin with a manifest",
+        "does not start with a manifest",
     ),
     "an annotation of escapes": (
         {"annotations": {"dev.kontext.manifest": "\x1b[2J"}},
-        "does not begin with a manifest",
+        "does not start with a manifest",
     ),
     "a manifest of 9 MB": ({"x": "x" * 9_000_000}, "larger than"),
 }
@@ -381,7 +381,7 @@ def test_a_hostile_image(
     if pushed.code:
         assert "ERROR: " in pushed.stderr
     else:
-        assert "Starting afresh: " in pushed.stderr
+        assert "Starting fresh: " in pushed.stderr
 
 
 def config(**changes: Any) -> bytes:

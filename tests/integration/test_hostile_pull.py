@@ -119,30 +119,34 @@ LYING: dict[str, tuple[bytes, list[Entry], str]] = {
     "a directory for a file": (
         IT,
         [sources("it", kind=tarfile.DIRTYPE)],
-        "'it' is a directory, not a file",
+        "'it': expected a file, found a directory",
     ),
     "a link for a file": (
         IT,
         [sources("it", kind=tarfile.SYMTYPE, target="/etc/passwd")],
-        "'it' is a link, not a file",
+        "'it': expected a file, found a link",
     ),
     "a hard link that leads out": (
         IT,
         [sources("it", kind=tarfile.LNKTYPE, target="etc/passwd")],
-        "'it' is a hard link, not a file",
+        "'it': expected a file, found a hard link",
     ),
     "a device for a file": (
         IT,
         [sources("it", kind=tarfile.CHRTYPE)],
-        "'it' is a device, not a file",
+        "'it': expected a file, found a device",
     ),
-    "a FIFO for a file": (IT, [sources("it", kind=tarfile.FIFOTYPE)], "'it' is a FIFO, not a file"),
+    "a FIFO for a file": (
+        IT,
+        [sources("it", kind=tarfile.FIFOTYPE)],
+        "'it': expected a file, found a FIFO",
+    ),
     "a file for a directory": (BELOW, [sources("d", RIGHT)], "'d/it' is missing"),
     "a whiteout for a file": (IT, [sources(".wh.it"), sources("it", RIGHT)], "'it' is missing"),
     "sources below a link": (
         IT,
         [Entry("var/run", kind=tarfile.SYMTYPE, target="/etc"), sources("it", RIGHT)],
-        "/var/run is no directory",
+        "/var/run is not a directory",
     ),
     "a name that commands the terminal": (
         manifest(**listed(**{"\x1b[31mred": RIGHT})),

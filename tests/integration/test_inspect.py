@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.edits import edit
+from support import edits
 from support.images import layers, own_base
 from support.services import Docker, Registry
 
 Crane = Callable[..., bytes]
+
+TREE = edits.BEFORE
 
 
 # ls
@@ -27,7 +29,7 @@ def inspected(docker: Docker, name: str) -> Any:
 def test_inspect(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
     tag = registry.repository() + ":v1"
     first = docker.push(tag, source, "--label", "a=b,c\x1b[2J").image
-    edit(source)
+    edits.edit(source)
     second = docker.push(tag, source, "--label", "a=b,c\x1b[2J").image
     document = inspected(docker, tag)
     blobs = layers(crane, tag)

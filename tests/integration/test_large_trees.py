@@ -156,7 +156,8 @@ def test_an_edit_costs_little_after_a_large_change(
     for path in changed:
         (source / path).write_text(f"{path[:3]} {int(path[5:])}\n")
     elsewhere()
-    assert "generation 0" in docker.push(tag, source).stderr
+    assert "Building on" in (said := docker.push(tag, source, debug=True).stderr)
+    assert "generation 0" in said
     assert layers(crane, tag)[:-1] == first
     assert exported(crane, tag) == on_disk(source)
 
@@ -190,8 +191,8 @@ def test_a_fresh_start_finds_its_layers_in_the_registry(
     docker.push(tag, source)
     (source / "d07" / "new").write_text("new")
     registry.requests()
-    pushed = docker.push(tag, source, "--fresh")
-    assert "Starting afresh: --fresh was given" in pushed.stderr
+    pushed = docker.push(tag, source, "--fresh", debug=True)
+    assert "Starting fresh: --fresh was given" in pushed.stderr
     after = layers(crane, tag)
     new = set(after) - set(before)
     assert new <= uploaded(registry.requests())
@@ -233,7 +234,7 @@ def test_upon_a_base_of_the_users_own(
     assert len(layers(crane, tag)) > 5
     assert exported(crane, tag) == TREE
     edit(source)
-    assert "Building on" in docker.push(tag, source, "--base", base).stderr
+    assert "Building on" in docker.push(tag, source, "--base", base, debug=True).stderr
     assert exported(crane, tag) == on_disk(source)
 
 
@@ -293,7 +294,7 @@ def test_a_part_that_is_gone_or_another(
         elsewhere()
         with instead(lower, content):
             said = docker.push(tag, source, "--dry-run").stderr
-        assert "Starting afresh: " in said and why in said, said
+        assert "Starting fresh: " in said and why in said, said
     docker.push(tag, source)
     assert exported(crane, tag) == on_disk(source)
 
@@ -374,5 +375,5 @@ def test_parts_that_are_lies(
     (tmp_path / "layer.tar.gz").write_bytes(blob)
     crane("append", "--oci-empty-base", "-f", str(tmp_path / "layer.tar.gz"), "-t", tag)
     pushed = docker.push(tag, source)
-    assert "Starting afresh: " in pushed.stderr and why in pushed.stderr, pushed.stderr
+    assert "Starting fresh: " in pushed.stderr and why in pushed.stderr, pushed.stderr
     assert exported(crane, tag) == on_disk(source)

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.edits import edit
+from support import edits
 from support.services import Docker, Registry
 from support.trees import File, Link, Tree, on_disk, plant
 
 Crane = Callable[..., bytes]
+
+TREE = edits.BEFORE
 
 
 def listed(tree: Tree) -> list[dict[str, Any]]:
@@ -35,7 +37,7 @@ def listed(tree: Tree) -> list[dict[str, Any]]:
 def test_ls_lists_what_was_pushed(docker: Docker, registry: Registry, source: Path) -> None:
     tag = registry.repository() + ":v1"
     docker.push(tag, source)
-    edit(source)
+    edits.edit(source)
     image = docker.push(tag, source).image
     tree = on_disk(source)
     for name in (tag, image):

@@ -38,7 +38,7 @@ def test_a_push_builds_on_an_ancestor(
     second = layers(crane, tag)
     edit(source, "b")
     registry.requests()
-    pushed = docker.push(tag, source)
+    pushed = docker.push(tag, source, debug=True)
     third = layers(crane, tag)
     assert "generation 0: 2 layers" in pushed.stderr
     assert "the new layer replaces the one above" in pushed.stderr
@@ -98,14 +98,14 @@ def test_a_directory_that_comes_back_is_right(
     file = docker.push(tag, source).image
     remove(source / "d")
     plant(source, {"d": Directory(), "d/new": File(b"new")})
-    pushed = docker.push(tag, source)
+    pushed = docker.push(tag, source, debug=True)
     assert "generation 0" in pushed.stderr
     assert exported(crane, tag) == on_disk(source)
     crane("tag", file, "v1")
     crane("delete", f"{file.partition('@')[0]}@{first_ancestor(crane, file)}")
     pushed = docker.push(tag, source)
     assert "Cannot build on generation 0: the registry does not have it" in pushed.stderr
-    assert "Starting afresh: d was a directory once and is one again" in pushed.stderr
+    assert "Starting fresh: d was a directory once and is one again" in pushed.stderr
     assert exported(crane, tag) == on_disk(source)
 
 
@@ -134,7 +134,7 @@ def test_a_registry_that_removes_untagged_images(
         image = pushed.image
     edit(source, "a")
     pushed = docker.push(tag, source, "--max-layers", "6")
-    assert "Starting afresh: the image has reached 6 layers" in pushed.stderr
+    assert "Starting fresh: the image has reached 6 layers" in pushed.stderr
     assert len(layers(crane, tag)) == 2
     assert exported(crane, tag) == on_disk(source)
 
@@ -152,7 +152,10 @@ def test_an_ancestor_that_is_not_what_it_should_be(
     edit(source, "b")
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
     pushed = docker.push(tag, source)
-    assert "Cannot build on generation 0: it is not what a later image says of it" in pushed.stderr
+    assert (
+        "Cannot build on generation 0: it does not match what the image under the tag"
+        in pushed.stderr
+    )
     assert "Env" not in json.loads(crane("config", tag))["config"]
     assert exported(crane, tag) == on_disk(source)
 
@@ -229,16 +232,16 @@ def test_reuse(docker: Docker, registry: Registry, crane: Crane, source: Path) -
     docker.push(tag, source)
     first = layers(crane, tag)
     (source / "ballast").write_bytes(NOISE[::-1])
-    always = docker.push(tag, source, "--reuse", "always")
+    always = docker.push(tag, source, "--reuse", "always", debug=True)
     assert "Building on" in always.stderr
     assert layers(crane, tag)[:-1] == first
     (source / "ballast").write_bytes(NOISE[1:])
     auto = docker.push(tag, source, "--reuse", "auto")
-    assert "Starting afresh: more than half of the bytes changed" in auto.stderr
+    assert "Starting fresh: more than half of the bytes changed" in auto.stderr
     assert len(layers(crane, tag)) == 2
     edit(source, "a")
-    never = docker.push(tag, source, "--reuse=never")
-    assert "Starting afresh: --reuse never was given" in never.stderr
+    never = docker.push(tag, source, "--reuse=never", debug=True)
+    assert "Starting fresh: --reuse never was given" in never.stderr
     assert len(layers(crane, tag)) == 2
     assert exported(crane, tag) == on_disk(source)
 
@@ -280,7 +283,7 @@ def test_a_single_layer_holds_everything(
     assert writes(registry.requests()) == []
     edit(source, "a")
     pushed = docker.push(tag, source, "--single-layer")
-    assert "Starting afresh: the image is to have a single layer" in pushed.stderr
+    assert "Starting fresh: --single-layer was given" in pushed.stderr
     assert len(layers(crane, tag)) == 1
     crane("validate", "--remote", tag)
     assert exported(crane, tag) == on_disk(source)

@@ -22,13 +22,6 @@ Crane = Callable[..., bytes]
 TREE = EVERY_KIND
 
 
-@pytest.fixture
-def tag(docker: Docker, registry: Registry, source: Path) -> str:
-    tag = registry.repository() + ":v1"
-    assert docker.push(tag, source).image
-    return tag
-
-
 def test_into_a_new_and_a_used_directory(
     docker: Docker, registry: Registry, tag: str, tmp_path: Path
 ) -> None:

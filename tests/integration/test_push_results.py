@@ -150,5 +150,5 @@ def test_standard_output_is_no_file_to_replace(
             text=True,
         )
     assert done.returncode == 1
-    assert "where this command reads or writes" in done.stderr
+    assert "is a standard stream of this command" in done.stderr
     assert output.exists()

@@ -62,17 +62,19 @@ class Machine:
             number += 1
         self.environment["KONTEXT_CACHE_DIR"] = str(cache)
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """The plugin as docker starts it, so that the process is Python's own."""
+    def start(self, *options: str, debug: bool = False) -> subprocess.Popen[bytes]:
+        """Start the plugin as docker does, so that the process is Python's own."""
+        flags = ["-D"] if debug else []
         return subprocess.Popen(
-            [SHIM, "kontext", "push", "-t", self.tag, *options, self.source],
+            [SHIM, *flags, "kontext", "push", "-t", self.tag, *options, self.source],
             env=os.environ | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
-    def push(self, *options: str) -> Result:
-        process = self.start(*options)
+    def push(self, *options: str, debug: bool = False) -> Result:
+        """Push the source directory. With `debug`, the messages say what the push builds on."""
+        process = self.start(*options, debug=debug)
         output, messages = process.communicate(timeout=120)
         return Result(process.returncode, output.decode(), messages.decode())
 

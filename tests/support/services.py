@@ -117,8 +117,10 @@ class Docker:
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def push(self, tag: str, directory: Path, *options: str) -> Result:
-        return self("kontext", "push", "-t", tag, *options, str(directory))
+    def push(self, tag: str, directory: Path, *options: str, debug: bool = False) -> Result:
+        """Push a directory. With `debug`, the messages say what each push builds on."""
+        flags = ["-D"] if debug else []
+        return self(*flags, "kontext", "push", "-t", tag, *options, str(directory))
 
     def log_in(self, host: str, user: str = USER, password: str = PASSWORD) -> None:
         secret = base64.b64encode(f"{user}:{password}".encode()).decode()

@@ -1,0 +1,244 @@
+"""The result of a push: the line on standard output, and the files that scripts read."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.models import SPEC, described, published
+from support.trees import Directory, File, Link, Tree
+
+from kontext_plugin.errors import USAGE, KontextError
+from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.push.options import PushOptions
+from kontext_plugin.push.parent import BuildOn, StartFresh
+from kontext_plugin.push.plan import Plan, make_plan
+from kontext_plugin.push.results import (
+    Pushed,
+    metadata,
+    remove_stale_results,
+    write_results,
+)
+from kontext_plugin.registry.fetch import KontextImage
+
+NOTHING = StartFresh("there is no image under the tag yet", is_ordinary=True)
+TAGS = (parse_reference("host.io/r1:t"), parse_reference("host.io/r2:u"))
+TREE: Tree = {
+    "ballast": File(b"b" * 10_000),
+    "a": File(b"a"),
+    "d": Directory(),
+    "d/l": Link("../a"),
+}
+
+
+def push(plan: Plan, uploaded: int = 7) -> Pushed:
+    """Return the result of carrying a plan out."""
+    if isinstance(plan.parent, BuildOn) and plan.is_up_to_date:
+        return Pushed(plan.parent.tag_image.image, TAGS, plan, 0)
+    return Pushed(published(plan).image, TAGS, plan, uploaded)
+
+
+def plan_on(tag_image: KontextImage | StartFresh, **changed: File) -> Plan:
+    return make_plan(tag_image, replace(SPEC, always_reuse=False), described({**TREE, **changed}))
+
+
+def facts(pushed: Pushed) -> dict[str, Any]:
+    found: dict[str, Any] = dict(metadata(pushed)["kontext.push"])
+    return found
+
+
+FIRST = plan_on(NOTHING)
+IMAGE = published(FIRST)
+SAME = {
+    "tags": ["host.io/r1:t", "host.io/r2:u"],
+    "up_to_date": False,
+    "built_on": None,
+    "fresh": None,
+    "generation": 0,
+    "layers": 2,
+    "files": 3,
+    "size": 10_001,
+    "uploaded": 7,
+}
+
+
+def test_the_metadata_of_a_fresh_start_has_its_reason() -> None:
+    pushed = push(FIRST)
+    assert metadata(pushed) == {
+        "containerimage.digest": pushed.image.digest,
+        "image.name": "host.io/r1:t,host.io/r2:u",
+        "kontext.push": SAME | {"fresh": "there is no image under the tag yet"},
+    }
+
+
+def test_the_metadata_of_a_delta_names_its_parent() -> None:
+    pushed = push(plan_on(IMAGE, b=File(b"22")))
+    assert facts(pushed) == SAME | {
+        "built_on": IMAGE.image.digest,
+        "generation": 1,
+        "layers": 3,
+        "files": 4,
+        "size": 10_003,
+    }
+
+
+def test_the_metadata_of_a_delta_on_an_ancestor_names_the_ancestor() -> None:
+    second = published(plan_on(IMAGE, b=File(b"22")))
+    pushed = push(plan_on(second, b=File(b"33")))
+    assert facts(pushed) == SAME | {
+        "built_on": IMAGE.image.digest,
+        "generation": 2,
+        "layers": 3,
+        "files": 4,
+        "size": 10_003,
+    }
+
+
+def test_the_metadata_of_an_image_that_is_up_to_date_is_that_of_the_tag() -> None:
+    second = published(plan_on(IMAGE, b=File(b"22")))
+    plan = plan_on(second, b=File(b"22"))
+    assert plan.is_up_to_date
+    pushed = push(plan)
+    assert metadata(pushed)["containerimage.digest"] == second.image.digest
+    assert facts(pushed) == SAME | {
+        "up_to_date": True,
+        "generation": 1,
+        "layers": 3,
+        "files": 4,
+        "size": 10_003,
+        "uploaded": 0,
+    }
+
+
+def test_the_layers_in_the_metadata_are_those_of_the_image() -> None:
+    large: Tree = {f"f{number:03}": File(b"x") for number in range(3)}
+    tree = described(large)
+    tree = replace(tree, sizes=dict.fromkeys(tree.sizes, 40_000_000))
+    plan = make_plan(NOTHING, SPEC, tree)
+    pushed = push(plan)
+    assert facts(pushed)["layers"] == len(pushed.image.layers) > 3
+
+
+def test_the_line_on_standard_output_names_the_image_by_its_digest() -> None:
+    assert str(push(FIRST)) == f"host.io/r1@{IMAGE.image.digest}"
+
+
+# The files
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> PushOptions:
+    return PushOptions(TAGS, iidfile=str(tmp_path / "iid"), metadata_file=str(tmp_path / "meta"))
+
+
+def test_the_files_hold_the_digest_and_the_metadata(options: PushOptions, tmp_path: Path) -> None:
+    pushed = push(FIRST)
+    before = os.umask(0o077)
+    try:
+        write_results(options, pushed)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "iid").read_text() == pushed.image.digest
+    text = (tmp_path / "meta").read_text()
+    assert json.loads(text) == metadata(pushed)
+    assert text.endswith("}\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"iid", "meta"}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+
+
+def test_without_options_no_file_is_written_or_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept").touch()
+    options = PushOptions(TAGS)
+    remove_stale_results(options)
+    write_results(options, push(FIRST))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_the_files_of_an_earlier_push_are_removed(options: PushOptions, tmp_path: Path) -> None:
+    """A failed push must leave no digest."""
+    (tmp_path / "iid").write_text("old")
+    remove_stale_results(options)
+    assert not [*tmp_path.iterdir()]
+    remove_stale_results(options)
+
+
+def test_a_link_is_followed_and_stays(options: PushOptions, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/iid").write_text("old")
+    (tmp_path / "iid").symlink_to("there/iid")
+    remove_stale_results(options)
+    assert not (tmp_path / "there/iid").exists()
+    write_results(options, push(FIRST))
+    assert (tmp_path / "iid").is_symlink()
+    assert (tmp_path / "there/iid").read_text() == push(FIRST).image.digest
+
+
+@pytest.mark.parametrize("name", ["iid", "./iid", "there/../iid"])
+def test_one_file_cannot_hold_both_results(name: str, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "iid").write_text("old")
+    options = PushOptions(TAGS, iidfile=str(tmp_path / "iid"), metadata_file=f"{tmp_path}/{name}")
+    with pytest.raises(KontextError, match="name the same file") as raised:
+        remove_stale_results(options)
+    assert raised.value.exit_code == USAGE
+    assert (tmp_path / "iid").read_text() == "old"
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+UNWRITABLE = {
+    "a directory": (make_directory, "is not a regular file"),
+    "a FIFO": (os.mkfifo, "is not a regular file"),
+    "in no directory": (lambda path: path.parent.rmdir(), "cannot be written: No such file"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_file_that_cannot_be_written_is_found_before_anything_is_removed(
+    make: Any, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "iid").write_text("old")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "meta"
+    make(path)
+    options = PushOptions(TAGS, iidfile=str(tmp_path / "iid"), metadata_file=str(path))
+    with pytest.raises(KontextError, match=reason) as raised:
+        remove_stale_results(options)
+    assert raised.value.hint
+    assert str(path) in raised.value.message
+    assert (tmp_path / "iid").read_text() == "old"
+
+
+def test_a_standard_stream_is_not_removed(tmp_path: Path) -> None:
+    """/dev/stdout may lead to a file, to which the shell has redirected it."""
+    output = tmp_path / "output"
+    output.touch()
+    saved = os.dup(0)
+    try:
+        with output.open() as file:
+            os.dup2(file.fileno(), 0)
+            options = PushOptions(TAGS, iidfile=str(output))
+            with pytest.raises(KontextError, match="is a standard stream of this command"):
+                remove_stale_results(options)
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+    assert output.exists()
+
+
+def test_a_file_that_cannot_be_written_after_the_push_does_not_hide_the_push(
+    options: PushOptions, tmp_path: Path
+) -> None:
+    tmp_path.joinpath("iid").mkdir()
+    pushed = push(FIRST)
+    with pytest.raises(KontextError) as raised:
+        write_results(options, pushed)
+    assert raised.value.message.startswith(f"{pushed} is published, but '{tmp_path}/iid'")
+    assert "Push again" in raised.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["iid"], "no temporary file is left"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -501,3 +502,70 @@ def test_git_is_stopped_at_its_time_limit(tree: Path, monkeypatch: pytest.Monkey
     assert git.read_labels(str(tree), quiet) == {}
     with pytest.raises(KontextError, match="has not answered"):
         git.list_not_ignored(str(tree), quiet)
+
+
+# --- The advice: which of some paths git ignores ---
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    return repository(
+        tmp_path / "packages",
+        {"app/node_modules/p/f": "x", "src/f": "x", "target/f": "x", ":x/f": "x"},
+        ignore="node_modules/\n/target\n:x\n",
+    )
+
+
+def test_git_says_which_paths_it_ignores(packages: Path) -> None:
+    paths = ["app", "app/node_modules", "app/node_modules/p", "src", "target", ":x"]
+    ignored = {"app/node_modules", "app/node_modules/p", "target", ":x"}
+    assert git.find_ignored(str(packages), paths, quiet) == ignored
+    assert git.find_ignored(str(packages / "app"), ["node_modules"], quiet) == {"node_modules"}
+
+
+def test_git_is_not_asked_about_paths_outside_of_a_work_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("git was asked"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("git was asked"))
+    assert git.find_ignored(str(tmp_path), ["a"], quiet) == frozenset()
+
+
+FAILING_GITS = {
+    "slow": "exec sleep 20",
+    "failing": r"printf './src\0'; exit 128",
+    "not UTF-8": r"printf 'src\0./other\0\377'",
+}
+
+
+@pytest.mark.parametrize("program", FAILING_GITS.values(), ids=FAILING_GITS)
+def test_a_git_that_does_not_answer_ends_the_advice_after_a_moment(
+    program: str, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\n{program}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    started = time.monotonic()
+    assert git.find_ignored(str(packages), ["src"], quiet) == frozenset()
+    assert time.monotonic() - started < 10
+
+
+def test_without_git_no_path_is_ignored(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert git.find_ignored(str(packages), ["target"], quiet) == frozenset()
+
+
+def test_the_advice_runs_no_program_of_the_repository(packages: Path, tmp_path: Path) -> None:
+    """Sources from somewhere else may come with a .git."""
+    monitor, ran = tmp_path / "monitor", tmp_path / "ran"
+    monitor.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    monitor.chmod(0o755)
+    run(packages, "add", "src")
+    run(packages, "config", "core.fsmonitor", str(monitor))
+    run(packages, "status")
+    assert ran.exists(), "git would run it"
+    ran.unlink()
+    assert git.find_ignored(str(packages), ["target"], quiet) == {"target"}
+    assert not ran.exists()

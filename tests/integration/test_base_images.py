@@ -56,7 +56,7 @@ def test_a_users_own_base(
     assert config.get("Cmd") is None
     assert len(json.loads(crane("manifest", tag))["layers"]) == 4
     # Without it, the base is another one.
-    assert "the base image is another" in docker.push(tag, source).stderr
+    assert "the image has another base" in docker.push(tag, source).stderr
 
 
 @pytest.mark.parametrize("built_upon", [False, True])

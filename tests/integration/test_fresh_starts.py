@@ -45,7 +45,10 @@ IMAGES = {
     "version of another type": (manifest_layer(version="2"), "unknown version 2"),
     "keys missing": (layer(MANIFEST, b'{"version": 2}'), "required property"),
     "wrong type": (manifest_layer(files=[]), "files"),
-    "hash of another kind": (manifest_layer(files={"file": "0" * 63}), "a hash that is none"),
+    "hash of another kind": (
+        manifest_layer(files={"file": "0" * 63}),
+        "a hash that is not a SHA-256",
+    ),
     "path above": (manifest_layer(files={"../file": "0" * 64}), "'../file'"),
     "path above, within": (manifest_layer(files={"a/../../file": "0" * 64}), "'a/../../file'"),
     "absolute path": (manifest_layer(files={"/etc/passwd": "0" * 64}), "'/etc/passwd'"),

@@ -319,11 +319,11 @@ IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "null everywhere": ({"layers": [None], "config": None, "annotations": None}, "config"),
     "an artifact": (
         {"artifactType": "a/b", "layers": [LAYER | {"mediaType": "text/plain"}]},
-        "does not start with a manifest",
+        "its layer has the media type 'text/plain'",
     ),
     "a foreign layer": (
         {"layers": [FOREIGN | {"urls": ["http://127.0.0.1:1/\x1b[2J"]}]},
-        "does not start with a manifest",
+        "its layer has the media type 'application/vnd.oci.image.layer.nondistributable",
     ),
     "300,000 annotations": (
         {"annotations": {f"{number:x}": "" for number in range(300_000)}},

@@ -41,7 +41,7 @@ def test_a_push_builds_on_an_ancestor(
     pushed = docker.push(tag, source, debug=True)
     third = layers(crane, tag)
     assert "generation 0: 2 layers" in pushed.stderr
-    assert "the new layer replaces the one above" in pushed.stderr
+    assert "the new layer replaces the layer above" in pushed.stderr
     assert "1 changed" in pushed.stderr, "what was changed since the last push"
     assert second[:-1] == third[:-1] == first
     config = json.loads(crane("manifest", tag))["config"]["digest"]
@@ -105,7 +105,7 @@ def test_a_directory_that_comes_back_is_right(
     crane("delete", f"{file.partition('@')[0]}@{first_ancestor(crane, file)}")
     pushed = docker.push(tag, source)
     assert "Cannot build on generation 0: the registry does not have it" in pushed.stderr
-    assert "Starting fresh: d was a directory once and is one again" in pushed.stderr
+    assert "Starting fresh: d was a directory once and is a directory again" in pushed.stderr
     assert exported(crane, tag) == on_disk(source)
 
 

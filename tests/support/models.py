@@ -1,4 +1,4 @@
-"""Random trees, two models of how the layers of an image are seen, and one of a registry."""
+"""Random trees, two models of the consumers of an image, and a model of a registry."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SPEC = ImageSpec(
 )
 
 Layer = Sequence[tuple[str, Node | None]]
-"""The entries of a layer in their order; None: a whiteout of the path."""
+"""The entries of a layer in their order. None is a whiteout of the path."""
 
 PLAIN_NAMES = st.sampled_from(["a", "b", "c"])
-"""So few that two random trees often have one path, and as different kinds."""
+"""There are so few that two random trees often share a path, and with different kinds."""
 
 STRANGE = [
     "a", "b", ".hidden", "...", "..a", "-rf", "two words", " ", "new\nline", "tab\t", 'quo"te',
@@ -48,11 +48,11 @@ STRANGE_NAMES = st.one_of(
 )
 
 Nested = Node | dict[str, Any]
-"""A directory as a map of what it holds."""
+"""A node; a directory is the map of its entries."""
 
 
 def trees(names: st.SearchStrategy[str] = PLAIN_NAMES, leaves: int = 8) -> st.SearchStrategy[Tree]:
-    """Small trees; the contents are few too, so that changes of a mode alone occur."""
+    """Return small trees. There are few contents, so that sometimes only a mode changes."""
     leaf: st.SearchStrategy[Nested] = st.one_of(
         st.builds(File, st.sampled_from([b"", b"x", b"y", b"z" * 1025]), st.booleans()),
         st.builds(Link, st.sampled_from(["a", "b/c", "/etc/hosts", "gone", "ä\n"])),
@@ -65,8 +65,10 @@ def trees(names: st.SearchStrategy[str] = PLAIN_NAMES, leaves: int = 8) -> st.Se
 
 
 def histories(steps: int = 8) -> st.SearchStrategy[list[Tree]]:
-    """Trees that each differ little from the one before, by edits of very different sizes: their
-    images come to have long chains of ancestors."""
+    """Return histories of trees. Each tree differs from the one before by a few edits.
+
+    The edits have very different sizes, so the images get long chains of ancestors.
+    """
     sizes = st.sampled_from([0, 1, 1000, 4000, 16_000, 64_000])
     file = st.builds(lambda fill, size, run: File(fill * size, run), CONTENTS, sizes, st.booleans())
     name = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3).map("/".join)
@@ -107,7 +109,7 @@ def _flat(nested: dict[str, Nested], prefix: str = "") -> Tree:
 
 
 def described(tree: Tree) -> Described:
-    """The tree as a manifest describes it."""
+    """Return the tree as a manifest describes it."""
     files = {path: node for path, node in tree.items() if isinstance(node, File)}
     folders = [path for path, node in tree.items() if isinstance(node, Directory)]
     digests = {path: hashlib.sha256(file.content).hexdigest() for path, file in files.items()}
@@ -120,17 +122,17 @@ def described(tree: Tree) -> Described:
 
 
 def layer(made: Changes, new: Tree) -> Layer:
-    """The entries that a delta to `new` with these changes has."""
+    """Return the entries of a delta to `new` with these changes."""
     above = {up for path in (*made.written, *made.whiteouts) for up in parents(path)}
     entries = [(path, new[path]) for path in sorted(above | {*made.written})]
     return [*entries, *((path, None) for path in made.whiteouts)]
 
 
 def overlay(layers: Iterable[Layer]) -> Tree:
-    """What an engine that mounts the layers over each other shows, lowest layer first.
+    """Return the tree that an engine shows which mounts the layers over each other, lowest first.
 
-    Holds the layers to what every engine accepts: each path once, its parents there, and no name
-    beside its own whiteout (OCI image specification, layer.md).
+    Fails for layers that some engine would reject: a path twice, a path without its parents, or a
+    name beside its own whiteout (OCI image specification, layer.md).
     """
     shown: Tree = {}
     for layer in layers:
@@ -153,7 +155,7 @@ def overlay(layers: Iterable[Layer]) -> Tree:
 
 
 def crane_export(layers: Sequence[Layer]) -> Tree:
-    """What `crane export` shows (go-containerregistry, pkg/v1/mutate, extract)."""
+    """Return the tree that `crane export` shows (go-containerregistry, pkg/v1/mutate, extract)."""
     shown: Tree = {}
     hides: dict[str, bool] = {}  # paths that were seen, and whether they hide what is below them
     for layer in reversed(layers):
@@ -169,26 +171,27 @@ def crane_export(layers: Sequence[Layer]) -> Tree:
 
 
 def parents(path: str) -> list[str]:
+    """Return the directories above a path, the topmost first."""
     parts = path.split("/")
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 _DOCUMENTS: dict[str, bytes] = {}
-"""All parts of manifests that were published, by their names, which say what they are."""
+"""All parts of manifests that were published, by their names, which have their digests."""
 
 
 def published(plan: Plan) -> KontextImage:
-    """What the tag shows once a plan is carried out, as another machine would read it."""
+    """Return the image under the tag after a push, as another machine reads it with its history."""
     divided = partition(plan)
-    # Digests that no other plan has, as those of real images and layers.
+    # Digests that no other plan has, as real images and layers have them.
     lower = [ImageLayer(digest_of(repr(chunk).encode()), 1) for chunk in divided.lower]
-    beneath = (*plan.parent_layers, *lower)
-    made = manifest_on(plan, divided, (layer.digest for layer in beneath))
+    below = (*plan.parent_layers, *lower)
+    made = manifest_on(plan, divided, (layer.digest for layer in below))
     content = manifest.encode(made)
     _DOCUMENTS.update(divided.documents)
     root = manifest.read_root(content)
     parts = {part.digest: _DOCUMENTS[part.name] for part in (*root.listing, *root.reverse_deltas)}
-    layers = (*beneath, ImageLayer(digest_of(b"layer " + content), len(content)))
+    layers = (*below, ImageLayer(digest_of(b"layer " + content), len(content)))
     image = Image(digest_of(b"image " + content), layers, digest_of(content))
     config = plan.spec.config.with_labels(plan.lineage.labels)
     return KontextImage(image, manifest.decode(root, parts), config)

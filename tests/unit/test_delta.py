@@ -59,6 +59,7 @@ from kontext_plugin.image.tree import ReverseDelta
 from kontext_plugin.image.tree import Tree as Described
 from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import Compressed, Sink, Source
+from kontext_plugin.layer.reader import Budget, read_documents
 from kontext_plugin.manifest import MANIFEST_PATH, SOURCES_PATH
 
 # What changed
@@ -369,6 +370,19 @@ def test_a_tee_sees_the_content_of_each_file(tmp_path: Path) -> None:
     write_layer(watched, str(tmp_path), tree, content_of(tree), tee)
     assert watched.getvalue() == plain.getvalue()
     assert seen == {path: node.content for path, node in SMALL.items() if isinstance(node, File)}
+
+
+def test_the_documents_are_read_back_from_the_head_of_the_layer(tmp_path: Path) -> None:
+    plant(tmp_path, LARGE)
+    documents = {MANIFEST_PATH: TEXT, manifest.part_name(digest_of(JSON)): JSON}
+    sink, tree = io.BytesIO(), described(LARGE)
+    written = tuple(sorted(tree.paths()))
+    made = write_layer(sink, str(tmp_path), tree, LayerContent(documents, written))
+    stream = io.BytesIO(sink.getvalue())
+    budget = Budget(sum(512 + len(document) for document in documents.values()))
+    assert dict(read_documents(stream, made.layer, budget)) == documents
+    assert budget.left == 0
+    assert stream.tell() < len(TEXT) + 200_000 < made.layer.size, "more than the head was read"
 
 
 def test_extra_entries_come_after_the_documents(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext_plugin.cache.store import open_cache
+from kontext_plugin.cache import open_cache
 from kontext_plugin.cli import options
 from kontext_plugin.cli.completion import complete, without_descriptions
 

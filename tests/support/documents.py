@@ -8,40 +8,62 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_FENCE = re.compile(r"^```(\w*)$")
-_HEADING = re.compile(r"^#+ (.+)$")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
 _COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\$\()?docker kontext (.+)$")
 
 
 def documents(root: Path) -> list[Path]:
+    """Return the Markdown files of the repository."""
     return sorted([*root.glob("*.md"), *root.glob("docs/*.md")])
 
 
 @dataclass(frozen=True)
 class Block:
+    """A block of code."""
+
     heading: str  # the nearest one above
     language: str  # "" for one that is only indented
     text: str
 
 
 def blocks(document: Path) -> list[Block]:
-    """The fenced code, and each run of indented lines."""
-    return [block for block in _parts(document) if isinstance(block, Block)]
+    """Return all code: fenced, and indented."""
+    found, heading = [], ""
+    tokens = _tokens(document)
+    for number, token in enumerate(tokens):
+        if token.type == "heading_open":
+            heading = tokens[number + 1].content
+        elif token.type in ("fence", "code_block"):
+            found.append(Block(heading, token.info, token.content))
+    return found
 
 
 def anchors(document: Path) -> set[str]:
-    """What a link may name behind `#`, as GitHub makes it of the headings."""
-    headings = {part for part in _parts(document) if isinstance(part, str)}
+    """Return what a link may name behind `#`, as GitHub makes it of the headings."""
+    tokens = _tokens(document)
+    headings = {
+        tokens[number + 1].content
+        for number, token in enumerate(tokens)
+        if token.type == "heading_open"
+    }
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
 def links(document: Path) -> list[str]:
-    return _LINK.findall(document.read_text("utf-8"))
+    """Return the targets of all links and images."""
+    return [
+        str(part.attrs.get("href") or part.attrs["src"])
+        for token in _tokens(document)
+        for part in token.children or ()
+        if part.type in ("link_open", "image")
+    ]
 
 
 def commands(document: Path) -> list[list[str]]:
-    """The arguments of each `docker kontext` in the document's code."""
+    """Return the arguments of each `docker kontext` in the document's code."""
     found = []
     for block in blocks(document):
         for line in block.text.replace("\\\n", " ").splitlines():
@@ -51,7 +73,7 @@ def commands(document: Path) -> list[list[str]]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """The words of one command: up to what ends it in a shell."""
+    """Yield the words of one command: up to what ends it in a shell."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     for word in lexer:
@@ -60,25 +82,5 @@ def _words(text: str) -> Iterator[str]:
         yield word
 
 
-def _parts(document: Path) -> Iterator[Block | str]:
-    """Headings and blocks, in their order."""
-    heading, fence, lines = "", None, list[str]()
-    for line in [*document.read_text("utf-8").splitlines(), ""]:
-        if fence is not None:
-            if line == "```":
-                yield Block(heading, fence, "\n".join(lines) + "\n")
-                fence, lines = None, []
-            else:
-                lines.append(line)
-        elif line.startswith("    "):
-            lines.append(line[4:])
-        else:
-            if lines:
-                yield Block(heading, "", "\n".join(lines) + "\n")
-                lines = []
-            if matched := _FENCE.match(line):
-                fence = matched[1]
-            elif matched := _HEADING.match(line):
-                heading = matched[1]
-                yield heading
-    assert fence is None, f"{document}: a fence is not closed"
+def _tokens(document: Path) -> list[Token]:
+    return _MARKDOWN.parse(document.read_text("utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -112,8 +113,7 @@ def missing_tag(command: str, positional: Sequence[str]) -> UsageError:
     if positional and not os.path.exists(positional[0]):
         with contextlib.suppress(UsageError):
             parse_reference(positional[0])
-            rest = "".join(f" {word}" for word in positional[1:])
-            hint = f"Did you mean 'docker kontext {command} -t {positional[0]}{rest}'?"
+            hint = f"Did you mean 'docker kontext {command} -t {shlex.join(positional)}'?"
     return UsageError(f"docker: 'docker kontext {command}' requires --tag", hint=hint)
 
 

@@ -132,6 +132,10 @@ HINTS: dict[str, tuple[list[str], str]] = {
         ["host.io/r1:t", "dir"],
         "Did you mean 'docker kontext push -t host.io/r1:t dir'?",
     ),
+    "a directory with a space": (
+        ["host.io/r1:t", "my dir"],
+        "Did you mean 'docker kontext push -t host.io/r1:t 'my dir''?",
+    ),
     "a directory": (["dir"], ""),
     "a directory that reads like a reference": (["host.io/r2"], ""),
     "what is no reference": (["No Reference"], ""),

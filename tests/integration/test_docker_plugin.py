@@ -31,7 +31,7 @@ def test_metadata_takes_no_python(root: Path) -> None:
     metadata = json.loads(done.stdout)
     assert metadata["SchemaVersion"] == "0.1.0"
     assert metadata["Version"] == kontext_plugin.__version__
-    assert {"Vendor", "ShortDescription", "URL"} <= metadata.keys()
+    assert metadata.keys() == {"SchemaVersion", "Vendor", "Version", "ShortDescription"}
 
 
 HELP = {

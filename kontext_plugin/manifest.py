@@ -23,7 +23,7 @@ from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import DIRECTORY, ReverseDelta, Tree, is_utf8
 from kontext_plugin.runtime.schema import (
     MANIFEST_PART,
-    MANIFEST_UNDO,
+    MANIFEST_REVERSE_DELTA,
     InvalidDocument,
     load_document,
     load_manifest,
@@ -239,7 +239,7 @@ def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
     get none. Raises InvalidManifest.
     """
     reverse = {
-        part.digest: _load_part(part, parts, MANIFEST_UNDO)
+        part.digest: _load_part(part, parts, MANIFEST_REVERSE_DELTA)
         for part in root.reverse_deltas
         if part.digest in parts
     }

@@ -14,7 +14,7 @@ from kontext_plugin.errors import brief
 IMAGE_MANIFEST = "image-manifest"
 IMAGE_CONFIG = "image-config"
 MANIFEST_PART = "manifest-part"
-MANIFEST_UNDO = "manifest-undo"
+MANIFEST_REVERSE_DELTA = "manifest-reverse-delta"
 DOCKER_CONFIG = "docker-config"
 DOCKER_CONTEXT = "docker-context"
 

@@ -248,7 +248,7 @@ def test_a_manifest_that_the_schema_rejects_is_rejected_without_it(changes: dict
 
 
 def test_all_schemas_have_the_same_definitions() -> None:
-    names = ("manifest-v2", "manifest-part", "manifest-undo")
+    names = ("manifest-v2", "manifest-part", "manifest-reverse-delta")
     whole, *parts = (published_schema(name).schema["$defs"] for name in names)
     for part in parts:
         assert {name: whole[name] for name in part} == part

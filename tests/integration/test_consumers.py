@@ -1,6 +1,6 @@
 """Consumers agree: whoever takes the image sees the directory that was pushed, whatever its past.
 
-KONTEXT_TEST_EXAMPLES is the number of random histories (4). More of them are a hunt: each takes
+KONTEXT_TEST_EXAMPLES is the number of random histories (3). More of them are a hunt: each takes
 some ten seconds, and without CI=true they are other ones each time.
 """
 
@@ -28,7 +28,7 @@ from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, p
 
 from kontext_plugin.source.scan import MAX_PATH
 
-EXAMPLES = int(os.environ.get("KONTEXT_TEST_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("KONTEXT_TEST_EXAMPLES", "3"))
 STEPS = 7
 
 PROGRAMS = {"buildah": "buildah", "umoci": "umoci", "containerd": "containerd", "ctr": "containerd"}

@@ -17,7 +17,7 @@ from support.proxy import Rule, serve_proxy
 from support.services import Registry
 from support.trees import File, plant
 
-MOMENTS = 25  # of each kind
+MOMENTS = 16  # of each kind, spread over the time of a push
 BALLAST = random.Random(0).randbytes(8_000_000)
 """Stays as it is, so that a later push has reason to build on the last one."""
 
@@ -54,7 +54,7 @@ def kill_and_push_again(first: bool, pushing: Machine, new_repository: Callable[
             pushing.repository = new_repository()
         before = None if first else pushing.tree()
         change(pushing, chance)
-        moment = chance.random() * seconds
+        moment = (killed + chance.random()) / MOMENTS * seconds
         if kill_at(pushing, moment):
             killed += 1
         else:

@@ -130,7 +130,7 @@ def test_a_full_disk(docker: Docker, registry: Registry, source: Path, tmp_path:
 def test_an_interrupted_pull(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    (source / "large").write_bytes(os.urandom(1 << 20) * 200)
+    (source / "large").write_bytes(os.urandom(1 << 20) * 100)
     image = docker.push(registry.repository(), source).image
     out = tmp_path / "out"
     out.mkdir()
@@ -183,7 +183,7 @@ def everywhere(registry: Registry, root: Path, tmp_path_factory: pytest.TempPath
     return command
 
 
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(tree=trees(STRANGE_NAMES), garbage=trees())
 def test_what_was_pushed_is_pulled_onto_anything(
     everywhere: Docker, registry: Registry, tree: Tree, garbage: Tree

@@ -136,9 +136,9 @@ def test_a_replay_of_a_history(repository: Path, tmp_path: Path) -> None:
 
 
 def test_a_soak_holds_its_bounds(tmp_path: Path) -> None:
-    done = run_script("soak", "--pushes", 40, "--write", "soak.md", cwd=tmp_path)
+    done = run_script("soak", "--pushes", 20, "--write", "soak.md", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "`scripts/soak --pushes 40 --write soak.md`" in (tmp_path / "soak.md").read_text()
+    assert "`scripts/soak --pushes 20 --write soak.md`" in (tmp_path / "soak.md").read_text()
 
 
 def test_a_soak_tells_a_broken_bound(tmp_path: Path) -> None:

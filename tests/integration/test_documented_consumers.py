@@ -26,6 +26,8 @@ from support.pods import Kubelet, Spec, Tekton
 from support.services import PASSWORD, USER, Docker, Registry, missing
 from support.trees import Directory, File, Link, Tree, in_archive, on_disk
 
+pytestmark = pytest.mark.xdist_group("documented consumers")  # one build of the clusters' types
+
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "consumers.md"
 CLUSTERS = ROOT / "tests" / "clusters"
@@ -107,7 +109,10 @@ def toolbox(daemon: str) -> Iterator[str]:
         missing("a static busybox (Debian: busybox-static)")
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(busybox, "bin/busybox", filter=lambda entry: entry.replace(mode=0o755))
+        entry = tar.gettarinfo(busybox, "bin/busybox")
+        entry.mode = 0o755
+        with open(busybox, "rb") as file:
+            tar.addfile(entry, file)
         for name in ("find", "ls", "sh", "sort"):
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"

@@ -260,6 +260,8 @@ def test_the_share_never_falls_and_is_never_above_one(messages: list[str]) -> No
 def test_bytes_in_a_socket_have_not_arrived() -> None:
     """The program writes all that the kernel accepts, and the other side reads slowly."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        # Else the kernel may take all that is sent, and what is not read has arrived.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
         host, port = server.getsockname()
         program = (
             "import os, socket\n"

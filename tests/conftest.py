@@ -1,4 +1,4 @@
-"""What all tests share: none of them sees the home, cache or docker configuration of its user."""
+"""Keep every test away from the home, cache and docker configuration of its user."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def _private_home(
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """The root of the repository."""
     return Path(__file__).parents[1]

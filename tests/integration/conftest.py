@@ -1,4 +1,4 @@
-"""The real things, as fixtures: docker's command line, a registry, a Docker daemon, crane."""
+"""Fixtures: docker's command line, a registry, a Docker daemon, crane."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _docker_there() -> None:
 
 @pytest.fixture
 def docker(tmp_path: Path, root: Path, registry: Registry) -> Docker:
-    """Logged in to the registry."""
+    """Docker's command line, logged in to the registry."""
     command = Docker(tmp_path / "docker-config")
     install_plugin(command.config, root / "kontext_plugin" / "docker-kontext")
     command.log_in(registry.host)
@@ -54,7 +54,7 @@ def crane_path() -> str:
 
 @pytest.fixture
 def crane(docker: Docker, crane_path: str) -> Callable[..., bytes]:
-    """crane with the same credentials; fails where it fails."""
+    """Run crane with docker's credentials, and return its output."""
 
     def run(*arguments: str, stdin: bytes = b"") -> bytes:
         environment = os.environ | {"DOCKER_CONFIG": str(docker.config)}
@@ -71,14 +71,14 @@ def crane(docker: Docker, crane_path: str) -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Debian's docker-registry, for USER and PASSWORD alone."""
+    """A registry that accepts only USER and PASSWORD."""
     with serve_registry(tmp_path_factory.mktemp("registry")) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def daemon() -> str:
-    """The version of a Docker daemon that runs containers here."""
+    """The version of the Docker daemon."""
     done = subprocess.run(
         ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True
     )
@@ -89,7 +89,7 @@ def daemon() -> str:
 
 @pytest.fixture
 def run_image(daemon: str, docker: Docker) -> Callable[..., Result]:
-    """`docker run` of an image with its workspace mounted from a directory."""
+    """Run an image with a directory as its workspace."""
 
     def run(image: str, workspace: Path, *arguments: str, options: Sequence[str] = ()) -> Result:
         mount = f"type=bind,source={workspace},target=/workspace"

@@ -28,7 +28,7 @@ def test_building_again_gives_the_same_bytes(root: Path, tmp_path: Path) -> None
     assert content(tmp_path / "base") == content(root / "kontext_plugin" / "base")
 
 
-def test_a_users_own_base(
+def test_push_and_run_work_on_a_users_base(
     docker: Docker,
     registry: Registry,
     crane: Callable[..., bytes],
@@ -60,7 +60,7 @@ def test_a_users_own_base(
 
 
 @pytest.mark.parametrize("built_upon", [False, True])
-def test_a_base_with_sources_of_its_own_is_refused(
+def test_a_base_with_sources_is_rejected(
     docker: Docker,
     registry: Registry,
     crane: Callable[..., bytes],
@@ -82,7 +82,7 @@ def test_a_base_with_sources_of_its_own_is_refused(
         assert "sources of its own" in done.stderr
 
 
-def test_a_base_for_another_platform_is_refused(
+def test_a_base_for_another_platform_is_rejected(
     docker: Docker, registry: Registry, crane: Callable[..., bytes], source: Path, tmp_path: Path
 ) -> None:
     base = own_base(crane, registry, tmp_path)
@@ -92,7 +92,7 @@ def test_a_base_for_another_platform_is_refused(
     assert "is for linux/amd64, not linux/arm64" in pushed.stderr
 
 
-def test_a_base_without_a_platform_can_be_given_one(
+def test_a_base_without_a_platform_is_rejected_with_a_hint_that_works(
     docker: Docker, registry: Registry, crane: Callable[..., bytes], source: Path, tmp_path: Path
 ) -> None:
     layer, base, tag = tmp_path / "layer.tar", registry.repository() + ":b", registry.repository()
@@ -107,7 +107,7 @@ def test_a_base_without_a_platform_can_be_given_one(
     assert docker.push(tag, source, "--base", base).image
 
 
-def test_a_missing_base(docker: Docker, registry: Registry, source: Path) -> None:
+def test_a_missing_base_is_an_error(docker: Docker, registry: Registry, source: Path) -> None:
     pushed = docker.push(registry.repository(), source, "--base", f"{registry.host}/no/such:base")
     assert pushed.code == 1
     assert "no/such:base was not found" in pushed.stderr

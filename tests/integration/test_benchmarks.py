@@ -100,7 +100,7 @@ def test_a_benchmark_measures_every_row(tmp_path: Path) -> None:
     assert on_disk(tmp_path / "tree") == on_disk(tmp_path / "tree") | SMALL
 
 
-def test_a_benchmark_tells_what_is_not_here(
+def test_a_benchmark_names_what_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = tmp_path / "bin"
@@ -146,7 +146,7 @@ class Echo(socketserver.StreamRequestHandler):
 
 
 @pytest.mark.parametrize(("round_trip", "rate"), [(0.1, 1e6), (0.0, float("inf"))])
-def test_a_line_counts_its_bytes_and_takes_its_time(round_trip: float, rate: float) -> None:
+def test_the_slow_line_counts_its_bytes_and_takes_its_time(round_trip: float, rate: float) -> None:
     content = os.urandom(300_000)
     with socketserver.TCPServer(("127.0.0.1", 0), Echo) as server:
         thread = threading.Thread(target=server.handle_request)

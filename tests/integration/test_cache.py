@@ -66,7 +66,7 @@ def settled(
 
 
 @pytest.mark.parametrize("spoil", BAD.values(), ids=BAD)
-def test_a_bad_cache(spoil: Callable[[Path], object], settled: Machine) -> None:
+def test_a_damaged_cache_costs_only_time(spoil: Callable[[Path], object], settled: Machine) -> None:
     settled.forget()
     assert settled.push().image
     remembered = [path for path in settled.cache.rglob("*") if path.is_file()]
@@ -83,7 +83,9 @@ def test_a_bad_cache(spoil: Callable[[Path], object], settled: Machine) -> None:
     settled.assert_clean()
 
 
-def test_a_cache_of_another_directory(registry: Registry, crane_path: str, tmp_path: Path) -> None:
+def test_the_cache_of_another_directory_changes_nothing(
+    registry: Registry, crane_path: str, tmp_path: Path
+) -> None:
     """Every file is in another's place, each of them whole."""
     two = [new_machine(tmp_path / name, registry, crane_path) for name in ("one", "two")]
     settle(*two)
@@ -96,7 +98,9 @@ def test_a_cache_of_another_directory(registry: Registry, crane_path: str, tmp_p
     assert two[0].published() == two[0].tree()
 
 
-def test_cache(docker: Docker, registry: Registry, source: Path) -> None:
+def test_cache_ls_lists_every_file_and_prune_removes_them(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
     tag = f"{registry.repository()}:v1"
     docker.push(tag, source)
     root = Path(os.environ["KONTEXT_CACHE_DIR"])
@@ -128,7 +132,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_usage_of_the_cache(docker: Docker, arguments: list[str], message: str) -> None:
+def test_wrong_cache_commands_are_usage_errors(
+    docker: Docker, arguments: list[str], message: str
+) -> None:
     said: Result = docker("kontext", "cache", *arguments)
     assert said.code == 125
     assert message in said.stderr

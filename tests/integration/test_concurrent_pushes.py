@@ -53,7 +53,7 @@ def test_of_several_pushes_at_once_the_last_one_wins(
         assert exported(crane, tag) == trees[number]
 
 
-def test_the_loser_is_told(
+def test_a_push_that_was_replaced_warns(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path, crane_path: str
 ) -> None:
     """A crane that lets another push in right after this one's."""
@@ -96,7 +96,7 @@ def at_once(*pushing: Machine) -> list[int]:
 
 
 @pytest.mark.parametrize("same_tag", [True, False], ids=["one tag", "two tags"])
-def test_two_pushes_share_a_cache(
+def test_two_pushes_with_one_cache_publish_whole_images(
     same_tag: bool, registry: Registry, crane_path: str, tmp_path: Path
 ) -> None:
     chance = random.Random(3)
@@ -117,7 +117,9 @@ def test_two_pushes_share_a_cache(
         assert one.published() == one.tree()
 
 
-def test_two_pushes_of_one_directory(registry: Registry, crane_path: str, tmp_path: Path) -> None:
+def test_two_pushes_of_one_directory_publish_whole_images(
+    registry: Registry, crane_path: str, tmp_path: Path
+) -> None:
     pushing = new_machine(tmp_path / "machine", registry, crane_path)
     chance = random.Random(4)
     for _ in range(3):

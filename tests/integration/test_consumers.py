@@ -238,7 +238,9 @@ SPECIAL: dict[str, list[Tree]] = {
 
 
 @pytest.mark.parametrize("history", SPECIAL.values(), ids=SPECIAL)
-def test_a_special_history_is_right_after_every_push(stage: Stage, history: list[Tree]) -> None:
+def test_all_consumers_agree_after_every_push_of_a_special_history(
+    stage: Stage, history: list[Tree]
+) -> None:
     for tree in history:
         become(stage.source, tree)
         stage.push()
@@ -406,7 +408,7 @@ class History(RuleBasedStateMachine):
         self.stage.push(machine)
 
 
-def test_a_random_history_is_right_after_every_push(
+def test_all_consumers_agree_after_every_push_of_a_random_history(
     docker: Docker, registry: Registry, consumers: dict[str, Consumer], tmp_path: Path
 ) -> None:
     def start() -> History:

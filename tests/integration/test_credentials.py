@@ -37,7 +37,9 @@ def assert_one_message(pushed: Result, *parts: str) -> None:
         assert never not in pushed.stderr
 
 
-def test_docker_login(docker: Docker, registry: Registry, source: Path) -> None:
+def test_the_credentials_of_docker_login_are_used(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
     docker.configure({})
     done = subprocess.run(
         ["docker", "login", "--username", USER, "--password-stdin", registry.host],
@@ -50,7 +52,7 @@ def test_docker_login(docker: Docker, registry: Registry, source: Path) -> None:
     assert docker.push(registry.repository(), source).image
 
 
-def test_a_credential_helper(
+def test_a_credential_helper_is_used(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
     install_helper(
@@ -60,7 +62,7 @@ def test_a_credential_helper(
     assert docker.push(registry.repository(), source).image
 
 
-def test_dockers_config_flag(
+def test_the_config_flag_of_docker_names_the_credentials(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path, root: Path
 ) -> None:
     other = Docker(tmp_path / "other config")
@@ -74,7 +76,9 @@ def test_dockers_config_flag(
         assert pushed.image
 
 
-def test_refused(docker: Docker, registry: Registry, source: Path) -> None:
+def test_missing_and_wrong_credentials_are_an_error(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
     for settings in (None, (USER, "wrong-password")):
         docker.configure({})
         if settings:
@@ -83,20 +87,24 @@ def test_refused(docker: Docker, registry: Registry, source: Path) -> None:
         assert_one_message(pushed, registry.host, "refused access", "docker login")
 
 
-def test_missing_helper(docker: Docker, registry: Registry, source: Path) -> None:
+def test_a_missing_helper_is_an_error(docker: Docker, registry: Registry, source: Path) -> None:
     docker.configure({"credHelpers": {registry.host: "nowhere"}})
     pushed = docker.push(registry.repository(), source)
     assert_one_message(pushed, "docker-credential-nowhere", str(docker.config))
 
 
-def test_failing_helper(docker: Docker, registry: Registry, source: Path, tmp_path: Path) -> None:
+def test_a_failing_helper_is_an_error(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
     install_helper(docker, tmp_path / "bin", f"echo 'vault sealed, {PASSWORD}'; exit 1")
     docker.configure({"credHelpers": {registry.host: "test"}})
     pushed = docker.push(registry.repository(), source)
     assert_one_message(pushed, "credential helper", registry.host, "docker login")
 
 
-def test_broken_config(docker: Docker, registry: Registry, source: Path) -> None:
+def test_a_broken_configuration_is_an_error(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
     (docker.config / "config.json").write_text('{"auths": {')
     # docker itself only warns of it.
     pushed = docker.push(registry.repository(), source)
@@ -104,12 +112,12 @@ def test_broken_config(docker: Docker, registry: Registry, source: Path) -> None
     assert "config.json" in pushed.stderr
 
 
-def test_unknown_host(docker: Docker, source: Path) -> None:
+def test_an_unknown_host_is_an_error(docker: Docker, source: Path) -> None:
     pushed = docker.push("no-such-host.invalid/some/repository:v1", source)
     assert_one_message(pushed, "no-such-host.invalid", "spelling")
 
 
-def test_registry_down(docker: Docker, source: Path) -> None:
+def test_a_registry_that_is_down_is_an_error(docker: Docker, source: Path) -> None:
     with socket.socket() as reserved:  # bound, and nobody listens
         reserved.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{reserved.getsockname()[1]}"
@@ -125,7 +133,7 @@ def tls_registry(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Reg
         yield served
 
 
-def test_tls(
+def test_an_unknown_certificate_is_an_error_unless_it_is_allowed(
     docker: Docker, tls_registry: Registry, certificate: tuple[Path, Path], source: Path
 ) -> None:
     docker.log_in(tls_registry.host)
@@ -137,7 +145,9 @@ def test_tls(
     assert docker.push(tag, source).image
 
 
-def test_a_registry_that_talks_nonsense(docker: Docker, source: Path) -> None:
+def test_no_control_character_of_an_answer_reaches_the_terminal(
+    docker: Docker, source: Path
+) -> None:
     """Nothing that it says reaches the terminal as it is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -162,7 +172,7 @@ def test_a_registry_that_talks_nonsense(docker: Docker, source: Path) -> None:
     assert "\x07" not in pushed.stderr
 
 
-def test_a_helper_that_waits_for_ever_is_ended(
+def test_an_interrupted_push_ends_a_helper_that_hangs(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
     """It holds crane's stderr, so whoever only ends crane goes on waiting."""

@@ -78,7 +78,7 @@ def _no_container_stays(daemon: str, tmp_path: Path) -> Iterator[None]:
 # load
 
 
-def test_load(docker: Docker, tag: str) -> None:
+def test_load_puts_the_image_into_the_daemon(docker: Docker, tag: str) -> None:
     loaded = docker("kontext", "load", tag)
     assert loaded.code == 0, loaded.stderr
     assert loaded.stdout.strip() in inspected(tag)["RepoDigests"]
@@ -88,13 +88,13 @@ def test_load(docker: Docker, tag: str) -> None:
     assert (again.stdout, again.stderr) == (loaded.stdout, "")
 
 
-def test_load_by_digest(docker: Docker, tag: str, source: Path) -> None:
+def test_an_image_can_be_loaded_by_digest(docker: Docker, tag: str, source: Path) -> None:
     image = docker.push(tag, source).image
     assert docker("kontext", "load", image).image == image
     assert image in inspected(image)["RepoDigests"]
 
 
-def test_a_tag_follows_the_registry(docker: Docker, tag: str, source: Path) -> None:
+def test_a_loaded_tag_follows_the_registry(docker: Docker, tag: str, source: Path) -> None:
     docker("kontext", "load", tag)
     (source / "file").write_text("edited\n")
     image = docker.push(tag, source).image
@@ -106,7 +106,7 @@ def test_a_tag_follows_the_registry(docker: Docker, tag: str, source: Path) -> N
 # Credentials
 
 
-def test_credentials_of_a_helper(
+def test_load_uses_a_credential_helper(
     docker: Docker, registry: Registry, tag: str, tmp_path: Path
 ) -> None:
     install_helper(docker, tmp_path / "bin", answer(registry))
@@ -114,7 +114,7 @@ def test_credentials_of_a_helper(
     assert docker("kontext", "load", tag).image
 
 
-def test_a_helpers_miss_is_no_reason_to_use_auths(
+def test_without_an_answer_of_the_helper_no_other_credentials_are_used(
     docker: Docker,
     registry: Registry,
     source: Path,
@@ -135,7 +135,7 @@ def test_a_helpers_miss_is_no_reason_to_use_auths(
         daemon.connect(DaemonFlags()).pull(image, credentials)
 
 
-def test_an_image_that_the_daemon_cannot_pull(
+def test_a_pull_that_the_daemon_cannot_do_is_an_error(
     docker: Docker, registry: Registry, crane: Callable[..., bytes], tag: str, source: Path
 ) -> None:
     """The registry has lost a layer that nobody looked into before."""
@@ -150,7 +150,7 @@ def test_an_image_that_the_daemon_cannot_pull(
     assert "Traceback" not in loaded.stderr
 
 
-def test_no_secret_is_shown(docker: Docker, registry: Registry, tag: str) -> None:
+def test_load_shows_no_secret(docker: Docker, registry: Registry, tag: str) -> None:
     loaded = docker("-D", "kontext", "load", tag)
     assert "crane auth get" in loaded.stderr
     assert PASSWORD not in loaded.stderr + loaded.stdout
@@ -159,7 +159,7 @@ def test_no_secret_is_shown(docker: Docker, registry: Registry, tag: str) -> Non
 # Which daemon
 
 
-def test_host_and_context(docker: Docker, tag: str, tmp_path: Path) -> None:
+def test_load_asks_the_daemon_that_docker_asks(docker: Docker, tag: str, tmp_path: Path) -> None:
     """Each way to name the daemon wins over the ones after it, as with docker itself."""
     here, nowhere = os.environ["DOCKER_HOST"], f"unix://{tmp_path}/nowhere.sock"
     for name, host in (("here", here), ("nowhere", nowhere)):
@@ -224,7 +224,9 @@ class Between:
             target.shutdown(socket.SHUT_WR)
 
 
-def test_tls(docker: Docker, tag: str, certificate: tuple[Path, Path]) -> None:
+def test_the_daemon_may_be_reached_by_tls(
+    docker: Docker, tag: str, certificate: tuple[Path, Path]
+) -> None:
     """Both sides show a certificate: --tls*, DOCKER_TLS_VERIFY with DOCKER_CERT_PATH, a context."""
     settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     settings.load_cert_chain(*certificate)
@@ -269,7 +271,9 @@ def workspace(tmp_path: Path) -> Path:
     return directory
 
 
-def test_run(docker: Docker, tag: str, workspace: Path) -> None:
+def test_run_writes_the_sources_into_the_workspace(
+    docker: Docker, tag: str, workspace: Path
+) -> None:
     ran = docker("kontext", "run", tag, "--workspace", str(workspace), "--", "--verify")
     assert ran.code == 0, ran.stderr
     assert ran.stdout == (
@@ -283,18 +287,20 @@ def test_run(docker: Docker, tag: str, workspace: Path) -> None:
     assert {path.lstat().st_uid for path in workspace.rglob("*")} == {os.geteuid()}
 
 
-def test_run_in_the_current_directory(docker: Docker, tag: str, workspace: Path) -> None:
+def test_the_workspace_defaults_to_the_current_directory(
+    docker: Docker, tag: str, workspace: Path
+) -> None:
     assert docker("kontext", "run", tag, cwd=workspace).code == 0
     assert on_disk(workspace) == TREE
 
 
-def test_run_makes_the_workspace(docker: Docker, tag: str, tmp_path: Path) -> None:
+def test_run_creates_the_workspace(docker: Docker, tag: str, tmp_path: Path) -> None:
     assert docker("kontext", "run", "-w", "new", tag, "--", "--mirror", cwd=tmp_path).code == 0
     assert on_disk(tmp_path / "new") == TREE
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_workspace_of_another_machine_is_not_made_here(
+def test_no_workspace_is_created_for_a_daemon_on_another_machine(
     docker: Docker, tag: str, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -315,14 +321,14 @@ def test_run_with_mirror_keeps_a_repository(docker: Docker, tag: str, workspace:
     assert on_disk(workspace) == {**TREE, **repository}
 
 
-def test_run_as_another_user(docker: Docker, tag: str, workspace: Path) -> None:
+def test_run_writes_as_the_given_user(docker: Docker, tag: str, workspace: Path) -> None:
     os.chown(workspace, 4321, 8765)
     assert docker("kontext", "run", "-u", "4321:8765", tag, cwd=workspace).code == 0
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in workspace.rglob("*")}
     assert owners == {(4321, 8765)}
 
 
-def test_root_writes_where_others_live(docker: Docker, tag: str, workspace: Path) -> None:
+def test_root_replaces_files_of_other_users(docker: Docker, tag: str, workspace: Path) -> None:
     """Whoever has no more than a user's rights could not, and root expects it."""
     plant(workspace, {"file": File(b"another's\n")})
     for path in (workspace, workspace / "file"):
@@ -332,7 +338,9 @@ def test_root_writes_where_others_live(docker: Docker, tag: str, workspace: Path
     assert on_disk(workspace) == TREE
 
 
-def test_the_extractors_failure_is_ours(docker: Docker, tag: str, workspace: Path) -> None:
+def test_run_exits_with_the_code_of_the_extractor(
+    docker: Docker, tag: str, workspace: Path
+) -> None:
     ran = docker("kontext", "run", "-q", tag, "--", "--nope", cwd=workspace)
     assert (ran.code, ran.stdout) == (2, "")
     assert ran.stderr.startswith("kontext: flag provided but not defined: -nope\n")
@@ -343,7 +351,7 @@ def test_the_extractors_failure_is_ours(docker: Docker, tag: str, workspace: Pat
     assert "permission denied" in ran.stderr
 
 
-def test_an_image_for_another_machine(
+def test_an_image_for_another_platform_runs_or_is_an_error(
     docker: Docker, registry: Registry, source: Path, workspace: Path
 ) -> None:
     own = docker("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}").stdout.strip()
@@ -357,7 +365,7 @@ def test_an_image_for_another_machine(
         assert f"for {other}, but the daemon runs {own}" in ran.stderr
 
 
-def test_what_is_not_kontexts_is_not_run(
+def test_only_images_of_kontext_are_run(
     docker: Docker, registry: Registry, crane: Callable[..., bytes], tag: str, workspace: Path
 ) -> None:
     """Neither an image without sources, nor one that would run something else with them."""
@@ -480,7 +488,7 @@ def start(docker: Docker, workspace: Path) -> Iterator[Callable[..., subprocess.
     [((), 1 << 1 | 1 << 3), (("--user", "4321:4321"), 0)],
     ids=["root", "another user"],
 )
-def test_an_image_can_do_no_more_than_it_must(
+def test_a_container_has_no_more_rights_than_it_needs(
     hostile: str,
     workspace: Path,
     start: Callable[..., subprocess.Popen[bytes]],
@@ -508,7 +516,7 @@ def test_an_image_can_do_no_more_than_it_must(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_docker_told_to_stop_ends_the_container(
+def test_a_signal_to_docker_ends_the_container(
     hostile: str,
     workspace: Path,
     start: Callable[..., subprocess.Popen[bytes]],
@@ -535,7 +543,7 @@ def test_ctrl_c_on_a_terminal_ends_the_container(
     assert b"\x1b]0" not in screen.sent
 
 
-def test_a_reader_that_is_gone_ends_nothing_but_us(
+def test_run_ends_if_nobody_reads_its_output(
     hostile: str, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     process = start(hostile)

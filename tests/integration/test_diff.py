@@ -28,7 +28,7 @@ C src/link.c
 """
 
 
-def test_diff_says_what_the_next_push_does(
+def test_diff_says_what_the_next_push_uploads(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "cache")
@@ -63,7 +63,7 @@ def test_diff_says_what_the_next_push_does(
     }
 
 
-def test_diff_with_nothing_under_the_tag(
+def test_without_an_image_under_the_tag_all_is_new(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "cache")
@@ -98,7 +98,7 @@ def test_diff_compares_with_the_tag_even_if_a_push_would_start_fresh(
     assert " added" not in said.stderr, "the list says otherwise"
 
 
-def test_what_the_registry_refuses_to_show_is_not_taken_for_nothing(
+def test_a_tag_that_the_registry_refuses_to_show_is_an_error(
     docker: Docker, registry: Registry, source: Path
 ) -> None:
     """Who is not logged in must not read that all files are new."""
@@ -115,7 +115,7 @@ def test_what_the_registry_refuses_to_show_is_not_taken_for_nothing(
     assert f"WARNING: {registry.host} may refuse the push. Run 'docker login" in said.stderr
 
 
-def test_exit_codes(docker: Docker, registry: Registry, source: Path) -> None:
+def test_exit_code_1_means_a_difference(docker: Docker, registry: Registry, source: Path) -> None:
     tag = registry.repository()
 
     def code(*arguments: str) -> int:
@@ -131,7 +131,7 @@ def test_exit_codes(docker: Docker, registry: Registry, source: Path) -> None:
     assert (code(str(source)), code("--exit-code", str(source))) == (125, 125)
 
 
-def test_diff_tells_when_it_is_no_path_that_makes_a_push(
+def test_diff_says_if_only_labels_or_options_differ(
     docker: Docker, registry: Registry, source: Path
 ) -> None:
     tag = registry.repository()

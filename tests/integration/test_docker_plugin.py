@@ -20,7 +20,7 @@ def test_docker_lists_it(docker: Docker) -> None:
     assert "kontext*" in docker("--help").stdout
 
 
-def test_metadata_takes_no_python(root: Path) -> None:
+def test_the_metadata_needs_no_python(root: Path) -> None:
     shim = root / "kontext_plugin" / "docker-kontext"
     done = subprocess.run(
         [shim, "docker-cli-plugin-metadata"],
@@ -56,7 +56,7 @@ HELP = {
 
 
 @pytest.mark.parametrize(("arguments", "start"), HELP.values(), ids=HELP)
-def test_help(docker: Docker, arguments: list[str], start: str) -> None:
+def test_help_shows_the_usage(docker: Docker, arguments: list[str], start: str) -> None:
     said = docker(*arguments)
     assert (said.code, said.stderr) == (0, "")
     assert said.stdout.startswith(start)
@@ -90,7 +90,7 @@ def test_debug_shows_the_traceback(docker: Docker, tmp_path: Path) -> None:
     assert "crane manifest 127.0.0.1:1/some/repository" in debugged.stderr
 
 
-def test_completion(docker: Docker) -> None:
+def test_commands_are_completed(docker: Docker) -> None:
     said = docker("__complete", "kontext", "pus").stdout
     assert said.splitlines()[0].startswith("push\t")
     assert said.splitlines()[-1] == ":4"
@@ -109,7 +109,7 @@ CLOSED = {
 
 
 @pytest.mark.parametrize(("redirected", "code", "printed"), CLOSED.values(), ids=CLOSED)
-def test_closed_streams(
+def test_closed_streams_do_not_mix_up_the_output(
     docker: Docker,
     registry: Registry,
     root: Path,

@@ -34,7 +34,7 @@ def states(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {name: check["state"] for name, check in checks.items() if check["state"] != "ok"}
 
 
-def test_all_is_well(
+def test_a_working_installation_passes_every_check(
     docker: Docker, registry: Registry, source: Path, root: Path, daemon: str, crane_path: str
 ) -> None:
     tag = registry.repository()
@@ -54,7 +54,9 @@ def test_all_is_well(
 
 
 @pytest.mark.parametrize(("locale", "sign"), [("C.UTF-8", "✓"), ("C", "+")])
-def test_what_a_person_sees(docker: Docker, registry: Registry, locale: str, sign: str) -> None:
+def test_the_text_has_a_line_for_each_check(
+    docker: Docker, registry: Registry, locale: str, sign: str
+) -> None:
     docker.environment |= {"LC_ALL": locale, "DOCKER_HOST": "unix:///no/where.sock"}
     said = docker("kontext", "doctor", registry.host)
     lines = said.stdout.splitlines()
@@ -66,13 +68,13 @@ def test_what_a_person_sees(docker: Docker, registry: Registry, locale: str, sig
     assert "A push needs no daemon." in lines[absent + 1]
 
 
-def test_an_image_that_is_not_there_yet(docker: Docker, registry: Registry) -> None:
+def test_an_image_that_does_not_exist_yet_is_no_problem(docker: Docker, registry: Registry) -> None:
     code, checks = examined(docker, registry.repository())
     assert (code, states(checks)) == (0, {})
     assert "does not exist yet" in checks["registry"]["message"]
 
 
-def test_wrong_credentials(docker: Docker, registry: Registry) -> None:
+def test_wrong_credentials_are_found(docker: Docker, registry: Registry) -> None:
     docker.log_in(registry.host, "bob", "wrong")
     code, checks = examined(docker, registry.repository())
     assert (code, states(checks)) == (1, {"registry": "broken"})
@@ -81,14 +83,14 @@ def test_wrong_credentials(docker: Docker, registry: Registry) -> None:
     assert (code, states(checks)) == (0, {"registry": "note"}), "for some show it to nobody"
 
 
-def test_no_credentials(docker: Docker, registry: Registry) -> None:
+def test_missing_credentials_are_found(docker: Docker, registry: Registry) -> None:
     docker.configure({})
     code, checks = examined(docker, registry.repository())
     assert (code, states(checks)) == (1, {"credentials": "note", "registry": "broken"})
 
 
 @pytest.mark.parametrize("setting", ["credHelpers", "credsStore"])
-def test_a_helper_is_named(
+def test_the_credential_helper_is_named(
     docker: Docker, registry: Registry, tmp_path: Path, setting: str
 ) -> None:
     install_helper(docker, tmp_path / "bin", answer(registry))
@@ -111,7 +113,7 @@ HELPERS = {
 
 
 @pytest.mark.parametrize(("script", "state", "message"), HELPERS.values(), ids=HELPERS)
-def test_a_helper_that_does_not_help(
+def test_a_helper_without_credentials_is_found(
     docker: Docker,
     registry: Registry,
     tmp_path: Path,
@@ -127,7 +129,7 @@ def test_a_helper_that_does_not_help(
     assert message.format(registry.host) in checks["credentials"]["message"]
 
 
-def test_a_broken_configuration(docker: Docker, registry: Registry) -> None:
+def test_a_broken_configuration_is_found(docker: Docker, registry: Registry) -> None:
     """docker warns of it and goes on; crane does not."""
     (docker.config / "config.json").write_text('{"auths": {')
     said = docker("kontext", "doctor", registry.host)
@@ -135,7 +137,7 @@ def test_a_broken_configuration(docker: Docker, registry: Registry) -> None:
     assert f"docker's configuration {docker.config}/config.json cannot be read" in said.stdout
 
 
-def test_a_registry_that_is_down(docker: Docker) -> None:
+def test_a_registry_that_is_down_is_found(docker: Docker) -> None:
     with socket.socket() as reserved:  # bound, and nobody listens
         reserved.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{reserved.getsockname()[1]}"
@@ -145,7 +147,7 @@ def test_a_registry_that_is_down(docker: Docker) -> None:
     assert checks["registry"]["message"] == f"{host} does not answer: connection refused"
 
 
-def test_no_crane(docker: Docker, tmp_path: Path) -> None:
+def test_a_missing_crane_is_found(docker: Docker, tmp_path: Path) -> None:
     docker.environment["KONTEXT_CRANE"] = str(tmp_path / "gone")
     code, checks = examined(docker)
     assert (code, states(checks)) == (1, {"crane": "broken"})
@@ -164,7 +166,9 @@ def doctor(root: Path, docker: Docker, **environment: str) -> dict[str, dict[str
     return {check["name"]: check for check in json.loads(done.stdout)}
 
 
-def test_a_broken_plugin_wins(docker: Docker, root: Path, tmp_path: Path) -> None:
+def test_a_broken_plugin_that_docker_prefers_is_found(
+    docker: Docker, root: Path, tmp_path: Path
+) -> None:
     """docker looks no further, though a good one comes after it."""
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra/docker-kontext").write_text("no program")
@@ -175,7 +179,7 @@ def test_a_broken_plugin_wins(docker: Docker, root: Path, tmp_path: Path) -> Non
     assert plugin["message"] == f"{tmp_path}/extra/docker-kontext cannot be run"
 
 
-def test_a_link_that_leads_nowhere_does_not_count(docker: Docker, root: Path) -> None:
+def test_a_dangling_link_is_ignored_as_docker_does(docker: Docker, root: Path) -> None:
     link = docker.config / "cli-plugins/docker-kontext"
     settings = {"cliPluginsExtraDirs": [str(docker.config / "extra")]}
     (docker.config / "extra").mkdir()
@@ -185,7 +189,7 @@ def test_a_link_that_leads_nowhere_does_not_count(docker: Docker, root: Path) ->
     assert doctor(root, docker)["plugin"]["message"].startswith(f"{link} -> ")
 
 
-def test_no_link(docker: Docker, root: Path) -> None:
+def test_a_missing_link_is_found(docker: Docker, root: Path) -> None:
     shutil.rmtree(docker.config / "cli-plugins")
     plugin = doctor(root, docker)["plugin"]
     assert (plugin["state"], plugin["message"]) == ("broken", "docker does not find Kontext")
@@ -196,7 +200,7 @@ def test_no_link(docker: Docker, root: Path) -> None:
     ("script", "state"),
     [("echo kontext 0.0.1", "note"), ("exit 1", "broken"), ("echo hello", "broken")],
 )
-def test_another_installation(docker: Docker, root: Path, script: str, state: str) -> None:
+def test_another_installation_is_found(docker: Docker, root: Path, script: str, state: str) -> None:
     other = docker.config / "cli-plugins/docker-kontext"
     other.unlink()
     metadata = (root / "kontext_plugin/plugin.json").read_text()

@@ -33,7 +33,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("user", ["0:0", "1000:1000"])
-def test_into_an_empty_and_a_used_workspace(
+def test_the_workspace_becomes_the_sources(
     run_image: Run, image: str, workspace: Path, user: str
 ) -> None:
     options = ["--user", user, "--read-only"]
@@ -46,9 +46,7 @@ def test_into_an_empty_and_a_used_workspace(
     assert {path.lstat().st_uid for path in workspace.rglob("*")} == {owner}
 
 
-def test_a_used_workspace_keeps_what_is_not_ours(
-    run_image: Run, image: str, workspace: Path
-) -> None:
+def test_only_mirror_removes_other_files(run_image: Run, image: str, workspace: Path) -> None:
     plant(workspace, {"mine": File(b"mine"), "file": File(b"a longer content than ours\n")})
     (workspace / "dir").symlink_to("/etc")
     assert run_image(image, workspace).code == 0
@@ -57,7 +55,7 @@ def test_a_used_workspace_keeps_what_is_not_ours(
     assert on_disk(workspace) == TREE
 
 
-def test_what_is_right_is_not_touched(run_image: Run, image: str, workspace: Path) -> None:
+def test_files_that_are_right_are_not_written(run_image: Run, image: str, workspace: Path) -> None:
     run_image(image, workspace)
     os.utime(workspace / "file", (1, 1))
     (workspace / "run.sh").write_text("other")
@@ -66,19 +64,23 @@ def test_what_is_right_is_not_touched(run_image: Run, image: str, workspace: Pat
     assert (workspace / "run.sh").read_bytes() == b"#!/bin/sh\n"
 
 
-def test_a_volume_of_docker(docker: Docker, daemon: str, image: str) -> None:
+def test_any_user_may_write_a_new_volume(docker: Docker, daemon: str, image: str) -> None:
     """A new volume gets the mode of the image's /workspace: any user may write there."""
     mount = ["--mount", "type=volume,target=/workspace", "--user", "1000:1000"]
     assert docker("run", "--rm", *mount, image, "--verify").code == 0
 
 
-def test_another_directory(docker: Docker, daemon: str, image: str, workspace: Path) -> None:
+def test_the_workspace_may_be_another_directory(
+    docker: Docker, daemon: str, image: str, workspace: Path
+) -> None:
     mount = ["--mount", f"type=bind,source={workspace},target=/elsewhere"]
     assert docker("run", "--rm", *mount, image, "/elsewhere/new").code == 0
     assert on_disk(workspace / "new") == TREE
 
 
-def test_a_read_only_target(docker: Docker, daemon: str, image: str, workspace: Path) -> None:
+def test_a_read_only_workspace_is_an_error(
+    docker: Docker, daemon: str, image: str, workspace: Path
+) -> None:
     mount = ["--mount", f"type=bind,source={workspace},target=/workspace,readonly"]
     ran = docker("run", "--rm", *mount, image)
     assert ran.code == 1
@@ -86,7 +88,9 @@ def test_a_read_only_target(docker: Docker, daemon: str, image: str, workspace: 
     assert "read-only file system" in ran.stderr
 
 
-def test_a_full_disk(docker: Docker, registry: Registry, daemon: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error(
+    docker: Docker, registry: Registry, daemon: str, tmp_path: Path
+) -> None:
     source = tmp_path / "large"
     source.mkdir()
     (source / "large").write_bytes(os.urandom(3 << 20))

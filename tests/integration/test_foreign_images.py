@@ -13,7 +13,9 @@ from support.services import Docker
 Crane = Callable[..., bytes]
 
 
-def test_the_prototypes_images(docker: Docker, publish_layer: Callable[[bytes], str]) -> None:
+def test_images_of_the_prototype_are_shown(
+    docker: Docker, publish_layer: Callable[[bytes], str]
+) -> None:
     digest = hashlib.sha256(b"x").hexdigest()
     files = {".": "", "d": "", "d/\x1b[2J": digest}
     tag = publish_layer(layer("/" + MANIFEST, json.dumps({"files": files}).encode()))
@@ -37,7 +39,7 @@ NOT_OURS = {
 
 @pytest.mark.parametrize(("blob", "why"), NOT_OURS.values(), ids=NOT_OURS)
 @pytest.mark.parametrize("command", ["ls", "inspect"])
-def test_an_image_that_is_not_ours(
+def test_an_image_without_a_valid_manifest_is_an_error(
     docker: Docker, publish_layer: Callable[[bytes], str], command: str, blob: bytes, why: str
 ) -> None:
     tag = publish_layer(blob)

@@ -72,7 +72,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize(("blob", "why"), IMAGES.values(), ids=IMAGES)
-def test_an_image_that_cannot_be_built_on(
+def test_an_invalid_manifest_starts_fresh(
     docker: Docker,
     registry: Registry,
     crane: Crane,
@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_built_on(
     assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
 
 
-def test_a_manifest_that_its_image_does_not_name(
+def test_a_manifest_that_the_annotation_does_not_name_starts_fresh(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -107,7 +107,7 @@ def test_a_manifest_that_its_image_does_not_name(
     assert pushed.image
 
 
-def test_layers_changed_by_another_tool(
+def test_layers_changed_by_another_tool_start_fresh(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     """Its manifest tells of layers that are not the image's: it may not be believed."""
@@ -126,7 +126,7 @@ def test_layers_changed_by_another_tool(
     assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
 
 
-def test_an_index_under_the_tag(
+def test_an_index_under_the_tag_starts_fresh(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     repository = registry.repository()
@@ -140,7 +140,7 @@ def test_an_index_under_the_tag(
     assert pushed.image == images[0]
 
 
-def test_layers_gone_from_the_registry(
+def test_layers_gone_from_the_registry_start_fresh(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -170,7 +170,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_configuration_changed_by_another_tool(
+def test_a_configuration_changed_by_another_tool_starts_fresh(
     docker: Docker, registry: Registry, crane: Crane, source: Path, change: list[str]
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -181,7 +181,7 @@ def test_a_configuration_changed_by_another_tool(
     assert pushed.image == first.image
 
 
-def test_a_damaged_top_layer(
+def test_a_damaged_top_layer_starts_fresh(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     tag = registry.repository() + ":v1"

@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_without_room_for_the_layer(
+def test_a_push_without_room_for_the_layer_is_an_error(
     registry: Registry, crane_path: str, tmp_path: Path, small_disk: Path
 ) -> None:
     pushing = new_machine(tmp_path / "machine", registry, crane_path)
@@ -48,7 +48,7 @@ def test_a_disk_without_room_for_the_layer(
     assert pushing.published() == pushing.tree()
 
 
-def test_a_disk_that_fills(
+def test_a_push_works_until_the_layer_has_no_room(
     registry: Registry, crane_path: str, tmp_path: Path, small_disk: Path
 ) -> None:
     """First what is remembered has no room, which costs time alone, then the layer has none."""

@@ -53,7 +53,9 @@ def labels(crane: Crane) -> Callable[[str], dict[str, str]]:
 Labels = Callable[[str], dict[str, str]]
 
 
-def test_gitignore(docker: Docker, registry: Registry, crane: Crane, work_tree: Path) -> None:
+def test_gitignore_skips_what_git_ignores(
+    docker: Docker, registry: Registry, crane: Crane, work_tree: Path
+) -> None:
     tag = registry.repository() + ":v1"
     assert docker.push(tag, work_tree).code == 0
     assert exported(crane, tag) == TREE

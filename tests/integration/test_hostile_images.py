@@ -276,7 +276,7 @@ def assert_fresh(done: Result, why: str) -> None:
 
 
 @pytest.mark.parametrize(("make", "why"), LAYERS.values(), ids=LAYERS)
-def test_a_hostile_layer(
+def test_a_hostile_layer_starts_fresh(
     docker: Docker,
     registry: Registry,
     crane: Crane,
@@ -353,7 +353,7 @@ def lying(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("changes", "why"), IMAGES.values(), ids=IMAGES)
-def test_a_hostile_image(
+def test_a_hostile_image_starts_fresh_or_is_an_error(
     docker: Docker,
     registry: Registry,
     source: Path,
@@ -405,7 +405,7 @@ CONFIGS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("configuration", "why"), CONFIGS.values(), ids=CONFIGS)
-def test_a_hostile_base(
+def test_a_hostile_base_is_an_error(
     docker: Docker, registry: Registry, source: Path, configuration: bytes, why: str
 ) -> None:
     """Also an honest base may be odd: then it is built upon."""

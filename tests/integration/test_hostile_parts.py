@@ -84,7 +84,7 @@ LIES = {
 
 
 @pytest.mark.parametrize(("blob", "why"), LIES.values(), ids=LIES)
-def test_parts_that_are_lies(
+def test_false_parts_start_fresh(
     docker: Docker,
     crane: Crane,
     source: Path,

@@ -162,7 +162,7 @@ LYING: dict[str, tuple[bytes, list[Entry], str]] = {
 
 
 @pytest.mark.parametrize(("document", "entries", "why"), LYING.values(), ids=LYING)
-def test_an_image_that_lies(
+def test_an_image_that_does_not_match_its_manifest_is_not_pulled(
     docker: Docker,
     publish: Publish,
     target: Path,
@@ -231,7 +231,7 @@ DIFFERENT: dict[str, tuple[bytes, list[Entry], list[str]]] = {
 
 
 @pytest.mark.parametrize(("document", "entries", "said"), DIFFERENT.values(), ids=DIFFERENT)
-def test_verify_tells_what_differs(
+def test_verify_lists_what_differs(
     docker: Docker, publish: Publish, document: bytes, entries: list[Entry], said: list[str]
 ) -> None:
     verified = docker("kontext", "verify", publish(document, archive(entries)))
@@ -280,7 +280,9 @@ BOMBS: dict[str, Entry] = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_a_bomb(docker: Docker, publish: Publish, target: Path, bomb: Entry) -> None:
+def test_an_export_that_is_too_long_is_an_error(
+    docker: Docker, publish: Publish, target: Path, bomb: Entry
+) -> None:
     tag = publish(IT, archive([bomb, sources("it", RIGHT)]))
     for command in (["pull", tag, str(target)], ["verify", tag]):
         assert_found_too_long(docker, *command)
@@ -301,7 +303,7 @@ def entries_and_it(count: int) -> Iterable[bytes]:
     yield from archive([sources("it", RIGHT)])
 
 
-def test_more_entries_than_an_export_may_have(
+def test_an_export_of_too_many_entries_is_an_error(
     docker: Docker, publish: Publish, target: Path
 ) -> None:
     tag = publish(IT, entries_and_it(700_000))
@@ -309,7 +311,7 @@ def test_more_entries_than_an_export_may_have(
     assert on_disk(target) == {}
 
 
-def test_entries_that_are_not_wanted_are_counted_and_not_kept(
+def test_entries_beside_the_manifest_are_counted_and_not_kept(
     docker: Docker, publish: Publish
 ) -> None:
     verified, memory = peak(docker, "verify", publish(IT, entries_and_it(200_000)))

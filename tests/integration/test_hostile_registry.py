@@ -61,14 +61,14 @@ UPLOADS = ("escapes", "20 MB, raw", "all headers echoed")  # crane tries each ag
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_where_an_image_is_read(
+def test_an_answer_to_a_read_becomes_a_short_printable_error(
     docker: Docker, registry: Registry, source: Path, name: str
 ) -> None:
     hold_to_a_message(docker, registry, source, Rule("GET", r"/manifests/v1$", says(TEXTS[name])))
 
 
 @pytest.mark.parametrize("name", UPLOADS)
-def test_where_an_upload_begins(
+def test_an_answer_to_an_upload_becomes_a_short_printable_error(
     docker: Docker, registry: Registry, source: Path, name: str
 ) -> None:
     hold_to_a_message(docker, registry, source, Rule("POST", "/uploads/", says(TEXTS[name])))

@@ -15,20 +15,22 @@ Crane = Callable[..., bytes]
 TREE = PROGRAM
 
 
-def test_missing_ignore_file(docker: Docker, registry: Registry, source: Path) -> None:
+def test_a_missing_ignore_file_is_an_error(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
     pushed = docker.push(registry.repository(), source, "--ignore-file", "nowhere")
     assert pushed.code == 1
     assert "'nowhere' does not exist" in pushed.stderr
 
 
-def test_malformed_ignore_file(docker: Docker, registry: Registry, source: Path) -> None:
+def test_a_malformed_pattern_is_an_error(docker: Docker, registry: Registry, source: Path) -> None:
     (source / ".dockerignore").write_text("fine\n[\n")
     pushed = docker.push(registry.repository(), source)
     assert pushed.code == 1
     assert ".dockerignore:2: malformed pattern '['" in pushed.stderr
 
 
-def test_ignore_files_that_are_no_files(
+def test_an_ignore_file_must_be_a_small_regular_file(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
     """Nothing waits for a FIFO or reads an endless device."""
@@ -44,7 +46,7 @@ def test_ignore_files_that_are_no_files(
     assert "larger than" in docker.push(registry.repository(), source).stderr
 
 
-def test_ignore_files(
+def test_the_rules_of_one_ignore_file_apply(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     tag = registry.repository() + ":v1"

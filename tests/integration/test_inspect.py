@@ -26,7 +26,9 @@ def inspected(docker: Docker, name: str) -> Any:
     return docker("kontext", "inspect", "--format", "json", name).json
 
 
-def test_inspect(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
+def test_inspect_describes_the_image_and_its_layers(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
     tag = registry.repository() + ":v1"
     first = docker.push(tag, source, "--label", "a=b,c\x1b[2J").image
     edits.edit(source)
@@ -70,7 +72,7 @@ def test_inspect(docker: Docker, registry: Registry, crane: Crane, source: Path)
     assert "Generation:   1" in shown
 
 
-def test_inspect_upon_a_users_base(
+def test_inspect_shows_the_layers_of_a_users_base(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     base, tag = own_base(crane, registry, tmp_path), registry.repository()
@@ -80,7 +82,7 @@ def test_inspect_upon_a_users_base(
     assert document["base"] == crane("digest", base).decode().strip()
 
 
-def test_inspect_a_single_layer(docker: Docker, registry: Registry, source: Path) -> None:
+def test_inspect_shows_a_single_layer(docker: Docker, registry: Registry, source: Path) -> None:
     tag = registry.repository()
     docker.push(tag, source, "--single-layer")
     assert [layer["role"] for layer in inspected(docker, tag)["layers"]] == ["sources"]
@@ -89,7 +91,7 @@ def test_inspect_a_single_layer(docker: Docker, registry: Registry, source: Path
 # Images of others
 
 
-def test_inspect_tells_of_layers_that_another_tool_has_changed(
+def test_inspect_says_if_another_tool_changed_the_layers(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     tag = registry.repository() + ":v1"

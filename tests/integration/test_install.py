@@ -31,7 +31,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_contains_what_is_needed(wheel: Path) -> None:
+def test_the_wheel_has_all_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("kontext_plugin/") for name in archive.namelist()}
         shim = archive.getinfo("kontext_plugin/docker-kontext")
@@ -45,7 +45,7 @@ def test_it_contains_what_is_needed(wheel: Path) -> None:
     assert shim.external_attr >> 16 & 0o111, "the shim is executable"
 
 
-def test_it_pushes_from_an_empty_environment(
+def test_the_wheel_pushes_from_an_empty_environment(
     wheel: Path, docker: Docker, registry: Registry, crane_path: str, tmp_path: Path
 ) -> None:
     environment = tmp_path / "environment with spaces"
@@ -72,7 +72,7 @@ def test_it_pushes_from_an_empty_environment(
     assert pushed.image
 
 
-def test_install_mends_it(docker: Docker, root: Path) -> None:
+def test_install_replaces_a_broken_link(docker: Docker, root: Path) -> None:
     link = docker.config / "cli-plugins/docker-kontext"
     link.unlink()
     link.symlink_to("/gone/kontext_plugin/docker-kontext")

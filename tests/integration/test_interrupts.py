@@ -57,7 +57,7 @@ def cranes(host: str) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_docker_told_to_stop_ends_the_push(
+def test_a_signal_to_docker_ends_the_push(
     docker: Docker,
     tmp_path: Path,
     silent_registry: tuple[str, threading.Event],
@@ -85,7 +85,7 @@ def test_docker_told_to_stop_ends_the_push(
     assert ends_within(1, lambda: not cranes(host))
 
 
-def test_ctrl_c_on_a_terminal(
+def test_ctrl_c_ends_the_push(
     docker: Docker, tmp_path: Path, silent_registry: tuple[str, threading.Event]
 ) -> None:
     host, asked = silent_registry
@@ -101,7 +101,7 @@ def test_ctrl_c_on_a_terminal(
 @pytest.mark.parametrize("attempt", range(6))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("files", [1, 2], ids=["itself", "workers"])
-def test_a_large_file_does_not_hold_an_interrupted_push(
+def test_a_push_that_hashes_a_large_file_ends_at_once(
     docker: Docker,
     registry: Registry,
     root: Path,

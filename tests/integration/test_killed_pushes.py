@@ -89,7 +89,9 @@ def killings(
 
 
 @pytest.mark.parametrize("kind", ["first", "later"])
-def test_a_push_that_is_killed(kind: str, killings: dict[str, Future[None]]) -> None:
+def test_a_killed_push_leaves_the_old_image_or_the_new_one(
+    kind: str, killings: dict[str, Future[None]]
+) -> None:
     killings[kind].result()
 
 
@@ -103,7 +105,7 @@ STALLS = {
 
 
 @pytest.mark.parametrize(("method", "path", "fault"), STALLS.values(), ids=STALLS)
-def test_no_crane_stays_at_a_silent_registry(
+def test_no_crane_outlives_a_killed_push(
     method: str,
     path: str,
     fault: proxy.Fault,

@@ -55,7 +55,7 @@ def head(registry: Registry, layer: str) -> Iterator[tuple[str, bytes]]:
             yield entry.name, file.read()
 
 
-def test_all_of_it_is_there_in_several_layers(
+def test_a_large_tree_is_pushed_in_several_layers(
     docker: Docker,
     registry: Registry,
     crane: Crane,
@@ -206,7 +206,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize(("options", "most"), LIMITS.values(), ids=LIMITS)
-def test_limits_are_kept(
+def test_the_image_has_no_more_layers_than_the_limit(
     docker: Docker, crane: Crane, source: Path, tag: str, options: list[str], most: int
 ) -> None:
     said = docker.push(tag, source, "--dry-run", *options).stderr
@@ -218,7 +218,7 @@ def test_limits_are_kept(
     assert exported(crane, tag) == TREE
 
 
-def test_upon_a_base_of_the_users_own(
+def test_a_large_tree_on_a_users_base(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str, tmp_path: Path
 ) -> None:
     path, base = tmp_path / "base.tar", registry.repository() + ":base"
@@ -234,7 +234,7 @@ def test_upon_a_base_of_the_users_own(
     assert exported(crane, tag) == on_disk(source)
 
 
-def test_nothing_changed(
+def test_an_unchanged_large_tree_uploads_nothing(
     docker: Docker,
     registry: Registry,
     source: Path,
@@ -263,7 +263,7 @@ def instead(blob: Path, content: bytes | None) -> Iterator[None]:
         kept.rename(blob)
 
 
-def test_a_part_that_is_gone_or_another(
+def test_a_missing_or_damaged_part_starts_fresh(
     docker: Docker,
     registry: Registry,
     crane: Crane,

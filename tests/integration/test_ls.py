@@ -64,7 +64,9 @@ def test_ls_lists_what_was_pushed(docker: Docker, registry: Registry, source: Pa
     )
 
 
-def test_ls_of_what_is_not_there(docker: Docker, registry: Registry, source: Path) -> None:
+def test_ls_of_a_missing_path_or_image_is_an_error(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
     tag = registry.repository() + ":v1"
     docker.push(tag, source)
     said = docker("kontext", "ls", tag, "no\x1b[2J/such")
@@ -78,7 +80,7 @@ def test_ls_of_what_is_not_there(docker: Docker, registry: Registry, source: Pat
     assert docker("kontext", "ls", tag + "@sha256:beef").code == 125
 
 
-def test_a_reader_of_ls_may_leave(
+def test_ls_ends_quietly_if_its_reader_does(
     docker: Docker, registry: Registry, root: Path, tmp_path: Path
 ) -> None:
     plant(tmp_path / "many", {f"{name:050}": File(b"") for name in range(4000)})

@@ -187,7 +187,8 @@ def sufferings(
     wanted = [
         item.callspec.params["name"]
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.function is test_a_fault
+        if isinstance(item, pytest.Function)
+        and item.function is test_a_fault_leaves_the_old_image_or_the_new_one
     ]
     with ThreadPoolExecutor(6) as threads:
         folder = tmp_path_factory.mktemp("faults")
@@ -198,7 +199,9 @@ def sufferings(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_fault(name: str, sufferings: dict[str, Future[None]]) -> None:
+def test_a_fault_leaves_the_old_image_or_the_new_one(
+    name: str, sufferings: dict[str, Future[None]]
+) -> None:
     sufferings[name].result()
 
 
@@ -210,7 +213,7 @@ DEATHS: dict[str, tuple[str, Fault, Tree]] = {
 
 
 @pytest.mark.parametrize(("request_kind", "fault", "shown"), DEATHS.values(), ids=DEATHS)
-def test_a_registry_that_dies(
+def test_the_tag_is_right_after_the_registry_died(
     request_kind: str, fault: Fault, shown: Tree, tmp_path: Path, crane_path: str
 ) -> None:
     (tmp_path / "registry").mkdir()

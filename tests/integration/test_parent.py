@@ -52,7 +52,7 @@ def test_a_push_builds_on_an_ancestor(
     assert exported(crane, tag) == on_disk(source)
 
 
-def test_without_a_cache_the_choice_is_the_same(
+def test_the_parent_is_the_same_with_and_without_a_cache(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     """And costs one head of a blob, whatever is built on: the manifest tells of the ancestors."""
@@ -72,7 +72,7 @@ def test_without_a_cache_the_choice_is_the_same(
     assert exported(crane, there) == on_disk(source)
 
 
-def test_a_tree_that_comes_back_takes_its_image(
+def test_a_tree_that_comes_back_is_built_on_its_old_image(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -86,7 +86,7 @@ def test_a_tree_that_comes_back_takes_its_image(
     assert exported(crane, tag) == TREE
 
 
-def test_a_directory_that_comes_back_is_right(
+def test_a_directory_that_comes_back_shows_no_old_files(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     """Where an ancestor had it, the push builds on that, and afresh where none had."""
@@ -119,7 +119,7 @@ def first_ancestor(crane: Crane, image: str) -> str:
     return digest
 
 
-def test_a_registry_that_removes_untagged_images(
+def test_without_ancestors_the_image_grows_to_the_limit(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     """The next candidate is the one under the tag; the image grows to the limit."""
@@ -139,7 +139,7 @@ def test_a_registry_that_removes_untagged_images(
     assert exported(crane, tag) == on_disk(source)
 
 
-def test_an_ancestor_that_is_not_what_it_should_be(
+def test_an_ancestor_that_the_manifest_misdescribes_is_not_built_on(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     """Whoever may write the tag may say anything of ancestors: their content is looked at."""
@@ -227,7 +227,9 @@ def base_of_many_layers(crane: Crane, tag: str, count: int, folder: Path) -> str
     return tag
 
 
-def test_reuse(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
+def test_reuse_decides_whether_to_build_on_the_image(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
     tag = registry.repository() + ":v1"
     docker.push(tag, source)
     first = layers(crane, tag)
@@ -246,7 +248,7 @@ def test_reuse(docker: Docker, registry: Registry, crane: Crane, source: Path) -
     assert exported(crane, tag) == on_disk(source)
 
 
-def test_a_dry_run_tells_what_was_weighed(
+def test_a_dry_run_lists_the_candidates(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     tag = registry.repository() + ":v1"

@@ -22,7 +22,7 @@ Crane = Callable[..., bytes]
 TREE = EVERY_KIND
 
 
-def test_into_a_new_and_a_used_directory(
+def test_pull_makes_a_directory_match_the_image(
     docker: Docker, registry: Registry, tag: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "new" / "out"
@@ -47,7 +47,7 @@ def test_into_a_new_and_a_used_directory(
     assert docker("kontext", "pull", "-q", tag, str(out)).stderr == ""
 
 
-def test_nothing_that_is_there_is_fetched(
+def test_nothing_is_fetched_if_the_directory_matches(
     docker: Docker, registry: Registry, tag: str, source: Path
 ) -> None:
     docker("kontext", "pull", tag, str(source))
@@ -57,7 +57,7 @@ def test_nothing_that_is_there_is_fetched(
     assert "crane export" not in pulled.stderr
 
 
-def test_the_base_is_not_read(
+def test_the_layers_of_the_base_are_not_read(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     """The stream is left as soon as the last of the sources was seen."""
@@ -79,7 +79,7 @@ def test_the_base_is_not_read(
     assert verified.stdout == "The image, its manifest and DIR match: 4 files\n"
 
 
-def test_the_prototypes_images(
+def test_images_of_the_prototype_are_pulled_and_verified(
     docker: Docker, registry: Registry, crane: Crane, tmp_path: Path
 ) -> None:
     """Version 1 of the manifest: no sizes, all files are executable."""
@@ -102,7 +102,9 @@ def test_the_prototypes_images(
     assert docker("kontext", "verify", tag, str(out)).code == 0
 
 
-def test_a_full_disk(docker: Docker, registry: Registry, source: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_whole_files(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
     """What was written is whole, and no temporary file is left."""
     (source / "large").write_bytes(os.urandom(3_000_000))
     image = docker.push(registry.repository(), source).image
@@ -127,7 +129,7 @@ def test_a_full_disk(docker: Docker, registry: Registry, source: Path, tmp_path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_an_interrupted_pull(
+def test_an_interrupted_pull_leaves_each_file_as_it_was(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     (source / "large").write_bytes(os.urandom(1 << 20) * 100)
@@ -158,7 +160,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "why"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_pulled_into(
+def test_a_target_that_is_no_directory_is_an_error(
     docker: Docker, tag: str, source: Path, name: str, why: str
 ) -> None:
     pulled = docker("kontext", "pull", tag, name, cwd=source)
@@ -167,7 +169,7 @@ def test_what_cannot_be_pulled_into(
     assert name in pulled.stderr
 
 
-def test_what_is_not_there(docker: Docker, registry: Registry, tmp_path: Path) -> None:
+def test_a_missing_image_is_an_error(docker: Docker, registry: Registry, tmp_path: Path) -> None:
     for verb in ("pull", "verify"):
         done = docker("kontext", verb, registry.repository() + ":gone", cwd=tmp_path)
         assert done.code == 1
@@ -185,7 +187,7 @@ def everywhere(registry: Registry, root: Path, tmp_path_factory: pytest.TempPath
 
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(tree=trees(STRANGE_NAMES), garbage=trees())
-def test_what_was_pushed_is_pulled_onto_anything(
+def test_any_tree_is_pulled_over_any_other(
     everywhere: Docker, registry: Registry, tree: Tree, garbage: Tree
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

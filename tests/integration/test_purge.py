@@ -22,7 +22,9 @@ def leak(source: Path) -> None:
     (source / "settings.py").write_text(f"TOKEN = '{TOKEN}'\n")
 
 
-def test_purge(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
+def test_purge_removes_old_files_and_names_what_remains(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
     tag = registry.repository() + ":v1"
     leak(source)
     assert docker.push(tag, source, "--secrets", "off", "--label", "a=b").image
@@ -44,7 +46,7 @@ def test_purge(docker: Docker, registry: Registry, crane: Crane, source: Path) -
     assert f"{tag.rpartition(':')[0]}:other\n" in purged.stderr
 
 
-def test_what_a_purge_says_to_delete_can_be_deleted(
+def test_all_that_purge_names_can_be_deleted(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     """Of one tree there is one image: an early one, from before the secret, comes back."""
@@ -63,7 +65,7 @@ def test_what_a_purge_says_to_delete_can_be_deleted(
     assert exported(crane, tag) == TREE
 
 
-def test_purge_a_single_layer_upon_nothing(
+def test_purge_of_a_single_layer(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -74,7 +76,7 @@ def test_purge_a_single_layer_upon_nothing(
     assert exported(crane, tag) == TREE
 
 
-def test_purge_upon_a_base(
+def test_purge_on_a_users_base_warns_if_the_base_changed(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     """A base's tag moves as well: that the image gets another one must not go unseen."""
@@ -93,7 +95,7 @@ def test_purge_upon_a_base(
     assert "Nothing changed" in docker.push(tag, source, "--base", base).stderr
 
 
-def test_purge_finds_a_secret_that_is_still_there(
+def test_purge_stops_at_a_secret_that_is_still_there(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -130,7 +132,7 @@ def test_a_purge_leaves_a_tag_that_has_moved(
 
 
 @pytest.mark.parametrize("verb", ["export", "mutate"])
-def test_a_purge_that_is_killed(
+def test_a_killed_purge_leaves_the_image(
     docker: Docker,
     history: tuple[str, str, str],
     crane: Crane,
@@ -163,7 +165,7 @@ def wrapper(folder: Path, body: str) -> str:
     return str(path)
 
 
-def test_purge_of_nothing(docker: Docker, registry: Registry) -> None:
+def test_purge_of_a_missing_image_is_an_error(docker: Docker, registry: Registry) -> None:
     purged = docker("kontext", "purge", registry.repository() + ":none")
     assert purged.code == 1
     assert "was not found" in purged.stderr

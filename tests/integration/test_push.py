@@ -181,7 +181,7 @@ def test_several_tags_show_one_image(
     assert crane("digest", f"{repository}:four").decode().strip() in pushed.image
 
 
-def test_fresh_reuses_nothing(
+def test_fresh_builds_on_nothing(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -219,7 +219,7 @@ def test_dry_run_touches_nothing(
     assert not (tmp_path / "other machine").exists()
 
 
-def test_timings_are_told_of_each_step(docker: Docker, registry: Registry, source: Path) -> None:
+def test_timings_show_each_step(docker: Docker, registry: Registry, source: Path) -> None:
     tag = registry.repository() + ":v1"
     first = docker.push(tag, source, "--timings", "-q")
     lines = first.stderr.splitlines()
@@ -234,13 +234,15 @@ def test_timings_are_told_of_each_step(docker: Docker, registry: Registry, sourc
     assert "It took" not in docker.push(tag, source).stderr
 
 
-def test_quiet_prints_the_digest_alone(docker: Docker, registry: Registry, source: Path) -> None:
+def test_quiet_prints_only_the_digest(docker: Docker, registry: Registry, source: Path) -> None:
     pushed = docker.push(registry.repository(), source, "-q")
     assert pushed.image
     assert pushed.stderr == ""
 
 
-def test_the_prototypes_spelling(docker: Docker, registry: Registry, source: Path) -> None:
+def test_the_options_of_the_prototype_work(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
     tag = registry.repository() + ":v1"
     assert docker("kontext", "push", f"--directory={source}", "--tag", tag).image
 
@@ -263,7 +265,7 @@ def test_code_in_the_directory_is_not_run(docker: Docker, registry: Registry, so
 
 
 @pytest.mark.parametrize("platform", ["linux/amd64", "linux/arm64"])
-def test_platforms(
+def test_the_image_is_for_the_given_platform(
     docker: Docker, registry: Registry, crane: Crane, source: Path, platform: str
 ) -> None:
     tag = registry.repository() + ":v1"
@@ -287,7 +289,9 @@ def test_another_platform_starts_fresh(
 LABELS = {"a": "1", "with.comma": "x,y=z", "quotes": 'say "hi"', "line": "one\ntwo"}
 
 
-def test_labels(docker: Docker, registry: Registry, crane: Crane, source: Path) -> None:
+def test_the_image_has_the_given_labels(
+    docker: Docker, registry: Registry, crane: Crane, source: Path
+) -> None:
     tag = registry.repository() + ":v1"
 
     def labels() -> object:
@@ -306,7 +310,7 @@ def test_labels(docker: Docker, registry: Registry, crane: Crane, source: Path) 
     assert labels() == {"line": "x"}
 
 
-def test_what_no_image_can_hold_is_left_out_with_a_warning(
+def test_files_that_no_image_can_hold_are_skipped_with_a_warning(
     docker: Docker, registry: Registry, crane: Crane, source: Path
 ) -> None:
     os.mkfifo(source / "fifo")
@@ -397,7 +401,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("name", "target", "why"), REFUSED.values(), ids=REFUSED)
-def test_what_consumers_disagree_about_is_refused(
+def test_paths_that_consumers_treat_differently_are_rejected(
     docker: Docker,
     registry: Registry,
     source: Path,

@@ -60,7 +60,7 @@ def test_the_files_say_what_was_published(
     }
 
 
-def test_the_files_may_lie_in_the_directory(
+def test_the_files_may_be_in_the_source_directory(
     docker: Docker, registry: Registry, source: Path
 ) -> None:
     """They are gone while it is read, and do not become a part of what they tell of."""
@@ -113,7 +113,7 @@ UNWRITABLE = {
 
 @pytest.mark.parametrize("option", ["--iidfile", "--metadata-file"])
 @pytest.mark.parametrize(("make", "why"), UNWRITABLE.values(), ids=UNWRITABLE)
-def test_what_cannot_be_written_is_found_before_anything_is_done(
+def test_a_file_that_cannot_be_written_stops_the_push_at_once(
     docker: Docker,
     registry: Registry,
     source: Path,
@@ -134,7 +134,7 @@ def test_what_cannot_be_written_is_found_before_anything_is_done(
     assert path.exists() == (path.name != "file")
 
 
-def test_standard_output_is_no_file_to_replace(
+def test_a_standard_stream_is_rejected(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
     """/dev/stdout leads to the file of a redirection, which would be removed."""

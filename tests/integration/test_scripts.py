@@ -38,7 +38,7 @@ HISTORY: list[Tree] = [
 ]
 
 
-def test_the_demo(root: Path, docker: Docker) -> None:
+def test_the_demo_runs(root: Path, docker: Docker) -> None:
     done = subprocess.run(
         [root / "scripts" / "demo"],
         env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
@@ -63,7 +63,7 @@ def texts(picture: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("daemon")
-def test_the_picture(root: Path, tmp_path: Path) -> None:
+def test_the_picture_shows_what_a_push_says_today(root: Path, tmp_path: Path) -> None:
     drawn, committed = tmp_path / "push.svg", root / "docs" / "push.svg"
     done = run_script("picture", "--write", drawn, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_replay_of_a_history(repository: Path, tmp_path: Path) -> None:
+def test_a_replay_pushes_every_commit(repository: Path, tmp_path: Path) -> None:
     before = on_disk(repository)
     done = run_script("replay", "--write", "replay.md", repository, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

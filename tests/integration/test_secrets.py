@@ -41,7 +41,7 @@ def test_a_token_blocks_the_push(docker: Docker, registry: Registry, source: Pat
 
 
 @pytest.mark.parametrize("own", ["", ".dockerignore", ".kontextignore"])
-def test_the_advice_puts_no_rule_out_of_use(
+def test_the_hint_names_the_ignore_file_in_use(
     docker: Docker, registry: Registry, source: Path, own: str
 ) -> None:
     """Beside a new .kontextignore nothing of a .dockerignore would count any more."""
@@ -66,7 +66,7 @@ def test_a_later_push_leaves_the_tag_as_it_was(
     assert docker.push(tag, source, "--secrets", "off").image
 
 
-def test_what_may_be_harmless_is_told_of(docker: Docker, registry: Registry, source: Path) -> None:
+def test_doubtful_secrets_are_a_warning(docker: Docker, registry: Registry, source: Path) -> None:
     tag = registry.repository() + ":v1"
     (source / "test.pem").write_text(pem())
     (source / ".env").write_text("A=b\n")
@@ -86,7 +86,7 @@ def test_what_may_be_harmless_is_told_of(docker: Docker, registry: Registry, sou
     assert docker.push(tag, source, "--secrets", "block", "--fresh").image
 
 
-def test_a_dry_run_tells(docker: Docker, registry: Registry, source: Path) -> None:
+def test_a_dry_run_lists_secrets(docker: Docker, registry: Registry, source: Path) -> None:
     leak(source)
     run = docker.push(registry.repository(), source, "--dry-run")
     assert run.code == 0
@@ -94,7 +94,7 @@ def test_a_dry_run_tells(docker: Docker, registry: Registry, source: Path) -> No
     assert "'settings.py', line 3: GitHub token" in run.stderr
 
 
-def test_many_are_counted_and_names_are_escaped(
+def test_ten_secrets_are_listed_with_escaped_names(
     docker: Docker, registry: Registry, source: Path
 ) -> None:
     for number in range(13):
@@ -110,7 +110,7 @@ def test_many_are_counted_and_names_are_escaped(
     ("content", "message"),
     [("[\n", ".kontextallow:1: malformed"), (None, "cannot use the allow-list")],
 )
-def test_a_broken_allow_list(
+def test_a_broken_allow_list_is_an_error(
     docker: Docker, registry: Registry, source: Path, content: str | None, message: str
 ) -> None:
     leak(source)
@@ -140,7 +140,7 @@ def watched(docker: Docker, crane_path: str, tmp_path: Path) -> Path:
     return log
 
 
-def test_nothing_of_a_secret_is_passed_on_or_kept(
+def test_credentials_reach_no_process_log_cache_or_layer(
     docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path, watched: Path
 ) -> None:
     docker.environment["DATABASE_PASSWORD"] = "of-another-program"
@@ -177,7 +177,7 @@ def test_only_the_user_may_read_the_cache(
             assert stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) == 0o600
 
 
-def test_a_helper_gets_what_the_user_names(
+def test_a_credential_helper_gets_only_the_named_variables(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
     seen, folder = tmp_path / "seen", tmp_path / "bin"

@@ -22,7 +22,7 @@ WRONG_DIRECTORY = {
 
 
 @pytest.mark.parametrize(("name", "why"), WRONG_DIRECTORY.values(), ids=WRONG_DIRECTORY)
-def test_wrong_directory(
+def test_a_wrong_directory_is_an_error(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path, name: str, why: str
 ) -> None:
     (tmp_path / "dangling").symlink_to("nothing")
@@ -51,7 +51,7 @@ WRONG_USAGE = {
 
 
 @pytest.mark.parametrize(("arguments", "why"), WRONG_USAGE.values(), ids=WRONG_USAGE)
-def test_wrong_usage(docker: Docker, arguments: list[str], why: str) -> None:
+def test_wrong_options_are_usage_errors(docker: Docker, arguments: list[str], why: str) -> None:
     pushed = docker("kontext", "push", *arguments)
     assert (pushed.code, pushed.stdout) == (125, "")
     assert why in pushed.stderr
@@ -62,7 +62,7 @@ def test_wrong_usage(docker: Docker, arguments: list[str], why: str) -> None:
 @pytest.mark.parametrize(
     "command", ["push -t REF", "push -t REF --iidfile id /", "pull REF", "verify REF", "run REF"]
 )
-def test_a_current_directory_that_is_gone(
+def test_a_deleted_current_directory_is_an_error(
     docker: Docker, registry: Registry, tmp_path: Path, command: str
 ) -> None:
     gone = tmp_path / "gone"
@@ -87,7 +87,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
-def test_limits_that_are_refused(docker: Docker, source: Path, limit: str) -> None:
+def test_limits_out_of_range_are_usage_errors(docker: Docker, source: Path, limit: str) -> None:
     pushed = docker.push("localhost:1/r/r", source, f"--max-layers={limit}")
     assert (pushed.code, pushed.stdout) == (125, "")
     assert 'for "--max-layers" flag' in pushed.stderr
@@ -104,7 +104,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize(("options", "why"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_options_that_contradict_each_other(
+def test_contradictory_options_are_usage_errors(
     docker: Docker, source: Path, options: list[str], why: str
 ) -> None:
     pushed = docker.push("localhost:1/r/r", source, *options)

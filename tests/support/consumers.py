@@ -1,4 +1,4 @@
-"""Whoever shows an image's sources, by its own means: each takes an image's name, gives a tree.
+"""Programs that read images. Each class takes an image's name and returns the tree of its sources.
 
 What has to be mounted is mounted in a mount namespace of its own, which ends with its last process,
 however that ends: no mount is left behind.
@@ -23,11 +23,11 @@ from support.trees import SOURCES, Tree, in_archive, on_disk
 Consumer = Callable[[str], Tree]
 
 _TAR = f'tar --create --directory "$root" {SOURCES}'
-"""The sources below `$root` as an archive; it leaves the namespace through a pipe."""
+"""Writes the sources below `$root` as an archive to standard output."""
 
 
 def run(*command: str | Path, **environment: str | Path) -> bytes:
-    """What a command prints; fails where it fails, and shows what it said."""
+    """Return what a command prints. Assert that it ends with 0."""
     surroundings = os.environ | {name: str(value) for name, value in environment.items()}
     done = subprocess.run(command, env=surroundings, capture_output=True, timeout=300)
     assert done.returncode == 0, (command, done.stderr.decode(errors="replace"))
@@ -35,7 +35,7 @@ def run(*command: str | Path, **environment: str | Path) -> bytes:
 
 
 def in_mount_namespace(script: str, *arguments: str | Path, **environment: str | Path) -> Tree:
-    """What a script shows that mounts an image and writes `_TAR` of it."""
+    """Return the tree that a script shows, which mounts an image and runs `_TAR`."""
     command = ["unshare", "--mount", "sh", "-euc", script, "sh", *arguments]
     return in_archive(io.BytesIO(run(*command, **environment)))
 
@@ -71,7 +71,7 @@ class Run:
 
 @dataclass
 class Pull:
-    """`docker kontext pull`, into a directory that lives as long."""
+    """`docker kontext pull`, always into the same directory."""
 
     docker: Docker
     directory: Path
@@ -84,7 +84,7 @@ class Pull:
 
 @dataclass
 class Export:
-    """`docker export` of a container that never ran: what the daemon's storage driver stacks."""
+    """`docker export` of a container that never ran, stacked by the daemon's storage driver."""
 
     docker: Docker
 
@@ -102,7 +102,7 @@ class Export:
 
 @dataclass
 class Buildah:
-    """containers/storage, which podman and CRI-O have, too; its overlay driver stacks layers."""
+    """containers/storage, as in podman and CRI-O. Its overlay driver stacks the layers."""
 
     folder: Path
     config: Path
@@ -147,7 +147,7 @@ class Buildah:
 
 @dataclass
 class Umoci:
-    """`umoci raw unpack` of an OCI layout: one layer after another onto a disk, no overlay."""
+    """`umoci raw unpack` of an OCI layout. It unpacks each layer onto the last one."""
 
     crane: Crane
     layout: Path  # grows by the layers that it does not have
@@ -174,7 +174,7 @@ class Umoci:
 
 @dataclass
 class Containerd:
-    """A containerd of the tests' own, as below Kubernetes: its overlayfs snapshotter."""
+    """A private containerd, as Kubernetes uses it. Its overlayfs snapshotter stacks the layers."""
 
     folder: Path
     host: str  # the registry

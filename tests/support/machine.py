@@ -1,4 +1,4 @@
-"""A machine that pushes: a directory, a cache and temporary files of its own, nothing shared."""
+"""A machine that pushes, with its own source directory, cache and temporary files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHIM = Path(__file__).parents[2] / "kontext_plugin" / "docker-kontext"
 
 @dataclass
 class Machine:
-    """Knows the registry by the name `host`, which may be a proxy's, and asks it at `direct`."""
+    """Pushes to the registry at `host`, which may be a proxy. `direct` is the registry itself."""
 
     folder: Path
     host: str
@@ -56,7 +56,7 @@ class Machine:
         return f"{self.host}/{self.repository}:v1"
 
     def forget(self) -> None:
-        """As on another machine: no cache yet."""
+        """Use a new and empty cache, as another machine would."""
         number = 0
         while (cache := self.folder / f"cache {number}").exists():
             number += 1
@@ -82,7 +82,7 @@ class Machine:
         return on_disk(self.source)
 
     def published(self) -> Tree | None:
-        """What the tag shows, whoever is between the machine and the registry."""
+        """Return the sources under the tag, or None. The proxy is not asked."""
         config = self.folder / "direct"
         if not config.exists():
             config.mkdir()
@@ -98,7 +98,7 @@ class Machine:
         return in_archive(io.BytesIO(done.stdout))
 
     def cranes(self) -> list[int]:
-        """Those that still run for this machine."""
+        """Return the process IDs of this machine's crane processes."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -111,14 +111,14 @@ class Machine:
         return found
 
     def assert_clean(self) -> None:
-        """Nothing lies about, and nobody is left."""
+        """Assert that no crane runs, and that no temporary file is left."""
         assert ends_within(5, lambda: not self.cranes()), "a crane still runs"
         assert [*self.temporary.iterdir()] == []
         left = [path.name for path in self.cache.glob("*")] if self.cache.is_dir() else []
         assert set(left) <= {"stats", "published", "pushed"}
 
     def assert_failed(self, pushed: Result, message: str) -> None:
-        """Exit 1, one error with its hint, nothing on stdout, no traceback and no secret."""
+        """Assert exit code 1, one error with a hint, and no output, traceback or secret."""
         assert (pushed.code, pushed.stdout) == (1, ""), pushed
         assert pushed.stderr.count("ERROR: ") == 1, pushed.stderr
         said = pushed.stderr[pushed.stderr.index("ERROR: ") :]

@@ -1,4 +1,4 @@
-"""A pod's containers run by `docker run`: the same user, rights, command and mounts.
+"""Run a pod's containers with `docker run`: the same user, rights, command and mounts.
 
 What a container asks for that is not known here fails, instead of being left out.
 """
@@ -33,7 +33,7 @@ class Kubelet:
                 folder.chmod(0o777)
 
     def run(self, container: Spec) -> str:
-        """What it prints; fails where it fails."""
+        """Return what the container prints. Assert that it ends with 0."""
         spec = dict(container)
         del spec["name"]
         options = self._security(dict(self.pod) | spec.pop("securityContext", {}))
@@ -85,7 +85,7 @@ class Kubelet:
 
 
 def substituted(value: Any, variables: Mapping[str, str]) -> Any:
-    """Tekton's `$(params.image)` and the like; an unknown one fails."""
+    """Replace Tekton's variables, such as `$(params.image)`. Raises KeyError for an unknown one."""
     if isinstance(value, str):
         return re.sub(r"\$\(([\w.]+)\)", lambda found: variables[found[1]], value)
     if isinstance(value, list):
@@ -97,14 +97,14 @@ def substituted(value: Any, variables: Mapping[str, str]) -> Any:
 
 @dataclass
 class Tekton:
-    """Tasks run one step after another, each task with a /workspace of its own."""
+    """Runs tasks step by step. Each task has its own /workspace."""
 
     docker: Docker
     folder: Path
     pod: Mapping[str, Any] = field(default_factory=dict)  # the podTemplate's securityContext
 
     def task(self, task: Spec, params: Mapping[str, str], workspaces: Mapping[str, Path]) -> str:
-        """What its steps print."""
+        """Return what the steps print."""
         assert {item["name"] for item in task.get("params", [])} == {*params}
         assert {item["name"] for item in task.get("workspaces", [])} == {*workspaces}
         variables = {f"params.{name}": value for name, value in params.items()}
@@ -123,7 +123,7 @@ class Tekton:
         params: Mapping[str, str],
         workspaces: Mapping[str, Path],
     ) -> str:
-        """What its tasks print, run in the order of their `runAfter`."""
+        """Return what the tasks print. Assert that each comes after those in its `runAfter`."""
         variables = {f"params.{name}": value for name, value in params.items()}
         done: list[str] = []
         printed = ""

@@ -1,4 +1,4 @@
-"""A proxy between crane and a registry that does harm to the requests it is told to."""
+"""A proxy between crane and a registry, which breaks the requests that its rules name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Response:
 
 @dataclass
 class Rule:
-    """Strikes the requests `first` to `last`, from 1, among those that it matches."""
+    """Breaks the requests `first` to `last` of those that it matches, counted from 1."""
 
     method: str
     path: str
@@ -63,7 +63,7 @@ class Proxy:
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One connection of crane's; what a fault has in hand for one request after the other."""
+    """A connection from crane. A fault gets it for each request."""
 
     protocol_version = "HTTP/1.1"
     proxy: Proxy
@@ -88,7 +88,7 @@ class Exchange(BaseHTTPRequestHandler):
         return int(self.headers.get("Content-Length") or 0)
 
     def forward(self, body: bytes | None = None) -> Response:
-        """The registry's answer. Its redirections lead back here, for it sees our name."""
+        """Return the registry's answer. Redirections lead to the proxy."""
         if body is None:
             body = self.rfile.read(self.length)
         upstream = http.client.HTTPConnection(self.proxy.registry)
@@ -99,7 +99,7 @@ class Exchange(BaseHTTPRequestHandler):
         return Response(response.status, dict(response.getheaders()), content)
 
     def start(self, response: Response) -> None:
-        """Everything but the body."""
+        """Send the status and the headers."""
         self.send_response_only(response.status)
         if self.command != "HEAD":
             response.headers.setdefault("Content-Length", str(len(response.body)))
@@ -112,12 +112,12 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.write(response.body)
 
     def hold(self) -> None:
-        """Nothing more comes, in either direction, for as long as the test lasts."""
+        """Send and read nothing more until the test ends."""
         self.proxy.over.wait()
         self.close_connection = True
 
     def cut(self) -> None:
-        """As when the other side's machine goes down: not even a proper end."""
+        """Reset the connection, as if the other machine had crashed."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -140,7 +140,7 @@ def cut(exchange: Exchange) -> None:
 
 
 def closed(exchange: Exchange) -> None:
-    """In good order, but without a word."""
+    """Close the connection without an answer."""
     exchange.close_connection = True
 
 
@@ -150,7 +150,7 @@ def cut_in_the_body(exchange: Exchange) -> None:
 
 
 def lost_answer(exchange: Exchange) -> None:
-    """The registry has done it, and nobody hears of it."""
+    """Let the registry answer, and cut the connection before the answer."""
     exchange.forward()
     exchange.cut()
 
@@ -174,7 +174,7 @@ def silent(exchange: Exchange) -> None:
 
 
 def silent_after_all(exchange: Exchange) -> None:
-    """The registry has done it, and nobody hears of it, nor of anything else."""
+    """Let the registry answer, and send nothing more."""
     exchange.forward()
     exchange.hold()
 
@@ -192,7 +192,7 @@ def stops_sending(exchange: Exchange) -> None:
 
 
 def truncated(exchange: Exchange) -> None:
-    """Fewer bytes come than were announced."""
+    """Send half of the body, with the length of all of it."""
     response = exchange.forward()
     exchange.start(response)
     exchange.wfile.write(response.body[: len(response.body) // 2])
@@ -200,7 +200,7 @@ def truncated(exchange: Exchange) -> None:
 
 
 def shortened(exchange: Exchange) -> None:
-    """Fewer bytes come, and fewer are announced."""
+    """Send half of the body, with the length of that half."""
     response = exchange.forward()
     response.body = response.body[: len(response.body) // 2]
     response.headers["Content-Length"] = str(len(response.body))
@@ -208,7 +208,7 @@ def shortened(exchange: Exchange) -> None:
 
 
 def corrupted(at: float) -> Fault:
-    """One byte is another, at this part of the whole."""
+    """Change one byte of the body; `at` is its place, from 0 to 1."""
 
     def answer(exchange: Exchange) -> None:
         response = exchange.forward()
@@ -221,7 +221,7 @@ def corrupted(at: float) -> Fault:
 
 
 def trickles(seconds: float) -> Fault:
-    """The request's body comes in, and the answer's goes out, a little at a time.
+    """Read the request's body, and send the answer's, slowly.
 
     A small body is passed on: it is with us as soon as it is sent, and then no more is to be seen.
     """
@@ -255,7 +255,7 @@ def after(do: Callable[[], object], then: Fault) -> Fault:
 
 @contextlib.contextmanager
 def serve_proxy(registry: str, *rules: Rule) -> Iterator[Proxy]:
-    """A proxy on a port of its own for as long as the block lasts."""
+    """Run a proxy on a free port until the block ends."""
 
     class Connection(Exchange):
         pass

@@ -1,4 +1,4 @@
-"""The real things: docker's command line, a registry with passwords, a Docker daemon, crane."""
+"""What the tests run: docker's command line, and a registry with passwords."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def missing(what: str) -> NoReturn:
-    """Skips on a developer's machine; fails in CI, which has to have everything."""
+    """Skip the test on a developer's machine, and fail it in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")
     pytest.skip(f"needs {what}")
@@ -34,7 +34,7 @@ class Request:
 
     @property
     def uploaded(self) -> str | None:
-        """The digest of the blob that this request completed."""
+        """The digest of the blob whose upload this request completed."""
         found = _DIGEST.search(self.path.replace("%3A", ":"))
         done = self.method == "PUT" and "/blobs/uploads/" in self.path and self.status == 201
         return found.group() if done and found else None
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass
 class Registry:
-    """A registry process that writes an access log."""
+    """A registry, with its access log and its files."""
 
     host: str
     log: Path
@@ -51,12 +51,12 @@ class Registry:
     _names: int = 0
 
     def repository(self) -> str:
-        """A name that no other test uses."""
+        """Return a repository that no other test uses."""
         self._names += 1
         return f"{self.host}/test/r{self._names}"
 
     def requests(self) -> list[Request]:
-        """What was asked since the last call."""
+        """Return the requests since the last call."""
         text = self.log.read_text()
         new, self._seen = text[self._seen :], len(text)
         return [
@@ -65,7 +65,7 @@ class Registry:
         ]
 
     def blob(self, digest: str) -> Path:
-        """Where the registry keeps a blob."""
+        """Return the file that the registry keeps a blob in."""
         name = digest.removeprefix("sha256:")
         return self.data / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
 
@@ -81,19 +81,19 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """The document that a command with `--format json` printed."""
+        """The document that a command printed with `--format json`."""
         assert self.code == 0, self.stderr
         return json.loads(self.stdout)
 
     def assert_printable(self) -> None:
-        """Hold that nothing can command the terminal, and that there is no traceback."""
+        """Assert that no control character and no traceback was printed."""
         assert self.stdout.replace("\n", "").isprintable()
         assert self.stderr.replace("\n", "").isprintable()
         assert "Traceback" not in self.stderr
 
     @property
     def image(self) -> str:
-        """What a push printed: exactly one line, a name with a digest."""
+        """The name with a digest that a push printed, its only line."""
         assert self.code == 0, self.stderr
         line = self.stdout.removesuffix("\n")
         assert re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", line), self.stdout
@@ -102,7 +102,7 @@ class Result:
 
 @dataclass
 class Docker:
-    """The real docker command line, with a configuration of its own that has the plugin."""
+    """Docker's command line, with a configuration of its own that has the plugin."""
 
     config: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -136,7 +136,7 @@ def install_plugin(config: Path, shim: Path) -> None:
 
 
 class serve_registry:
-    """A registry for as long as the block lasts."""
+    """Run Debian's docker-registry until the block ends."""
 
     def __init__(self, folder: Path, extra: str = "") -> None:
         self.folder = folder
@@ -172,7 +172,7 @@ auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}
         return Registry(address, log, folder / "data")
 
     def _address(self, log: Path) -> str:
-        """Where it listens, as it says itself."""
+        """Return the address that the registry prints."""
         with log.open() as lines:
             while self.process.poll() is None:
                 if found := re.search(r"listening on (127\.0\.0\.1:\d+)", lines.readline()):

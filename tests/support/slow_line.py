@@ -1,4 +1,4 @@
-"""A TCP proxy that is a line to a registry: it delays bytes, paces them, and counts them."""
+"""A TCP proxy that is a slow line to a registry: it delays, paces and counts bytes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RATE = 50e6 / 8  # bytes per second, each way
 CHUNK = 16384  # bytes that travel together
 
 Piece = tuple[float, bytes]
-"""When it arrives (the loop's time), and what; nothing at the end."""
+"""The time of arrival (of the loop's clock), and the bytes; no bytes at the end."""
 
 
 @dataclass
 class Way:
-    """One direction, which all connections share."""
+    """One direction of the line. All connections share it."""
 
     delay: float  # seconds
     rate: float  # bytes per second
@@ -27,7 +27,7 @@ class Way:
     free: float = 0.0  # the loop's time at which the last byte has been put on the line
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Returns when one end has closed and the other one has been told."""
+        """Carry bytes until one end closes, and then close the other one."""
         under_way: asyncio.Queue[Piece] = asyncio.Queue(64)
         await asyncio.gather(self._put(reader, under_way), self._deliver(under_way, writer))
 
@@ -67,7 +67,7 @@ async def _sleep_until(time: float) -> None:
 
 @dataclass
 class Line:
-    """Its bytes may be read, and set to 0, between connections."""
+    """A line to a registry. Between connections, its counts may be read and reset."""
 
     registry: str  # where it leads
     round_trip: float
@@ -99,7 +99,7 @@ class Line:
 
 @contextlib.contextmanager
 def line(registry: str, round_trip: float = 0.0, rate: float = math.inf) -> Iterator[Line]:
-    """Leads to the registry for as long as the block lasts. Without delays it only counts.
+    """Open a line to the registry until the block ends. Without delays it only counts.
 
     `round_trip` is in seconds, `rate` in bytes per second, each way.
     """

@@ -1,4 +1,4 @@
-"""Directory trees as plain values, to be compared whoever shows them: a disk, an image, a tar."""
+"""Directory trees as values, read from a disk or a tar archive and written to a disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVERY_KIND: Tree = {
     "dir/link": Link("../file"),
     "empty": Directory(),
 }
-"""Of entries that a manifest knows."""
+"""An entry of each kind that a manifest can list."""
 
 PROGRAM: Tree = {
     "README": File(b"hello\n"),
@@ -44,11 +44,11 @@ PROGRAM: Tree = {
     "src/main.c": File(b"int main(void) { return 0; }\n"),
     "src/link.c": Link("main.c"),
 }
-"""As somebody may have it in a source directory."""
+"""A small source directory."""
 
 
 def on_disk(root: Path) -> Tree:
-    """What lies below a directory; anything that is no file, directory or link fails."""
+    """Return the tree of a directory. Assert that it has only files, directories and links."""
     found: Tree = {}
     for folder, directories, files in os.walk(root):
         for name in (*directories, *files):
@@ -67,7 +67,7 @@ def on_disk(root: Path) -> Tree:
 
 
 def in_archive(stream: IO[bytes], below: str = SOURCES) -> Tree:
-    """What a tar archive of a whole file system has below a directory."""
+    """Return the tree below a directory of a tar archive."""
     found: Tree = {}
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for entry in archive:
@@ -89,7 +89,7 @@ def in_archive(stream: IO[bytes], below: str = SOURCES) -> Tree:
 
 
 def plant(root: Path, tree: Tree) -> None:
-    """Makes the tree below `root`, replacing what is in the way; removes nothing else."""
+    """Write the tree below `root`. Replace what is in the way, and keep the rest."""
     for path, node in sorted(tree.items()):
         target = root / path
         if isinstance(node, Directory):

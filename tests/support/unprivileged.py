@@ -1,4 +1,4 @@
-"""Runs a piece of Python as a user for whom file modes count, also where the tests run as root."""
+"""Run Python code as a user without root's rights, even if the tests run as root."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if os.geteuid() == 0:
 
 
 def run(program: str, *arguments: str) -> str:
-    """What the program prints. It has the names that the prelude imports; anything else fails."""
+    """Return what the program prints. It has the names that the prelude imports."""
     ended = subprocess.run(
         # The interpreter may lie where that user may not go: everything is imported before.
         [sys.executable, "-B", "-c", _PRELUDE + program, *arguments],

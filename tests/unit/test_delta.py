@@ -328,6 +328,7 @@ def read_back(content: bytes) -> Layer:
     return entries
 
 
+@pytest.mark.slow
 @given(st.lists(trees(st.one_of(PLAIN_NAMES, STRANGE_NAMES)), min_size=1, max_size=3))
 def test_the_layers_of_a_history_show_its_last_tree(history: list[Tree]) -> None:
     layers: list[Layer] = []

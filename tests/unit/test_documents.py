@@ -75,6 +75,7 @@ def test_every_option_is_documented(name: str) -> None:
         assert option.hidden or re.search(rf"(?<![\w-])(?:{names})\b", text), option.name
 
 
+@pytest.mark.slow
 def test_the_one_test_of_contributing_runs() -> None:
     (block,) = (b for b in blocks(ROOT / "CONTRIBUTING.md") if b.heading == "One test")
     python, *arguments = block.text.split()

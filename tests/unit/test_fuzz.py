@@ -434,6 +434,7 @@ many_examples = settings(
 )
 
 
+@pytest.mark.slow
 @many_examples
 @given(
     st.sampled_from(sorted(GOOD)),
@@ -449,6 +450,7 @@ def test_damaged_documents_end_in_a_valid_image_or_in_one_error(
     check_all(stored(image, fix_digests))
 
 
+@pytest.mark.slow
 @many_examples
 @given(st.sampled_from(sorted(GOOD)), st.sampled_from(["tar", "gzip"]), DAMAGE_BYTES, CHOICES)
 def test_damaged_layers_end_in_a_valid_image_or_in_one_error(
@@ -484,6 +486,7 @@ DOCUMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "place"), DOCUMENTS.values(), ids=DOCUMENTS)
 def test_json_of_any_depth_ends_in_a_valid_image_or_in_one_error(
     name: str, place: tuple[str, Any]

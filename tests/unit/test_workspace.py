@@ -243,6 +243,7 @@ def test_a_mirror_of_a_tree_with_git_is_exact(root: Path) -> None:
     assert on_disk(root) == tree
 
 
+@pytest.mark.slow
 def test_a_tree_deeper_than_any_path_is_removed(root: Path) -> None:
     folder = os.open(root, os.O_RDONLY)
     for _ in range(1100):

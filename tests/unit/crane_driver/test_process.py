@@ -303,6 +303,7 @@ def test_a_timeout_for_one_run(fake: Maker) -> None:
         assert runner.timeout == 0
 
 
+@pytest.mark.slow
 def test_a_slow_answer_does_not_time_out(fake: Maker) -> None:
     slow = "import time; [(print(end='.' * 200, flush=True), time.sleep(0.1)) for _ in range(30)]"
     with fake(f'exec {sys.executable} -c "{slow}"', timeout=1.5) as runner:

@@ -97,6 +97,7 @@ def test_the_bytes_do_not_depend_on_the_pieces(size: int) -> None:
     subprocess.run(["gzip", "-t"], input=compressed, check=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(st.sampled_from([1, 500, 4097, 65_537, 300_000, BLOCK - 1]), min_size=1), st.data())
 def test_the_bytes_do_not_depend_on_the_blocks(sizes: list[int], data: st.DataObject) -> None:

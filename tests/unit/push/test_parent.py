@@ -496,6 +496,7 @@ def costs(spread: Spread) -> Costs:
     return Costs(most, upload / single, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", ["hot", "even"])
 def test_a_thousand_pushes_cost_less_than_with_skip_deltas(
     spread: Spread, monkeypatch: pytest.MonkeyPatch

@@ -76,6 +76,7 @@ EDITS = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(EDITS, st.integers(2, 5)), min_size=1, max_size=5))
 def test_the_parts_of_each_push_list_its_tree(history: list[tuple[dict[str, Any], int]]) -> None:
     """The parts in the parent's layers and in the new one are the whole listing."""

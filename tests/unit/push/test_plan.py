@@ -71,6 +71,7 @@ def plan_on_any(tag_image: KontextImage | StartFresh, tree: Tree, data: st.DataO
         return make_plan(tag_image, SPEC, described(tree))
 
 
+@pytest.mark.slow
 @given(st.one_of(st.lists(trees(), min_size=2, max_size=6), histories()), st.data())
 def test_each_image_of_a_history_shows_its_tree(history: list[Tree], data: st.DataObject) -> None:
     registry = Registry()
@@ -87,6 +88,7 @@ def test_each_image_of_a_history_shows_its_tree(history: list[Tree], data: st.Da
         assert lineage_of(tag_image).content == registry.content(tag_image)
 
 
+@pytest.mark.slow
 @given(histories(), st.data())
 def test_a_manifest_describes_each_ancestor_as_it_was_pushed(
     history: list[Tree], data: st.DataObject

@@ -128,6 +128,7 @@ def test_an_access_key_is_live_however_its_secret_is_assigned(text: str) -> None
     assert [finding.live for finding in findings] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", MARKS, ids=[mark.decode() for mark in MARKS])
 def test_no_text_takes_long_to_match(mark: bytes) -> None:
     """Endless marks, and marks that text follows which keeps the pattern going."""

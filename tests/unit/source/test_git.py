@@ -183,6 +183,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 LINES = st.lists(st.sampled_from(["a", "b", "/a", "a/", "*", "!a", "!b", "a/b", "**/b", "!*/"]))
 
 
+@pytest.mark.slow
 @given(st.sets(PATHS, max_size=12), LINES, LINES)
 def test_the_files_are_those_that_git_add_would_add(
     tmp_path_factory: pytest.TempPathFactory, paths: set[str], top: list[str], below: list[str]

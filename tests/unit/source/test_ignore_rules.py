@@ -441,6 +441,7 @@ LINES = st.tuples(
 FILES = st.lists(LINES, min_size=1, max_size=5).map("\n".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=800)
 @given(text=FILES, tree=TREES)
 def test_any_rules_mean_the_same_in_buildkit(text: str, tree: Tree, oracle: Oracle) -> None:
@@ -476,6 +477,7 @@ STRANGE: Tree = dict.fromkeys(
 STRANGE |= {"a": dict(STRANGE), "é": dict(STRANGE)}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=800)
 @given(pattern=st.lists(st.sampled_from(SYNTAX), min_size=1, max_size=7).map("".join))
 def test_any_pattern_means_the_same_in_buildkit(pattern: str, oracle: Oracle) -> None:

@@ -15,8 +15,6 @@ from support.machine import Machine, new_machine
 from support.services import Docker, Registry, Result
 from support.trees import File, plant
 
-pytestmark = pytest.mark.xdist_group("cache")  # one directory that has settled
-
 TREE = {"file": File(b"content\n")}
 
 

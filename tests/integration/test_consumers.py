@@ -28,8 +28,6 @@ from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, p
 
 from kontext_plugin.source.scan import MAX_PATH
 
-pytestmark = pytest.mark.xdist_group("consumers")  # one containerd for all
-
 EXAMPLES = int(os.environ.get("KONTEXT_TEST_EXAMPLES", "3"))
 STEPS = 7
 

@@ -26,8 +26,6 @@ from support.pods import Kubelet, Spec, Tekton
 from support.services import PASSWORD, USER, Docker, Registry, missing
 from support.trees import Directory, File, Link, Tree, in_archive, on_disk
 
-pytestmark = pytest.mark.xdist_group("documented consumers")  # one build of the clusters' types
-
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "consumers.md"
 CLUSTERS = ROOT / "tests" / "clusters"

@@ -250,7 +250,7 @@ sys.exit(code)
 def push(docker: Docker, tag: str, source: Path, *options: str) -> Result:
     """A push that takes no more memory and time than it may."""
     used = source.parent / "used"
-    command = ["docker", "kontext", "push", "-t", tag, *options, str(source)]
+    command = [str(docker.plugin), "kontext", "push", "-t", tag, *options, str(source)]
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(used), *command],
         env=os.environ | {"DOCKER_CONFIG": str(docker.config)},

@@ -306,7 +306,7 @@ def entries_and_it(count: int) -> Iterable[bytes]:
 def test_an_export_of_too_many_entries_is_an_error(
     docker: Docker, publish: Publish, target: Path
 ) -> None:
-    tag = publish(IT, entries_and_it(700_000))
+    tag = publish(IT, entries_and_it(560_000))
     assert_found_too_long(docker, "pull", tag, str(target))
     assert on_disk(target) == {}
 

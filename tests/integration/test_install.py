@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from support.services import Docker, Registry
 
-pytestmark = pytest.mark.xdist_group("install")  # one wheel
-
 
 @pytest.fixture(scope="session")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,8 +17,6 @@ from support.proxy import Rule, serve_proxy
 from support.services import Registry
 from support.trees import File, plant
 
-pytestmark = pytest.mark.xdist_group("killed pushes")  # one process starts both kinds
-
 MOMENTS = 16  # of each kind, spread over the time of a push
 BALLAST = random.Random(0).randbytes(8_000_000)
 """Stays as it is, so that a later push has reason to build on the last one."""

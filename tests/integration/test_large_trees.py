@@ -24,7 +24,7 @@ TREE |= {
     for folder in FOLDERS
     for number in range(100)
 }
-TREE |= {f"{folder}/large": File(folder.encode() * (6 * MEGA // 3)) for folder in FOLDERS}
+TREE |= {f"{folder}/large": File(folder.encode() * (4 * MEGA // 3)) for folder in FOLDERS}
 TREE |= {f"{folder}/link": Link("../d00") for folder in FOLDERS}
 
 

@@ -20,8 +20,6 @@ from support.proxy import ALWAYS, Fault, Proxy, Rule, corrupted, serve_proxy, st
 from support.services import Registry, serve_registry
 from support.trees import Directory, File, Link, Tree, plant
 
-pytestmark = pytest.mark.xdist_group("network faults")  # one process starts all cases
-
 OLD: Tree = {
     "README": File(b"hello\n"),
     "run.sh": File(b"#!/bin/sh\n", executable=True),

@@ -44,10 +44,13 @@ def pulled(docker: Docker, tag: str, tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
-def same_extractor(registry: Registry, root: Path, crane_path: str, tmp_path: Path) -> Docker:
+@pytest.fixture(scope="module")
+def same_extractor(
+    registry: Registry, root: Path, crane_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> Docker:
     """An installation of today's Kontext that ships the old extractor."""
-    package = tmp_path / "site" / "kontext_plugin"
+    folder = tmp_path_factory.mktemp("same-extractor")
+    package = folder / "site" / "kontext_plugin"
     shutil.copytree(root / "kontext_plugin", package, ignore=shutil.ignore_patterns("base"))
     old_images.write_layout(old_images.EXTRACTOR_IMAGE, package / "base/extractor/linux-amd64")
     old_images.write_layout(old_images.EMPTY_IMAGE, package / "base/empty/linux-amd64")
@@ -56,7 +59,7 @@ def same_extractor(registry: Registry, root: Path, crane_path: str, tmp_path: Pa
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (environment / "bin/crane").symlink_to(crane_path)
-    command = Docker(tmp_path / "old-config")
+    command = Docker(folder / "config")
     install_plugin(command.config, package / "docker-kontext")
     command.log_in(registry.host)
     return command

@@ -108,19 +108,31 @@ class Docker:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: str, cwd: Path | None = None, timeout: float = 300) -> Result:
+        return self._run(["docker", *arguments], cwd, timeout)
+
+    def push(self, tag: str, directory: Path, *options: str, debug: bool = False) -> Result:
+        """Push a directory. With `debug`, the messages say what each push builds on.
+
+        The plugin runs as docker runs it, without docker: that saves a third of the time.
+        """
+        flags = ["-D"] if debug else []
+        command = [str(self.plugin), *flags, "kontext", "push", "-t", tag, *options, str(directory)]
+        return self._run(command)
+
+    @property
+    def plugin(self) -> Path:
+        """What docker runs for `docker kontext`."""
+        return self.config / "cli-plugins" / "docker-kontext"
+
+    def _run(self, command: list[str], cwd: Path | None = None, timeout: float = 300) -> Result:
         done = subprocess.run(
-            ["docker", *arguments],
+            command,
             env=os.environ | {"DOCKER_CONFIG": str(self.config)} | self.environment,
             cwd=cwd,
             capture_output=True,
             timeout=timeout,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    def push(self, tag: str, directory: Path, *options: str, debug: bool = False) -> Result:
-        """Push a directory. With `debug`, the messages say what each push builds on."""
-        flags = ["-D"] if debug else []
-        return self(*flags, "kontext", "push", "-t", tag, *options, str(directory))
 
     def log_in(self, host: str, user: str = USER, password: str = PASSWORD) -> None:
         secret = base64.b64encode(f"{user}:{password}".encode()).decode()

@@ -2,7 +2,7 @@
 
 Each test starts from a good image and damages it: the JSON at any place, or bytes of a document, of
 an archive, of a gzip stream. Mostly the digests are corrected afterwards, so that they do not give
-the damage away. KONTEXT_TEST_EXAMPLES (4) sets the number of examples, in hundreds.
+the damage away. KONTEXT_TEST_EXAMPLES (3) sets the number of examples, in hundreds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from kontext_plugin.manifest import (
 from kontext_plugin.push.parent import candidates_of, choose
 from kontext_plugin.registry.fetch import KontextImage, fetch
 
-EXAMPLES = 100 * int(os.environ.get("KONTEXT_TEST_EXAMPLES", "4"))
+EXAMPLES = 100 * int(os.environ.get("KONTEXT_TEST_EXAMPLES", "3"))
 NAME = parse_reference("host.io/repo:t")
 BASE, LOWER = (Digest("sha256:" + letter * 64) for letter in "be")
 

@@ -98,7 +98,7 @@ def test_the_bytes_do_not_depend_on_the_pieces(size: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from([1, 500, 4097, 65_537, 300_000, BLOCK - 1]), min_size=1), st.data())
 def test_the_bytes_do_not_depend_on_the_blocks(sizes: list[int], data: st.DataObject) -> None:
     """The system may return pieces of any size, and they decide the blocks."""

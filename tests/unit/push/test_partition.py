@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import CONFIG, SPEC, described, published, trees
 
@@ -77,6 +77,7 @@ EDITS = st.dictionaries(
 
 
 @pytest.mark.slow
+@settings(max_examples=50)
 @given(st.lists(st.tuples(EDITS, st.integers(2, 5)), min_size=1, max_size=5))
 def test_the_parts_of_each_push_list_its_tree(history: list[tuple[dict[str, Any], int]]) -> None:
     """The parts in the parent's layers and in the new one are the whole listing."""

@@ -27,8 +27,6 @@ from kontext_plugin.source.ignore_rules import (
     read_ignore_file,
 )
 
-pytestmark = pytest.mark.xdist_group("ignore rules")  # one oracle
-
 ORACLE = Path(__file__).parents[2] / "oracle"
 
 Tree = dict[str, Optional["Tree"]]  # what is below each name; None: a file

@@ -18,6 +18,7 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 TOGETHER = {
     "tests/integration/test_cache.py": "one directory that has settled",
     "tests/integration/test_consumers.py": "one containerd",
+    "tests/integration/test_daemon.py": "one build of a hostile extractor",
     "tests/integration/test_documented_consumers.py": "one build of the clusters' types",
     "tests/integration/test_install.py": "one wheel",
     "tests/integration/test_killed_pushes.py": "the first test starts both kinds",

@@ -18,11 +18,11 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 TOGETHER = {
     "tests/integration/test_cache.py": "one directory that has settled",
     "tests/integration/test_consumers.py": "one containerd",
-    "tests/integration/test_daemon.py": "one build of a hostile extractor",
     "tests/integration/test_documented_consumers.py": "one build of the clusters' types",
     "tests/integration/test_install.py": "one wheel",
     "tests/integration/test_killed_pushes.py": "the first test starts both kinds",
     "tests/integration/test_network_faults.py": "the first test starts all cases",
+    "tests/integration/test_run_and_load.py": "one build of a hostile extractor",
     "tests/unit/source/test_ignore_rules.py": "one oracle",
 }
 """The files whose tests run in one process, and what they share."""

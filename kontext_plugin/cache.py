@@ -6,7 +6,8 @@ The kinds of records, each with a directory and a pair of methods of its name:
 |-------------|----------------|------------------------------------------------------------|
 | `stats`     | directory      | the stat cache: status and digest of each file             |
 | `published` | tag            | the image under the tag when this machine last saw it      |
-| `pushed`    | none: one file | the last directories and the tags they were pushed to      |
+| `pushed`    | none: one file | the last pushes: directory, tag, image, what changed       |
+| `layers`    | none: one file | top layers of images that were written or checked here      |
 
 A record is one file. It starts with the SHA-256 of the rest. A file that is damaged, that has
 another version, or that belongs to another user counts as absent. Only the user may read the cache
@@ -27,9 +28,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain, islice, pairwise
-from typing import Any
+from typing import Any, Literal
 
 from kontext_plugin import manifest
 from kontext_plugin.errors import KontextError
@@ -39,14 +40,22 @@ from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.files import read_file
 from kontext_plugin.source.hashing import Stats
 
-_STATS, _PUBLISHED, _PUSHED = _KINDS = ("stats", "published", "pushed")
+_STATS, _PUBLISHED, _PUSHED, _LAYERS = _KINDS = ("stats", "published", "pushed", "layers")
 
 _SCRATCH = "scratch"
 
-_PUSHED_VERSION = "kontext pushed 1"
+_PUSHED_VERSION = "kontext pushed 2"
 
-_MAX_PUSHED = 200
-"""Pairs of a directory and a tag: they serve completion alone."""
+_MAX_PUSHED = 500
+"""Pushes that are remembered, with some 400 bytes for each."""
+
+_LAYERS_VERSION = "kontext layers 1"
+
+_MAX_LAYERS = 5000
+"""Layers that are remembered."""
+
+_MAX_PUBLISHED = 50
+"""Images that are remembered: one of a large tree takes some megabytes."""
 
 _MAX_SIZE = 1024 * 1024 * 1024
 """Bytes of a file, far more than any record has."""
@@ -60,6 +69,9 @@ _SCRATCH_PREFIX = "kontext-scratch-"
 
 _SCRATCH_NAME = re.compile(_SCRATCH_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp() names it
 
+LayerOrigin = Literal["written", "checked"]
+"""Why a layer of sources is trusted."""
+
 _ABSENT: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
 
 
@@ -71,6 +83,23 @@ class CacheEntry:
     size: int  # bytes
     saved: float  # seconds since 1970
     key: str = ""  # as in the table; "" if it is unknown
+
+
+@dataclass(frozen=True)
+class PushRecord:
+    """A push of this machine, under one tag."""
+
+    directory: str
+    reference: str
+    digest: Digest  # that the tag shows since then
+    time: float = 0  # seconds since 1970
+    generation: int = 0
+    revision: str = ""  # the git commit that the image's label names
+    parent: str = ""  # what it was built on, and why; "": nothing
+    added: int = 0  # files; as the push has counted
+    changed: int = 0
+    removed: int = 0
+    uploaded: int = 0  # bytes
 
 
 def open_cache(*, read_only: bool = False) -> Cache:
@@ -112,31 +141,62 @@ class Cache:
         self._write(_STATS, directory, index, records)
 
     def published(self, reference: str, digest: Digest) -> KontextImage | None:
-        """Return the image that was saved for `reference`, if its digest is `digest`."""
+        """Return the image that was saved for `reference`, if the tag showed `digest` then."""
         return decode_image(*self._read(_PUBLISHED, reference), digest)
 
     def save_published(self, reference: str, image: KontextImage) -> None:
         """Keep the image under a tag. It has a configuration and its history."""
         record, listing = encode_image(image)
         self._write(_PUBLISHED, reference, record, listing)
+        self._limit_published()
 
-    def pushed(self) -> list[tuple[str, str]]:
-        """Return directories and the references that they were pushed to, the latest first."""
+    def pushed(self) -> list[PushRecord]:
+        """Return the last pushes of this machine, the latest first."""
         record, _ = self._read(_PUSHED, "")
         try:
             if record["version"] != _PUSHED_VERSION:
                 return []
-            return [(str(directory), str(reference)) for directory, reference in record["pushed"]]
+            return [PushRecord(**entry) for entry in record["pushed"]]
         except (ValueError, LookupError, TypeError):
             return []
 
-    def save_pushed(self, directory: str, references: Iterable[str]) -> None:
-        """Keep the references that a directory was pushed to, before those of earlier pushes."""
-        before = self.pushed()
-        new = [(directory, reference) for reference in references]
-        after = [*new, *(pair for pair in before if pair not in new)][:_MAX_PUSHED]
-        if after != before:
-            self._write(_PUSHED, "", {"version": _PUSHED_VERSION, "pushed": after}, ())
+    def save_pushed(self, records: Iterable[PushRecord]) -> None:
+        """Keep pushes, before those of earlier pushes.
+
+        An image that was pushed to the same tag before keeps the facts of its first push.
+        """
+        before = {(record.reference, record.digest): record for record in self.pushed()}
+        new = {}
+        for record in records:
+            key = (record.reference, record.digest)
+            first = before.pop(key, record)
+            new[key] = replace(first, directory=record.directory, time=record.time)
+        after = [asdict(record) for record in (*new.values(), *before.values())][:_MAX_PUSHED]
+        self._write(_PUSHED, "", {"version": _PUSHED_VERSION, "pushed": after}, ())
+
+    def layers(self, how: LayerOrigin) -> frozenset[Digest]:
+        """Return the top layers of sources of images that are known to be as their manifests say.
+
+        This machine has written all of their layers, or has checked them.
+        """
+        record, _ = self._read(_LAYERS, "")
+        try:
+            if record["version"] != _LAYERS_VERSION:
+                return frozenset()
+            return frozenset(map(Digest, record[how]))
+        except (ValueError, LookupError, TypeError):
+            return frozenset()
+
+    def save_layers(self, how: LayerOrigin, layers: Iterable[Digest]) -> None:
+        """Keep the digests of such layers."""
+        record, _ = self._read(_LAYERS, "")
+        lists: dict[str, Any] = {"version": _LAYERS_VERSION, "written": [], "checked": []}
+        if record.get("version") == _LAYERS_VERSION:
+            lists |= {key: record[key] for key in ("written", "checked") if key in record}
+        new = [layer for layer in layers if layer not in lists[how]]
+        if new:
+            lists[how] = [*new, *lists[how]][:_MAX_LAYERS]
+            self._write(_LAYERS, "", lists, ())
 
     # --- All entries ---
 
@@ -206,6 +266,17 @@ class Cache:
                 for item in items:
                     if _RECORD_NAME.fullmatch(item.name) and item.is_file(follow_symlinks=False):
                         yield kind, item.path
+
+    def _limit_published(self) -> None:
+        """Remove the oldest images beyond _MAX_PUBLISHED: each commit may have its own tag."""
+        if self.root is None or self.read_only:
+            return
+        with contextlib.suppress(OSError), os.scandir(os.path.join(self.root, _PUBLISHED)) as items:
+            found = [item.path for item in items if _RECORD_NAME.fullmatch(item.name)]
+            if len(found) > _MAX_PUBLISHED:
+                found.sort(key=os.path.getmtime, reverse=True)
+                for path in found[_MAX_PUBLISHED:]:
+                    os.unlink(path)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -349,7 +420,7 @@ def decode_stats(index: Mapping[str, Any], content: memoryview) -> Stats:
         return {}
 
 
-_IMAGE_VERSION = "kontext published 3"
+_IMAGE_VERSION = "kontext published 4"
 
 _AT_ONCE = 4096
 
@@ -364,9 +435,12 @@ def encode_image(held: KontextImage) -> tuple[dict[str, Any], Iterator[bytes]]:
     assert held.config is not None
     record: dict[str, Any] = {
         "version": _IMAGE_VERSION,
-        "digest": image.digest,
+        "digest": held.digest,
+        "image": image.digest,
+        "platforms": held.platforms,
+        "extractor": image.extractor,
+        "base": [image.base, image.base_name],
         "layers": [[layer.digest, layer.size, layer.media_type] for layer in image.layers],
-        "known": sorted(held.known),
         "manifest": image.manifest,
         "config": held.config.document(),
         "document": json.loads(manifest.encode(listed)),
@@ -397,10 +471,16 @@ def decode_image(
     try:
         if record["version"] != _IMAGE_VERSION or record["digest"] != digest:
             return None
+        base, base_name = record["base"]
         image = Image(
-            digest,
-            tuple(Layer(Digest(layer), size, kind) for layer, size, kind in record["layers"]),
-            Digest(record["manifest"]),
+            digest=Digest(record["image"]),
+            layers=tuple(
+                Layer(Digest(layer), size, kind) for layer, size, kind in record["layers"]
+            ),
+            manifest=Digest(record["manifest"]),
+            extractor=record["extractor"] and Digest(record["extractor"]),
+            base=base and Digest(base),
+            base_name=base_name,
         )
         tree, starts = None, record.get("starts", ())
         if starts:
@@ -411,7 +491,7 @@ def decode_image(
                 links=record["links"],
             )
         held = manifest.restore(record["document"], record["reverse"], tree, starts)
-        config, known = config_from_document(record["config"]), frozenset(record["known"])
-        return KontextImage(image, held, config, known, is_cached=True)
+        config, platforms = config_from_document(record["config"]), tuple(record["platforms"])
+        return KontextImage(digest, image, held, config, platforms, is_cached=True)
     except (ValueError, LookupError, TypeError, AttributeError):
         return None

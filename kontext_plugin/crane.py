@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _REQUESTS = 6
 """Requests at the same time, as many as crane itself makes."""
 
+_MAX_LINE = 1000
+"""Bytes of a line with a tag, which has at most 128."""
+
 IDENTITY_TOKEN = "<token>"
 """What credential helpers print in place of a user if the secret is an identity token."""
 
@@ -116,14 +119,14 @@ class Crane:
         return _parse_printed_digest(output, name)
 
     @contextlib.contextmanager
-    def blob(self, name: str) -> Iterator[IO[bytes]]:
-        """Yield a blob as a stream, which the block may leave before its end.
+    def blob(self, name: str, *, whole: bool = False) -> Iterator[IO[bytes]]:
+        """Yield a blob as a stream, which the block may leave before its end unless `whole`.
 
         crane compares the digest only at the end of the stream: a block that leaves earlier must
         check in another way what it has read. Raises RegistryError, also in place of an error in
         reading a stream that crane has cut off.
         """
-        with self.runner.stream("blob", name) as stream:
+        with self.runner.stream("blob", name, whole=whole) as stream:
             yield stream
 
     @contextlib.contextmanager
@@ -137,45 +140,30 @@ class Crane:
             yield stream
 
     def push_layout(
-        self, layout: str, name: str, progress: UploadProgress | None = None
-    ) -> Published:
-        """Publish the OCI layout of one image under a digest, without a tag.
-
-        Raises RegistryError.
-        """
-        return self._publish(progress, name, "push", layout, name)
-
-    def append(
         self,
-        base: str,
-        layers: Sequence[str],
-        tag: str,
+        layout: str,
+        name: str,
         *,
-        labels: Mapping[str, str],
-        annotations: Mapping[str, str],
-        entrypoint: str,
-        workdir: str,
+        is_index: bool = False,
         progress: UploadProgress | None = None,
     ) -> Published:
-        """Append gzip layers, which are paths, to the image `base`, and publish it under `tag`.
+        """Publish the image of an OCI layout, or its index, under a tag or by its digest.
 
-        crane writes the tag with its last request: the tag never shows half a push. Raises
-        RegistryError.
+        crane uploads the blobs that the registry lacks, and writes the name with its last request:
+        a tag never shows half a push. Raises NotFound if the registry lacks a blob that the layout
+        does not have, or another RegistryError.
         """
-        arguments = ["mutate", base, "--tag", tag]
-        for layer in layers:
-            arguments += ["--append", _csv([layer])]
-        arguments += _pairs("--label", labels) + _pairs("--annotation", annotations)
-        arguments += ["--entrypoint", _csv([entrypoint]), "--workdir", workdir]
-        return self._publish(progress, tag, *arguments)
+        flags = ["--index"] if is_index else []
+        output, messages = self.runner.run("push", *flags, layout, name, progress=progress)
+        return Published(_parse_printed_digest(output, name), pushed_blobs(messages))
 
-    def tag(self, image: str, tag: str) -> None:
-        """Add a tag, given without its repository, to an image. Raises RegistryError."""
-        self.runner.run("tag", image, tag)
+    def bring(self, image: str, repository: str, annotations: Mapping[str, str]) -> None:
+        """Bring the layers of an image into a repository: mounted, or copied from elsewhere.
 
-    def copy(self, image: str, name: str) -> None:
-        """Copy an image to another repository or registry. Raises RegistryError."""
-        self.runner.run("copy", image, name)
+        crane sends nothing where the very manifest is in the repository, even if its blobs are
+        lost. So the caller adds annotations that no earlier call had. Raises RegistryError.
+        """
+        self.runner.run("mutate", image, "--repo", repository, *_pairs("--annotation", annotations))
 
     def version(self) -> str:
         """Return crane's own version. Raises KontextError if crane cannot be run."""
@@ -202,13 +190,10 @@ class Crane:
                 raise EOFError  # has crane failed, or are there no repositories? stream() knows
 
     def tags(self, repository: str) -> Iterator[str]:
-        """Yield the tags of a repository, in the registry's order. Raises RegistryError."""
-        for line in self.runner.document("ls", repository).splitlines():
-            yield line.decode("utf-8", "replace")
-
-    def _publish(self, progress: UploadProgress | None, name: str, *arguments: str) -> Published:
-        output, messages = self.runner.run(*arguments, progress=progress)
-        return Published(_parse_printed_digest(output, name), pushed_blobs(messages))
+        """Yield the tags of a repository as they come, page by page. Raises RegistryError."""
+        with self.runner.stream("ls", repository, whole=True) as stream:
+            while line := stream.readline(_MAX_LINE):
+                yield line.decode("utf-8", "replace").rstrip("\n")
 
 
 def _parse_printed_digest(output: bytes, name: str) -> Digest:

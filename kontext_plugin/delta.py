@@ -78,6 +78,17 @@ def compose(nearer: ReverseDelta, farther: ReverseDelta, new: Tree) -> ReverseDe
     return ReverseDelta(former.only(changed), frozenset(path for path in absent if path in new))
 
 
+def earlier_tree(reverse: ReverseDelta, new: Tree) -> Tree:
+    """Return the tree that `reverse` leads back to from `new`; it lacks sizes of what differs."""
+    kept, former = new.only(new.paths() - reverse.paths()), reverse.former
+    return Tree(
+        files={**kept.files, **former.files},
+        sizes=kept.sizes,
+        executable=kept.executable | former.executable,
+        links={**kept.links, **former.links},
+    )
+
+
 def changes_from(reverse: ReverseDelta, new: Tree) -> Changes:
     """Return the changes that lead to `new` from the tree that `reverse` leads back to."""
     former = reverse.former.paths()

@@ -2,8 +2,10 @@
 
 `/var/lib/kontext/manifest.json` describes all sources of an image (docs/format.md). The listing of
 a large tree is in parts, files of their own, so a delta carries only the parts that changed.
-Version 1 is the 2018 prototype's `{"files": {PATH: SHA-256 or ""}}`; it is only read. Version 2
-adds the rest.
+Version 1 is the 2018 prototype's `{"files": {PATH: SHA-256 or ""}}`. Version 2 also says which
+base, extractor, platform and labels the image has, and counts the base's layers. These two are
+only read.
+Version 3 says nothing that depends on these, so all platforms share the layer that holds it.
 
 One function judges whether bytes from outside are a valid manifest: `decode`, upon what
 `read_root` has read. Both raise InvalidManifest and nothing else.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kontext_plugin.errors import brief
@@ -37,7 +39,7 @@ MANIFEST_PATH = "var/lib/kontext/manifest.json"
 
 _PARTS_PATH = "var/lib/kontext/parts/"
 
-VERSION = 2
+VERSION = 3
 
 MAX_BYTES = 64 * 1024 * 1024
 """Bytes of the manifest and all its parts together: some 400,000 files."""
@@ -69,7 +71,7 @@ class Part:
 
     start: str  # the first path of its chunk, which ends where the next part's starts
     digest: Digest
-    layer: int  # the layer that has the file; 0 is the image's lowest
+    layer: int  # the layer of sources that has the file; 0 is the lowest
 
     @property
     def name(self) -> str:
@@ -89,33 +91,31 @@ def is_document(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """An earlier image that consists of the lowest layers of this one. A push may build on it.
+    """An earlier image with the lowest layers of sources of this one. A push may build on it.
 
     The manifest says how its tree differs, so nobody has to read the ancestor's own manifest.
     """
 
-    image: Digest
-    layers: int  # the number of layers that it has, the base's among them
+    image: Digest  # of the image, or of the index that it was in
+    layers: int  # the number of layers of sources that it has
     generation: int
     content: int  # as in Lineage
     replaced_directories: frozenset[str]  # as in Lineage
     # Leads to its tree from that of the next ancestor, or from this image's. None: not fetched.
     reverse_delta: ReverseDelta | None
     part: Part | None = None  # the part that has the reverse delta; None: manifest.json has it
+    created: str = ""  # as its configuration says (RFC 3339)
+    revision: str = ""  # the git commit that its label names
 
 
 @dataclass(frozen=True)
 class Lineage:
     """How an image came about: what a later push must know to build on it."""
 
-    base: Digest  # the image below all layers of sources
-    extractor: Digest  # the shipped base image whose extractor runs
-    platform: str
     generation: int = 0  # the number of pushes since the first layer of sources
     content: int = 0  # uncompressed bytes of sources in all its layers (delta.layer_bytes)
-    layers: tuple[Digest, ...] = ()  # all layers below the one that holds this manifest
+    layers: tuple[Digest, ...] = ()  # layers of sources below the one that holds this manifest
     ancestors: tuple[Ancestor, ...] = ()  # from the fewest layers to the most
-    labels: Mapping[str, str] = field(default_factory=dict)
     # Directories of lower layers that a file or link has replaced since. `crane export` shows
     # their old children again if they come back as directories, so they must not.
     replaced_directories: frozenset[str] = frozenset()
@@ -173,21 +173,17 @@ def exceeds(tree: Tree, limit: int) -> bool:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Return manifest.json, version 2, as canonical JSON. The manifest must have a lineage."""
+    """Return manifest.json, version 3, as canonical JSON. The manifest must have a lineage."""
     lineage, parts = manifest.lineage, manifest.parts
     if lineage is None:
         raise ValueError("a version 1 manifest is only read")
     document: dict[str, Any] = {
         "version": VERSION,
         **columns(Tree() if parts else manifest.tree),
-        "base": lineage.base,
-        "extractor": lineage.extractor,
-        "platform": lineage.platform,
         "generation": lineage.generation,
         "content": lineage.content,
         "layers": list(lineage.layers),
         "ancestors": [_encode_ancestor(ancestor) for ancestor in lineage.ancestors],
-        "labels": dict(lineage.labels),
         "replacedDirectories": sorted(lineage.replaced_directories),
     }
     if parts:
@@ -201,7 +197,10 @@ def _encode_ancestor(ancestor: Ancestor) -> dict[str, Any]:
         reverse = {"undoPart": part.digest.removeprefix("sha256:"), "undoLayer": part.layer}
     else:
         reverse = {"undo": reverse_columns(ancestor.reverse_delta or ReverseDelta())}
-    return reverse | {
+    named = {"created": ancestor.created, "revision": ancestor.revision}
+    return {
+        **reverse,
+        **{key: value for key, value in named.items() if value},
         "image": ancestor.image,
         "layers": ancestor.layers,
         "generation": ancestor.generation,
@@ -220,6 +219,11 @@ class Root:
     document: Mapping[str, Any]
     listing: tuple[Part, ...]  # chunks of the listing, in order; their `start` is not known yet
     reverse_deltas: tuple[Part, ...]
+
+    @property
+    def version(self) -> int:
+        """The version of the format."""
+        return int(self.document.get("version", 1))
 
 
 def read_root(content: bytes) -> Root:
@@ -263,20 +267,16 @@ def restore(
     tree: Tree | None = None,
     starts: Sequence[str] = (),
 ) -> Manifest:
-    """Return a version 2 manifest that was checked before and has stayed in our own hands.
+    """Return a manifest of version 2 or 3 that was checked before.
 
     `reverse` has reverse deltas by the digests of their parts. If the listing is in parts, `tree`
     is what they list, and `starts` says where each starts.
     """
     lineage = Lineage(
-        base=Digest(document["base"]),
-        extractor=Digest(document["extractor"]),
-        platform=document["platform"],
         generation=document["generation"],
         content=document["content"],
         layers=tuple(Digest(layer) for layer in document["layers"]),
         ancestors=tuple(_decode_ancestor(ancestor, reverse) for ancestor in document["ancestors"]),
-        labels=document["labels"],
         replaced_directories=_decode_paths(document["replacedDirectories"]),
     )
     parts = tuple(
@@ -284,6 +284,33 @@ def restore(
         for part, start in zip(_listing_parts(document), starts, strict=True)
     )
     return Manifest(decode_tree(document) if tree is None else tree, lineage, parts)
+
+
+def without_base(manifest: Manifest, height: int) -> Manifest:
+    """Return a version 2 manifest in the numbers of version 3: the base has `height` layers.
+
+    Raises InvalidManifest for a part in one of these.
+    """
+    lineage = manifest.lineage
+    if lineage is None or not height:
+        return manifest
+
+    def above(part: Part) -> Part:
+        if part.layer < height:
+            raise InvalidManifest("it lists a part in a layer of its base")
+        return replace(part, layer=part.layer - height)
+
+    ancestors = tuple(
+        replace(
+            ancestor,
+            layers=ancestor.layers - height,
+            part=above(ancestor.part) if ancestor.part else None,
+        )
+        for ancestor in lineage.ancestors
+        if ancestor.layers > height
+    )
+    lowered = replace(lineage, layers=lineage.layers[height:], ancestors=ancestors)
+    return replace(manifest, lineage=lowered, parts=tuple(map(above, manifest.parts)))
 
 
 def decode_tree(listing: Mapping[str, Any]) -> Tree:
@@ -380,6 +407,8 @@ def _decode_ancestor(
         replaced_directories=_decode_paths(document["replacedDirectories"]),
         reverse_delta=None if columns is None else _decode_reverse_delta(columns),
         part=part,
+        created=document.get("created", ""),
+        revision=document.get("revision", ""),
     )
 
 
@@ -426,8 +455,6 @@ def _check_lineage(lineage: Lineage) -> None:
     """Paths are safe, and the ancestors have ever more of the image's layers."""
     _check_paths(lineage.replaced_directories)
     _check_counts((lineage.generation, lineage.content))
-    if not is_utf8("".join((*lineage.labels, *lineage.labels.values()))):
-        raise InvalidManifest("it lists a label that is not UTF-8")
     fewer = 0
     for ancestor in lineage.ancestors:
         reverse = ancestor.reverse_delta or ReverseDelta()
@@ -437,6 +464,8 @@ def _check_lineage(lineage: Lineage) -> None:
         former = reverse.former
         if len(paths) != len(former.files) + len(former.links) + len(reverse.absent):
             raise InvalidManifest("it lists a path of an ancestor twice")
+        if not is_utf8(ancestor.created + ancestor.revision):
+            raise InvalidManifest("it describes an ancestor in something else than UTF-8")
         if not fewer < ancestor.layers <= len(lineage.layers):
             raise InvalidManifest("it lists an ancestor that does not have its layers")
         fewer = ancestor.layers

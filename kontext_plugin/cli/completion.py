@@ -88,10 +88,10 @@ def _pushed_references() -> dict[str, str]:
     except FileNotFoundError:
         current = ""
     pushed = open_cache(read_only=True).pushed()
-    pushed.sort(key=lambda pair: pair[0] != current)
+    pushed.sort(key=lambda record: record.directory != current)
     references: dict[str, str] = {}
-    for directory, reference in pushed:
-        references.setdefault(reference, f"from {directory}")
+    for record in pushed:
+        references.setdefault(record.reference, f"from {record.directory}")
     return references
 
 

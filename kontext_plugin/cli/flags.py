@@ -35,6 +35,7 @@ class Option:
     kind: str = ""  # "string", "int", "duration", "list" (may be repeated), "" for a switch
     hidden: bool = False  # from the help text, completion and suggestions
     values: tuple[str, ...] = ()  # the only values allowed; (): any
+    is_list: bool = False  # several of the values may be given, with commas between them
     completes: str = ""  # as in Argument
 
     @property
@@ -368,8 +369,9 @@ def _bool(option: Option, text: str) -> bool:
 def _checked(option: Option, text: str) -> str:
     if not text:
         raise invalid(option, text, "it is empty")
-    if option.values and text not in option.values:
-        raise invalid(option, text, f"it must be {_either(option.values)}")
+    for value in text.split(",") if option.is_list else (text,):
+        if option.values and value not in option.values:
+            raise invalid(option, value, f"it must be {_either(option.values)}")
     return text
 
 

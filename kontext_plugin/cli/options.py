@@ -12,7 +12,9 @@ from kontext_plugin.terminal.progress import PROGRESS_MODES
 if TYPE_CHECKING:
     from kontext_plugin.cli.flags import Namespace
 
-REUSE = ("auto", "always", "never")
+REUSE = ("auto", "always", "own", "never")
+
+ALL_PLATFORMS = "all"
 
 SECRETS = tuple(mode.value for mode in SecretMode)
 
@@ -60,9 +62,23 @@ _MAX_LAYERS = Option("max-layers", "Maximum number of layers (default 64)", kind
 
 _PLATFORM = Option(
     "platform",
-    f"Platform of the image: {' or '.join(PLATFORMS)} (default {PLATFORMS[0]})",
+    f"Platforms of the image: a list of {' and '.join(PLATFORMS)}, or all (default: those of the "
+    f"image under the tag, or {PLATFORMS[0]})",
     kind="string",
-    values=PLATFORMS,
+    values=(*PLATFORMS, ALL_PLATFORMS),
+    is_list=True,
+)
+
+_FROM = Option(
+    "from", "Another image to build on, if that is cheaper", kind="list", completes="reference"
+)
+
+_REUSE = Option(
+    "reuse",
+    "Which images to build on: auto, always (also if starting fresh is cheaper), own (only those "
+    "that this machine has pushed) or never (default auto)",
+    kind="string",
+    values=REUSE,
 )
 
 _SECRETS = Option(
@@ -92,7 +108,7 @@ PUSH = Command(
     usage="[OPTIONS] -t REF [DIR]",
     description=(
         "Upload a directory to a registry as a self-extracting image.\n"
-        "A later push to the same tag uploads one layer with only what changed.\n"
+        "A later push uploads one layer with only what changed, under any tag.\n"
         "DIR defaults to the current directory. Prints REPOSITORY@DIGEST on stdout."
     ),
     options=(
@@ -104,9 +120,11 @@ PUSH = Command(
             completes="reference",
         ),
         _BASE,
+        Option("check-parent", "Read the layers of the image to build on, and check their files"),
         Option("directory", "The same as DIR", kind="string", hidden=True, completes="directory"),
         Option("dry-run", "Show what a push would upload, and change nothing"),
         Option("fresh", "Build on no earlier image, and read all files again"),
+        _FROM,
         _GIT,
         _GITIGNORE,
         _IGNORE_FILE,
@@ -123,12 +141,7 @@ PUSH = Command(
         _NO_GIT_LABELS,
         _PLATFORM,
         _PROGRESS,
-        Option(
-            "reuse",
-            "Whether to build on the image under the tag: auto, always or never (default auto)",
-            kind="string",
-            values=REUSE,
-        ),
+        _REUSE,
         _SECRETS,
         _SINGLE_LAYER,
         Option("quiet", "Print only the digest, errors and important warnings", "q"),
@@ -156,6 +169,7 @@ DIFF = Command(
             completes="reference",
         ),
         _BASE,
+        _FROM,
         Option("exit-code", "Exit with 0 if no path differs, 1 if one does, 128 for a failure"),
         _FORMAT,
         _GIT,
@@ -166,6 +180,7 @@ DIFF = Command(
         _MAX_LAYERS,
         _NO_GIT_LABELS,
         _PLATFORM,
+        _REUSE,
         _SINGLE_LAYER,
         _TIMEOUT,
     ),

@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kontext_plugin.cache import open_cache
-from kontext_plugin.cli.flags import Globals, check_arguments, parse_flags
+from kontext_plugin.cli.flags import Globals
 from kontext_plugin.cli.options import DIFF
 from kontext_plugin.delta import Changes, diff
 from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError
+from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.push.messages import builds_on, would_upload
-from kontext_plugin.push.options import PushOptions, missing_tag, shared_options
+from kontext_plugin.push.options import PushOptions, parse_tagged, shared_options
 from kontext_plugin.push.parent import BuildOn, StartFresh
-from kontext_plugin.push.prepare import Prepared, PushSession, open_session, prepare
-from kontext_plugin.push.publish import stage_layers
-from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.push.prepare import Prepared, prepare
+from kontext_plugin.push.publish import count_upload, stage_layers
+from kontext_plugin.push.session import PushSession, open_session
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import json_document, line_safe
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = parse_flags(DIFF, arguments)
-    if not parsed.tag:  # before the arguments are counted: one of them may be the tag
-        raise missing_tag("diff", positional)
-    check_arguments(DIFF, positional)
+    parsed, positional = parse_tagged(DIFF, arguments)
     options = shared_options(parsed, [parsed.tag], positional[0] if positional else ".")
     try:
         differs = show_diff(options, parsed.format == "json", Report(show_debug=flags.debug))
@@ -46,28 +44,28 @@ def show_diff(options: PushOptions, as_json: bool, report: Report) -> bool:
     tag, cache = options.tags[0], open_cache(read_only=True)
     with open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session:
         prepared = prepare(session, options)
-        tag_image = prepared.tag_image
-        if isinstance(tag_image, StartFresh) and tag_image.is_refused:
+        plan, found = prepared.plan, prepared.found
+        if found.fresh.is_refused:
             raise KontextError(
                 f"{tag.registry} refuses to show {tag}",
                 hint=f"Run 'docker login {tag.registry}' if it needs credentials. Some registries "
                 "also refuse if the image does not exist yet.",
             )
-        old = tag_image.manifest.tree if isinstance(tag_image, KontextImage) else Tree()
+        old = found.tag_image.manifest.tree if found.tag_image else Tree()
         changes = diff(old, prepared.scan.tree)
         if not as_json:
             write_stdout(lines(changes))  # before layers are written to be measured
-        sizes = _upload_sizes(session, prepared)
-        if sizes:
-            if isinstance(tag_image, KontextImage) and not changes:
+        assembly, upload = _measure(session, prepared, tag)
+        if assembly:
+            if found.tag_image and not changes:
                 report.info(
                     "No path differs, but a push would publish a new image (other labels or "
                     "options)"
                 )
-            report.info(builds_on(tag, prepared.plan))
-        report.info(would_upload(tag, prepared.plan, sizes))
+            report.info(builds_on(plan))
+        report.info(would_upload(tag, prepared, assembly, upload))
         if as_json:
-            write_stdout([json_document(_document(tag, prepared, changes, sum(sizes)))])
+            write_stdout([json_document(_document(tag, prepared, changes, assembly, upload))])
     return bool(changes)
 
 
@@ -78,29 +76,44 @@ def lines(changes: Changes) -> list[str]:
     return [f"{kind} {line_safe(path)}" for path, kind in every]
 
 
-def _upload_sizes(session: PushSession, prepared: Prepared) -> tuple[int, ...]:
-    """Return the compressed bytes of each layer that a push would upload."""
-    if prepared.partition is None:
-        return ()
-    layers = stage_layers(
-        session,
-        prepared.source.root,
-        prepared.plan,
-        prepared.partition,
-        directory="",
-        scan_secrets=False,
-    )
-    return layers.sizes
+def _measure(
+    session: PushSession, prepared: Prepared, tag: Reference
+) -> tuple[Assembly | None, int]:
+    """Return the image that a push would publish, and the bytes that it would upload.
+
+    The image is None if the tag shows it already.
+    """
+    plan, assembly = prepared.plan, prepared.assembly
+    if prepared.is_up_to_date:
+        return None, 0
+    if prepared.partition is not None:
+        layers = stage_layers(
+            session,
+            prepared.source.root,
+            plan,
+            prepared.partition,
+            directory="",
+            scan_secrets=False,
+        )
+        assembly = assemble(plan.spec, layers.sources(plan), plan.labels)
+    assert assembly is not None
+    return assembly, count_upload(session, plan, assembly, tag)
 
 
 def _document(
-    tag: Reference, prepared: Prepared, changes: Changes, upload: int
+    tag: Reference,
+    prepared: Prepared,
+    changes: Changes,
+    assembly: Assembly | None,
+    upload: int,
 ) -> dict[str, object]:
-    parent, tag_image = prepared.plan.parent, prepared.tag_image
+    parent, found = prepared.plan.parent, prepared.found
+    assembly = assembly or prepared.assembly
     return {
         "reference": str(tag),
-        "image": tag_image.image.digest if isinstance(tag_image, KontextImage) else None,
-        "up_to_date": prepared.plan.is_up_to_date,
+        "image": found.tag_image.digest if found.tag_image else None,
+        "up_to_date": prepared.is_up_to_date,
+        "new_image": assembly.digest if assembly else None,
         "builds_on": parent.parent.image if isinstance(parent, BuildOn) else None,
         "fresh": parent.reason if isinstance(parent, StartFresh) else None,
         "added": changes.added,

@@ -10,13 +10,10 @@ from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import INSPECT, timeout_of
 from kontext_plugin.crane import connect
 from kontext_plugin.delta import tree_bytes
-from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import Digest
-from kontext_plugin.image.platforms import PLATFORMS
+from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.manifest import VERSION, Lineage
-from kontext_plugin.registry.base_image import shipped_base
-from kontext_plugin.registry.fetch import KontextImage, fetch
+from kontext_plugin.manifest import VERSION
+from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import aligned, json_document, line_safe, number, size
 
@@ -24,9 +21,10 @@ from kontext_plugin.terminal.text import aligned, json_document, line_safe, numb
 class Role(Enum):
     """What a layer holds. The values are public (docs/commands.md)."""
 
-    BASE = "base"  # the base and the extractor
+    BASE = "base"  # the user's base; in images of an earlier Kontext, also the extractor
     SOURCES = "sources"  # files of the fresh start
     DELTA = "delta"  # what a later push changed
+    EXTRACTOR = "extractor"
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -36,44 +34,33 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with connection as (crane, requests):
         image = fetch(crane, requests, name)
-    document = describe(name, image, _extractor_layer(image.manifest.lineage))
+        config = fetch_config(crane, name.at(image.image.digest))
+    document = describe(name, image, config)
     write_stdout([json_document(document)] if parsed.format == "json" else lines(document))
     return 0
 
 
-def _extractor_layer(lineage: Lineage | None) -> Digest | None:
-    """Return the layer with the image's extractor, if this installation has the same extractor."""
-    if lineage is None or lineage.platform not in PLATFORMS:
-        return None
-    try:
-        shipped = shipped_base(lineage.platform).image
-    except KontextError:
-        return None
-    return shipped.layers[0].digest if shipped.digest == lineage.extractor else None
-
-
-def describe(
-    name: Reference, kontext_image: KontextImage, extractor_layer: Digest | None
-) -> dict[str, Any]:
+def describe(name: Reference, kontext_image: KontextImage, config: ImageConfig) -> dict[str, Any]:
     """Return the document of --format json (docs/commands.md), which has everything that is known.
 
-    None stands for what version 1 of the manifest does not say. `extractor_layer` is as in `roles`.
+    None stands for what version 1 of the manifest does not say.
     """
     image, manifest = kontext_image.image, kontext_image.manifest
     tree, lineage = manifest.tree, manifest.lineage
-    layers = [layer.digest for layer in image.layers]
     directories = len(tree.directories())
     return {
         "reference": str(name),
-        "digest": image.digest,
+        "digest": kontext_image.digest,
         "version": VERSION if lineage else 1,
         "manifest": image.manifest,
-        "intact": _is_intact(layers, lineage) if lineage else None,
+        "intact": kontext_image.is_intact if lineage else None,
         "generation": lineage.generation if lineage else None,
-        "platform": lineage.platform if lineage else None,
-        "base": lineage.base if lineage else None,
-        "extractor": lineage.extractor if lineage else None,
-        "labels": dict(sorted(lineage.labels.items())) if lineage else {},
+        "platforms": list(kontext_image.platforms or (config.platform,)),
+        "base": image.base,
+        "base_name": image.base_name or None,
+        "extractor": image.extractor,
+        "created": config.created or None,
+        "labels": dict(sorted(config.labels.items())),
         "files": len(tree.files) - directories,
         "links": len(tree.links),
         "directories": directories,
@@ -83,52 +70,43 @@ def describe(
         "size": image.size,
         "layers": [
             {"digest": layer.digest, "size": layer.size, "role": role.value if role else None}
-            for layer, role in zip(
-                image.layers, roles(layers, lineage, extractor_layer), strict=True
-            )
+            for layer, role in zip(image.layers, roles(kontext_image), strict=True)
         ],
         "ancestors": [
-            {"digest": one.image, "generation": one.generation, "layers": one.layers}
+            {
+                "digest": one.image,
+                "generation": one.generation,
+                "layers": one.layers,
+                "created": one.created or None,
+                "revision": one.revision or None,
+            }
             for one in (lineage.ancestors if lineage else ())
         ],
     }
 
 
-def roles(
-    layers: Sequence[Digest], lineage: Lineage | None, extractor_layer: Digest | None
-) -> list[Role | None]:
-    """Return the role of each layer, lowest first; None where the manifest does not tell.
-
-    On a base of the user's, the layers up to `extractor_layer` are the base.
-    """
-    if lineage is None or not _is_intact(layers, lineage):
-        return [None for _ in layers]
-    if not lineage.layers:
-        return [Role.SOURCES]
-    base_height = 1  # of the shipped base
-    if lineage.base != lineage.extractor:
-        base_height = layers.index(extractor_layer) + 1 if extractor_layer in layers else 0
+def roles(kontext_image: KontextImage) -> list[Role | None]:
+    """Return the role of each layer, lowest first; None where the manifest does not tell."""
+    image, lineage = kontext_image.image, kontext_image.manifest.lineage
+    if lineage is None or not kontext_image.is_intact:
+        return [None for _ in image.layers]
+    height, count = kontext_image.height, len(kontext_image.sources)
     # The oldest image that is known. Unless it is the first one, some layers below are deltas.
-    if lineage.ancestors:
-        generation, height = lineage.ancestors[0].generation, lineage.ancestors[0].layers
-    else:
-        generation, height = lineage.generation, len(layers)
+    oldest = lineage.ancestors[0] if lineage.ancestors else None
+    generation, lowest = (
+        (oldest.generation, oldest.layers) if oldest else (lineage.generation, count)
+    )
 
     def role(place: int) -> Role | None:
-        if place < base_height:
-            return Role.BASE
-        if place >= height - 1:
-            return Role.SOURCES if place == height - 1 and not generation else Role.DELTA
-        if base_height and (place == base_height or not generation):
-            return Role.SOURCES
-        return None
+        if place >= lowest - 1:
+            return Role.SOURCES if place == lowest - 1 and not generation else Role.DELTA
+        return Role.SOURCES if place == 0 or not generation else None
 
-    return [role(place) for place in range(len(layers))]
-
-
-def _is_intact(layers: Sequence[Digest], lineage: Lineage) -> bool:
-    """Return whether the layers are those that the manifest, in the top layer, names."""
-    return list(lineage.layers) == layers[:-1]
+    return [
+        *(Role.BASE for _ in range(height)),
+        *map(role, range(count)),
+        *(Role.EXTRACTOR for _ in range(len(image.layers) - height - count)),
+    ]
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[str]:
@@ -151,12 +129,13 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if document["version"] == 1:
         yield "Manifest", "version 1, of the 2018 prototype"
     else:
-        is_shipped = document["base"] == document["extractor"]
         yield "Manifest", f"version {document['version']}"
         yield "Generation", str(document["generation"])
-        yield "Platform", document["platform"]
-        yield "Base", "the extractor alone" if is_shipped else document["base"]
-        yield "Extractor", document["extractor"]
+        yield "Platform", ", ".join(document["platforms"])
+        if document["base"]:
+            yield "Base", line_safe(f"{document['base_name']}, {document['base']}")
+        if document["extractor"]:
+            yield "Extractor", document["extractor"]
     for key, value in document["labels"].items():
         yield "Label", line_safe(f"{key}={value}")
     yield "Sources", _counts(document)

@@ -33,7 +33,7 @@ def load(docker: Daemon, crane: Crane, name: Reference, image: KontextImage, rep
 
     Raises KontextError.
     """
-    source = name.at(image.image.digest)  # the tag may move in the meantime
+    source = name.at(image.digest)  # the tag may move in the meantime
     if not docker.has_image(source):
         layers = number(len(image.image.layers), "layer")
         report.info(f"Pulling {name}: {layers}, {size(image.image.size)}")

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kontext_plugin.cache import open_cache
+from kontext_plugin.cache import PushRecord, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, timeout_of
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest, Image, Layer
-from kontext_plugin.image.reference import Reference, parse_reference
-from kontext_plugin.image.spec import MAX_LAYERS, BaseImage, ImageSpec
-from kontext_plugin.manifest import Lineage
+from kontext_plugin.image.platforms import PLATFORMS
+from kontext_plugin.image.reference import Reference, parse_reference, repository_of
+from kontext_plugin.image.spec import MAX_LAYERS, ImageSpec
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import plan_fresh
-from kontext_plugin.push.prepare import PushSession, open_session
 from kontext_plugin.push.publish import (
     WHEN_INTERRUPTED,
-    check_lost_update,
+    assemble_undamaged,
     publish,
     stage_layers,
 )
-from kontext_plugin.registry.base_image import (
-    config_on,
-    fetch_base,
-    shipped_base,
-    single_layer_base,
-)
+from kontext_plugin.push.session import PushSession, open_session
+from kontext_plugin.registry.base_image import fetch_bases, shipped_base
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_layers
 from kontext_plugin.secret_scan import SecretMode
 from kontext_plugin.secret_scan.policy import SecretPolicy
@@ -90,25 +86,19 @@ def purge(options: PurgeOptions, report: Report) -> str:
         cache.scratch() as sources,
         cache.scratch() as directory,
     ):
-        old = fetch(session.crane, session.requests, tag)
-        lineage = _lineage(old, tag)
-        base = _find_base(session.crane, options, lineage)
-        if base.image.digest != lineage.base:
-            report.important(
-                f"{tag} was built on {lineage.base}. It will be on {base.image.digest}, "
-                f"which {options.base} is now"
+        old = fetch(session.crane, session.requests, tag, with_history=True)
+        if old.manifest.lineage is None:
+            raise KontextError(
+                f"{tag} was made by the 2018 prototype and does not name its base",
+                hint="Push the directory again with --fresh.",
             )
-        spec = ImageSpec(
-            platforms=frozenset({lineage.platform}),
-            base=base,
-            config=config_on(base),
-            labels=lineage.labels,
-        )
-        plan = plan_fresh(StartFresh("purge"), spec, old.manifest.tree)
+        spec = _spec(session, options, old)
+        labels = _own_labels(spec, old)
+        plan = plan_fresh(StartFresh("purge"), replace(spec, labels=labels), old.manifest.tree)
 
         report.info(
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
-            f"of generation {lineage.generation} from {tag}"
+            f"of generation {old.lineage.generation} from {tag}"
         )
         _write_sources(session.crane, tag, old, sources)
         policy = SecretPolicy(options.secrets, sources, report)
@@ -121,39 +111,63 @@ def purge(options: PurgeOptions, report: Report) -> str:
             scan_secrets=policy.needs_scan,
         )
         policy.enforce(layers.findings)
-        if session.crane.digest(str(tag)) != old.image.digest:
+        if session.crane.digest(str(tag)) != old.digest:
             raise KontextError(
                 f"another push replaced {tag} in the meantime; nothing was changed",
                 hint="Run the purge again.",
             )
-        new = publish(session, plan.parent, layers, spec, [tag], directory)
+        assembly = assemble_undamaged(session, plan, layers.sources(plan), tag)
+        shown = {tag: old.digest}
+        new = publish(session, plan, layers.manifest, assembly, layers.all, shown, directory)
         report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")
-        report.notice(remaining(tag, _find_remains(session, tag, old, new.image)))
-        check_lost_update(session.crane, tag, new.image.digest, old.image.digest, report)
+        report.notice(remaining(tag, _find_remains(session, tag, old, new.image.image)))
+        record = PushRecord("", str(tag), new.image.digest, time.time(), uploaded=new.uploaded)
+        cache.save_pushed([record])
     return tag.at(new.image.digest)
 
 
-def _lineage(old: KontextImage, tag: Reference) -> Lineage:
-    if old.manifest.lineage is None:
+def _spec(session: PushSession, options: PurgeOptions, old: KontextImage) -> ImageSpec:
+    """Return what the old image was made of, with this installation's extractor.
+
+    Raises KontextError where nothing tells the base.
+    """
+    platforms = tuple(one for one in PLATFORMS if one in old.all_platforms)
+    if not platforms:
+        raise KontextError(f"{options.tag} has no image for {' or '.join(PLATFORMS)}")
+    image = old.image
+    if not (options.base or image.base) and _has_unknown_base(old):
         raise KontextError(
-            f"{tag} was made by the 2018 prototype and does not name its base",
-            hint="Push the directory again with --fresh.",
+            f"{options.tag} was built on a base that it does not name",
+            hint="Name its base with --base, as for the push. Or push the directory again with "
+            "--fresh.",
         )
-    return old.manifest.lineage
+    single_layer = old.is_single_layer
+    if not options.base and not image.base:
+        return ImageSpec(tuple(map(shipped_base, platforms)), single_layer=single_layer)
+    # An index names a base for each platform. Its digest is that of the first one.
+    name = options.base or image.base_name
+    if not options.base and len(platforms) == 1:
+        name = f"{repository_of(name)}@{image.base}"
+    bases = fetch_bases(session.crane, session.requests, name, platforms, MAX_LAYERS)
+    if not options.base:
+        bases = tuple(replace(base, name=image.base_name) for base in bases)
+    if image.base and image.base not in (base.source.rpartition("@")[2] for base in bases):
+        session.report.important(
+            f"{options.tag} was built on {image.base}. It will be on what {name} is now"
+        )
+    return ImageSpec(bases, single_layer=single_layer)
 
 
-def _find_base(crane: Crane, options: PurgeOptions, lineage: Lineage) -> BaseImage:
-    """Return the base of the old image. Raises KontextError where nothing tells which it is."""
-    if options.base:
-        return fetch_base(crane, options.base, lineage.platform, MAX_LAYERS)
-    for load in (shipped_base, single_layer_base):
-        if load(lineage.platform).image.digest == lineage.base:
-            return load(lineage.platform)
-    raise KontextError(
-        f"{options.tag} was built on {lineage.base}, which this Kontext does not have",
-        hint="Name its base with --base, as for the push. Or push the directory again with "
-        "--fresh.",
-    )
+def _has_unknown_base(old: KontextImage) -> bool:
+    """Whether there are layers of a base, and not only an extractor below, as in old images."""
+    return old.height > (0 if old.image.extractor else 1)
+
+
+def _own_labels(spec: ImageSpec, old: KontextImage) -> dict[str, str]:
+    """Return the labels that are not the base's."""
+    assert old.config is not None  # fetched with history
+    base = spec.bases[0].config.labels
+    return {key: value for key, value in old.config.labels.items() if base.get(key) != value}
 
 
 def _write_sources(crane: Crane, tag: Reference, old: KontextImage, directory: str) -> None:
@@ -173,9 +187,12 @@ def _find_remains(session: PushSession, tag: Reference, old: KontextImage, new: 
         return Remains((), (), ())
     # One tree has one fresh image: an ancestor without these layers may be the new image itself.
     lowest = old.image.layers.index(layers[0])
-    ancestors = _lineage(old, tag).ancestors
-    former = (ancestor.image for ancestor in ancestors if ancestor.layers > lowest)
-    images = tuple(dict.fromkeys([old.image.digest, *former]))
+    former = (
+        ancestor.image
+        for ancestor in old.lineage.ancestors
+        if old.height + ancestor.layers > lowest
+    )
+    images = tuple(dict.fromkeys([old.digest, *former]))
     try:
         tags = sorted({*session.crane.tags(tag.repository)} - {tag.tag})
     except RegistryError:

@@ -17,12 +17,11 @@ from kontext_plugin.crane import connect
 from kontext_plugin.engine import daemon
 from kontext_plugin.engine.daemon import ContainerSpec
 from kontext_plugin.errors import KontextError, UsageError
+from kontext_plugin.image.assembly import ENTRYPOINT, WORKDIR
 from kontext_plugin.image.oci import ImageConfig
-from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.manifest import Manifest
-from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR, shipped_base
-from kontext_plugin.registry.fetch import fetch, fetch_config
+from kontext_plugin.registry.base_image import has_this_extractor
+from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
 from kontext_plugin.terminal.messages import Report, put_stdout
 from kontext_plugin.terminal.text import printable
 from kontext_plugin.workspace import GIT, check_mirror
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         image = fetch(crane, requests, name)
         config = fetch_config(crane, name.at(image.image.digest))
         check_entrypoint(name, config)
-        check_mirror_target(extractor_arguments, workspace, image.manifest)
+        check_mirror_target(extractor_arguments, workspace, image, config.platform)
         loaded = load(docker, crane, name, image, report)
     identity = choose_identity(parsed.user or "", docker.security_options())
     if is_local:
@@ -88,9 +87,10 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     with docker.container(spec) as container:
         _print_output(container.output())
         code = container.exit_code()
-    if code and (platform := docker.platform()) != config.platform:
+    platforms = image.platforms or (config.platform,)
+    if code and (platform := docker.platform()) not in platforms:
         report.notice(
-            f"The image is for {config.platform}, but the daemon runs {platform}. "
+            f"The image is for {' and '.join(platforms)}, but the daemon runs {platform}. "
             "Use 'docker kontext pull'."
         )
     return code
@@ -134,7 +134,7 @@ def check_entrypoint(name: Reference, config: ImageConfig) -> None:
 
 
 def check_mirror_target(
-    extractor_arguments: Sequence[str], workspace: str, manifest: Manifest
+    extractor_arguments: Sequence[str], workspace: str, image: KontextImage, platform: str
 ) -> None:
     """Raise KontextError where `--mirror` would remove the home directory or a repository.
 
@@ -145,20 +145,13 @@ def check_mirror_target(
         return
     check_mirror(workspace, os.path.expanduser("~"))
     git = os.path.join(workspace, GIT)
-    if os.path.lexists(git) and GIT not in manifest.tree and not _keeps_git(manifest):
+    is_kept = GIT in image.manifest.tree or has_this_extractor(image, platform)
+    if os.path.lexists(git) and not is_kept:
         raise KontextError(
             f"refusing --mirror: the image has the extractor of another version, which may remove "
             f"{git!r}",
             hint="Use 'docker kontext pull --mirror', which keeps it.",
         )
-
-
-def _keeps_git(manifest: Manifest) -> bool:
-    """Return whether the image has the extractor of this installation."""
-    lineage = manifest.lineage
-    if lineage is None or lineage.platform not in PLATFORMS:
-        return False
-    return lineage.extractor == shipped_base(lineage.platform).extractor
 
 
 def choose_identity(chosen: str, security_options: Collection[str]) -> Identity:

@@ -1,22 +1,20 @@
 """OCI image layouts on disk (OCI image specification, image-layout.md).
 
-`crane mutate --append` reads each layer three times, one after another, which takes longer than
-writing them. A layout states the digests that are known from writing, and `crane push` uploads the
-blobs that the registry lacks.
+A layout to publish may be sparse: it has the documents and the new layers. `crane push` asks the
+registry for each blob first, and opens the files of those that the registry lacks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kontext_plugin.image.oci import Digest, Layer, digest_of
-
-_HISTORY = {"created": "0001-01-01T00:00:00Z"}  # as crane writes it
+from kontext_plugin.image.oci import Digest, Layer
 
 
 @dataclass(frozen=True)
@@ -28,27 +26,30 @@ class StagedLayer:
     diff_id: Digest  # of the archive, uncompressed (OCI image specification, config.md)
 
 
-def extend(directory: str, target: str, layers: Sequence[StagedLayer]) -> Digest:
-    """Write the one image of a layout, with these layers on top, as a layout in `target`.
+def write_layout(
+    directory: str,
+    index: bytes,
+    documents: Mapping[Digest, bytes],
+    layers: Iterable[StagedLayer],
+) -> None:
+    """Write a layout into a new directory. Links the files of the layers, or copies them.
 
-    Returns the new image's digest. Moves the files of the layers into the layout. Raises OSError.
+    Raises OSError.
     """
-    index, image, config = read_documents(directory)
-    (descriptor,) = index["manifests"]
-
-    os.makedirs(os.path.join(target, "blobs", "sha256"))
-    for lower in image["layers"]:
-        shutil.copyfile(blob_path(directory, lower["digest"]), blob_path(target, lower["digest"]))
+    os.makedirs(os.path.join(directory, "blobs", "sha256"))
+    for digest, document in documents.items():
+        _write(blob_path(directory, digest), document)
     for staged in layers:
-        os.replace(staged.path, blob_path(target, staged.layer.digest))
-    config["rootfs"]["diff_ids"] += [staged.diff_id for staged in layers]
-    config["history"] += [_HISTORY for _ in layers]
-    image["config"] |= _write_document(target, config)
-    image["layers"] += [_descriptor(staged.layer) for staged in layers]
-    descriptor |= _write_document(target, image)
-    _write(os.path.join(target, "index.json"), _json(index))
-    _write(os.path.join(target, "oci-layout"), _json({"imageLayoutVersion": "1.0.0"}))
-    return Digest(descriptor["digest"])
+        target = blob_path(directory, staged.layer.digest)
+        with contextlib.suppress(FileExistsError):
+            try:
+                os.link(staged.path, target)
+            except FileExistsError:
+                raise
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(staged.path, target)
+    _write(os.path.join(directory, "index.json"), index)
+    _write(os.path.join(directory, "oci-layout"), b'{"imageLayoutVersion":"1.0.0"}')
 
 
 def read_documents(directory: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -65,22 +66,6 @@ def read_documents(directory: str) -> tuple[dict[str, Any], dict[str, Any], dict
 def blob_path(directory: str, digest: str) -> str:
     """Return the path of a blob in a layout."""
     return os.path.join(directory, "blobs", *digest.split(":"))
-
-
-def _descriptor(layer: Layer) -> dict[str, Any]:
-    return {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
-
-
-def _write_document(directory: str, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a document as a blob; return its digest and size, as a descriptor has them."""
-    content = _json(document)
-    digest = digest_of(content)
-    _write(blob_path(directory, digest), content)
-    return {"digest": digest, "size": len(content)}
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _read(path: str) -> bytes:

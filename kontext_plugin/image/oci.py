@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NewType
 
 Digest = NewType("Digest", str)
@@ -21,10 +21,24 @@ MANIFEST_ANNOTATION = "dev.kontext.manifest"
 
 The image's own digest covers it, so it vouches for a manifest that is read off a layer's head."""
 
+EXTRACTOR_ANNOTATION = "dev.kontext.extractor"
+"""The annotation of an image whose top layer is the extractor's: the digest of that layer."""
+
+REPLACES_ANNOTATION = "dev.kontext.replaces"
+"""The annotation of an image that heals another one: the digest of the image that lost a blob."""
+
+BASE_DIGEST_ANNOTATION = "org.opencontainers.image.base.digest"
+BASE_NAME_ANNOTATION = "org.opencontainers.image.base.name"
+"""The user's base image (OCI image specification, annotations.md)."""
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _INDEX_TYPES = {
-    "application/vnd.oci.image.index.v1+json",
+    OCI_INDEX,
     "application/vnd.docker.distribution.manifest.list.v2+json",
 }
 
@@ -59,6 +73,9 @@ class Image:
     digest: Digest
     layers: tuple[Layer, ...]
     manifest: Digest | None  # the value of MANIFEST_ANNOTATION; None: not an image of Kontext's
+    extractor: Digest | None = None  # the top layer, if it is the extractor's
+    base: Digest | None = None  # the user's base image, without its layers' names; None: none
+    base_name: str = ""  # as the user typed it
 
     @property
     def size(self) -> int:
@@ -77,33 +94,36 @@ class ImageConfig:
     entrypoint: tuple[str, ...] = ()
     working_directory: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
-    other: Mapping[str, Any] = field(default_factory=dict)  # `config`'s other keys: Env, User, …
-
-    def with_labels(self, labels: Mapping[str, str]) -> ImageConfig:
-        """Return the configuration with these labels added."""
-        return replace(self, labels={**self.labels, **labels})
+    diff_ids: tuple[Digest, ...] = ()  # of each layer, uncompressed
+    created: str = ""  # as it is written there (RFC 3339)
 
     def document(self) -> dict[str, Any]:
         """Return the part of a configuration document that `config_from_document` reads."""
         system, _, architecture = self.platform.partition("/")
         config = {
-            **self.other,
             "Entrypoint": list(self.entrypoint),
             "WorkingDir": self.working_directory,
             "Labels": dict(self.labels),
         }
-        return {"os": system, "architecture": architecture, "config": config}
+        return {
+            "os": system,
+            "architecture": architecture,
+            "config": config,
+            "rootfs": {"diff_ids": list(self.diff_ids)},
+            "created": self.created,
+        }
 
 
 def config_from_document(document: Mapping[str, Any]) -> ImageConfig:
     """Return the configuration in a document that has passed its schema."""
-    settings = {key: value for key, value in (document.get("config") or {}).items() if value}
+    settings = document.get("config") or {}
     return ImageConfig(
         platform=f"{document['os']}/{document['architecture']}",
-        entrypoint=tuple(settings.pop("Entrypoint", ())),
-        working_directory=settings.pop("WorkingDir", ""),
-        labels=settings.pop("Labels", {}),
-        other=settings,
+        entrypoint=tuple(settings.get("Entrypoint") or ()),
+        working_directory=settings.get("WorkingDir") or "",
+        labels=settings.get("Labels") or {},
+        diff_ids=tuple((document.get("rootfs") or {}).get("diff_ids") or ()),
+        created=document.get("created") or "",
     )
 
 
@@ -113,16 +133,38 @@ def is_index(document: Mapping[str, Any]) -> bool:
     return "manifests" in document or (isinstance(media_type, str) and media_type in _INDEX_TYPES)
 
 
+def children_of(index: Mapping[str, Any]) -> dict[str, Digest]:
+    """Return the images in an index by their platforms; the document has passed its schema.
+
+    Entries without a platform that can run, such as attestations, are left out.
+    """
+    found: dict[str, Digest] = {}
+    for entry in index["manifests"]:
+        platform = entry.get("platform") or {}
+        name = f"{platform.get('os', '')}/{platform.get('architecture', '')}"
+        if "unknown" not in name and not is_index(entry):
+            found.setdefault(name, Digest(entry["digest"]))
+    return found
+
+
 def image_from_document(digest: Digest, document: Mapping[str, Any]) -> Image:
     """Return the image that a manifest document describes; the document has passed its schema."""
-    annotation = (document.get("annotations") or {}).get(MANIFEST_ANNOTATION)
+    annotations = document.get("annotations") or {}
+    layers = tuple(
+        Layer(parse_digest(layer["digest"]), layer["size"], layer.get("mediaType") or GZIP_LAYER)
+        for layer in document["layers"]
+    )
+    extractor = _annotated(annotations, EXTRACTOR_ANNOTATION)
     return Image(
         digest=digest,
-        layers=tuple(
-            Layer(
-                parse_digest(layer["digest"]), layer["size"], layer.get("mediaType") or GZIP_LAYER
-            )
-            for layer in document["layers"]
-        ),
-        manifest=Digest(annotation) if annotation and _DIGEST.fullmatch(annotation) else None,
+        layers=layers,
+        manifest=_annotated(annotations, MANIFEST_ANNOTATION),
+        extractor=extractor if layers and extractor == layers[-1].digest else None,
+        base=_annotated(annotations, BASE_DIGEST_ANNOTATION),
+        base_name=annotations.get(BASE_NAME_ANNOTATION, ""),
     )
+
+
+def _annotated(annotations: Mapping[str, str], key: str) -> Digest | None:
+    value = annotations.get(key, "")
+    return Digest(value) if _DIGEST.fullmatch(value) else None

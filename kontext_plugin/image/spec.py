@@ -1,12 +1,14 @@
-"""What a push is asked to make: the platform, the base and the labels of an image. Pure."""
+"""What a push is asked to make: the platforms, the base and the labels of an image. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer
+from kontext_plugin.image.layout import StagedLayer
+from kontext_plugin.image.oci import Digest, ImageConfig, Layer, config_from_document
 
 LAYER_LIMIT = 125
 """The most layers of an image: dockerd fails from 126 on with "max depth exceeded"."""
@@ -21,70 +23,60 @@ SOURCE = "org.opencontainers.image.source"
 GIT_LABELS = frozenset({REVISION, SOURCE})
 """The labels that say which commit an image's sources are of (image specification, annotations.md).
 
-They come and go with the work tree, so they never make a push start fresh."""
-
-UNKNOWN = "unknown"
-"""The value of a git label that is not true any more: no layer can take a label away."""
+They come and go with the work tree, so they alone seldom make a new image."""
 
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class BaseImage:
-    """The image below the sources: the one that ships with Kontext, or the user's own."""
+    """What an image for one platform has beside its sources: the base below, the extractor above.
 
-    image: Image
-    config: ImageConfig  # its own
-    extractor: Digest  # the shipped base image whose extractor runs
+    The base that ships with Kontext has no layers. A user's base has any number.
+    """
+
+    platform: str  # OS/ARCHITECTURE
+    document: Mapping[str, Any]  # the base's configuration
+    extractor: StagedLayer
+    layers: tuple[Layer, ...] = ()  # of the base
     source: str = ""  # the user's base, REPO@sha256:…; "": the shipped one
-    layout: str = ""  # the shipped one's OCI layout, a directory
-    extractor_layer: Layer | None = None  # goes on top of the user's base
-    extractor_path: str = ""  # the file of that layer; "": the base has the extractor
-    single_layer: bool = False  # the extractor goes into the one layer, together with the sources
+    name: str = ""  # the user's base, as it was typed
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
-        """All layers below the first one with sources."""
-        return (*self.image.layers, *((self.extractor_layer,) if self.extractor_layer else ()))
+    def config(self) -> ImageConfig:
+        """The base's configuration."""
+        return config_from_document(self.document)
 
 
 @dataclass(frozen=True)
 class ImageSpec:
     """What a push is asked to make, apart from the sources."""
 
-    platforms: frozenset[str]  # exactly one, for now
-    base: BaseImage
-    config: ImageConfig  # of an image on this base, without labels of the push
+    bases: tuple[BaseImage, ...]  # one for each platform
     labels: Mapping[str, str] = field(default_factory=dict)  # the user's
     git_labels: Mapping[str, str] = field(default_factory=dict)
+    single_layer: bool = False  # the sources and the extractor in one layer
     max_layers: int = MAX_LAYERS
     always_reuse: bool = False  # also where starting fresh seems better
+    trusted: frozenset[Digest] | None = None  # top layers of the images to build on; None: any
+    created: str = ""  # what the configurations say (RFC 3339); "": what the base's say
 
     @property
-    def platform(self) -> str:
-        """The one platform."""
-        (platform,) = self.platforms
-        return platform
+    def room(self) -> int:
+        """The most layers of sources."""
+        return self.max_layers - max(len(base.layers) for base in self.bases) - 1
 
-    def labels_on(self, former: Mapping[str, str]) -> dict[str, str]:
-        """Return the labels of the new image, built on an image with the labels `former`.
+    def labels_on(self, former: Mapping[str, str], *, is_same: bool) -> dict[str, str]:
+        """Return the labels of the new image; `former` are those of the image that it builds on.
 
-        The user's labels go before git's.
+        The user's labels override git's. If `is_same`, the sources are the same. Then the former
+        commit's label stays true. But an image that was pushed from a work tree with changes gets
+        the label of the clean commit.
         """
-        outdated = dict.fromkeys(GIT_LABELS & former.keys(), UNKNOWN)
-        return {**outdated, **self.git_labels, **self.labels}
-
-    def changes_labels(self, former: Mapping[str, str]) -> bool:
-        """Whether the labels alone are worth a new image, where the sources are the same.
-
-        A commit with the same sources leaves the old commit's label true. But an image that was
-        pushed from a work tree with changes gets the label of the clean commit.
-        """
-        if any(former.get(key) != value for key, value in self.labels.items()):
-            return True
-        if REVISION in self.labels:
-            return False
-        return names_commit(self.git_labels) and not names_commit(former)
+        git = self.git_labels
+        if is_same and not (names_commit(git) and not names_commit(former)):
+            git = {key: value for key, value in former.items() if key in GIT_LABELS}
+        return {**git, **self.labels}
 
 
 def names_commit(labels: Mapping[str, str]) -> bool:

@@ -6,17 +6,25 @@ but single documents. Python's tarfile would keep every entry and accept headers
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Literal
 
-from kontext_plugin.image.oci import Layer
+from kontext_plugin.image.oci import Digest, Layer
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.layer import tar
-from kontext_plugin.layer.compression import compression_of
-from kontext_plugin.manifest import MANIFEST_PATH, MAX_READ, MAX_VALUES, SOURCES_PATH, is_document
+from kontext_plugin.layer.compression import Source, compression_of
+from kontext_plugin.manifest import (
+    MANIFEST_PATH,
+    MAX_READ,
+    MAX_VALUES,
+    SOURCES_PATH,
+    is_document,
+    part_name,
+)
 
 # --- The documents at a layer's head: manifest.json and parts of the manifest ---
 
@@ -75,11 +83,20 @@ def read_documents(blob: IO[bytes], layer: Layer, budget: Budget) -> Iterator[tu
         raise ValueError(f"its layer is damaged, or not gzip: {error}") from error
 
 
+def first_name(blob: IO[bytes], layer: Layer) -> str:
+    """Return the name of a layer's first entry. Raises ValueError where it has none."""
+    try:
+        block = compression_of(layer.media_type).decompress(blob).read(tar.BLOCKSIZE)
+        return tarfile.TarInfo.frombuf(block, "utf-8", "strict").name.lstrip("/")
+    except (tarfile.TarError, EOFError, OSError, UnicodeError) as error:
+        raise ValueError(f"its layer is damaged, or not gzip: {error}") from error
+
+
 def take_manifest(documents: Iterator[tuple[str, bytes]]) -> bytes:
     """Return the manifest.json that a layer starts with. Raises ValueError."""
     name, content = next(documents, ("", b""))
     if name != MANIFEST_PATH:
-        raise ValueError("its top layer does not start with a manifest")
+        raise ValueError("its top layer of sources does not start with a manifest")
     return content
 
 
@@ -122,6 +139,9 @@ _MAX_RATIO = 20
 _MAX_UNPACKED = 64 * 1024**3
 """What layers unpack to is estimated from their sizes, about which an image may lie."""
 
+_ABOVE = (SOURCES_PATH, posixpath.dirname(part_name(Digest(""))))
+"""Directories that a layer of sources lists, with those above them."""
+
 _RECORDS = frozenset({b"path", b"linkpath", b"size"})
 
 
@@ -149,24 +169,30 @@ def max_unpacked_bytes(layers: Iterable[Layer]) -> int:
 
 
 class ExportReader:
-    """The export of an image, read once from start to end.
+    """The export of an image, or the archive of a layer, read once from start to end.
 
     All methods raise ValueError for what crane would not send, for an early end, and for a stream
     of more than `limit` bytes.
     """
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
+    def __init__(self, stream: Source, limit: int) -> None:
         self._stream = stream
         self._limit = self._left = limit
         self._content = 0  # bytes left of the current entry's content
         self._padding = 0
 
-    def entries(self) -> Iterator[ExportedEntry]:
-        """Yield the entries below the sources, in the order of the export."""
+    def entries(self, *, strict: bool = False) -> Iterator[ExportedEntry]:
+        """Yield the entries below the sources, in the order of the stream.
+
+        If `strict`, raises ValueError for what no layer of sources has beside them.
+        """
         while (header := self._next_header()) is not None:
             name = header.name.lstrip("/")
             if header.type != tarfile.DIRTYPE and f"{SOURCES_PATH}/".startswith(f"{name}/"):
                 raise ValueError(f"/{name} is not a directory")
+            is_above = any(f"{path}/".startswith(f"{name}/") for path in _ABOVE)
+            if strict and not (is_above or is_document(name) or name.startswith(SOURCES_PATH)):
+                raise ValueError(f"it has /{name} beside the sources")
             if name.startswith(f"{SOURCES_PATH}/"):
                 yield ExportedEntry(
                     path=name[len(SOURCES_PATH) + 1 :],

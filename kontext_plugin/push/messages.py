@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kontext_plugin.delta import tree_bytes
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import parents
 from kontext_plugin.push.parent import (
     BuildOn,
+    Candidate,
+    Origin,
     StartFresh,
     candidates_of,
+    mismatch,
     too_many_layers,
     unusable,
 )
 from kontext_plugin.push.partition import Partition
 from kontext_plugin.push.plan import Plan
-from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.source import git
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import number, size
+
+if TYPE_CHECKING:  # these modules use this one's words
+    from kontext_plugin.cache import PushRecord
+    from kontext_plugin.image.assembly import Assembly
+    from kontext_plugin.push.prepare import Prepared
+    from kontext_plugin.push.publish import Published
 
 # --- One line for each step of the story ---
 
@@ -46,73 +54,112 @@ def scanned(scan: Scan) -> str:
     return text
 
 
-def builds_on(tag: Reference, plan: Plan) -> str:
+def builds_on(plan: Plan) -> str:
     """Return the line about the parent."""
-    choice = plan.parent
-    if isinstance(choice, StartFresh):
+    choice, candidate = plan.parent, plan.candidate
+    if isinstance(choice, StartFresh) or candidate is None:
+        assert isinstance(choice, StartFresh)
         return f"Starting fresh: {choice.reason}"
     text = (
-        f"Building on {tag}, generation {choice.parent.generation}: "
+        f"Building on {parent_name(candidate)}, generation {choice.parent.generation}: "
         f"{number(len(choice.layers), 'layer')}, {size(sum(layer.size for layer in choice.layers))}"
     )
-    if above := len(choice.tag_image.image.layers) - len(choice.layers):
+    if above := len(choice.found.sources) - len(choice.layers):
         which = "the layer" if above == 1 else f"all {above} layers"
         text += f"; the new layer replaces {which} above"
     return text
 
 
-def pushed(tags: Sequence[Reference], plan: Plan, uploaded: int) -> str:
-    """Return the line about the publication; `uploaded` is in bytes."""
-    return f"Pushed {', '.join(map(str, tags))}: {counts(plan)}; uploaded {size(uploaded)}"
+def parent_name(candidate: Candidate) -> str:
+    """Return where an image was found, and why it was looked at unless it is the tag's own."""
+    if candidate.origin is Origin.TAG:
+        return str(candidate.reference)
+    return f"{candidate.reference}, {candidate.origin.value}"
 
 
-def would_upload(tag: Reference, plan: Plan, sizes: Sequence[int]) -> str:
-    """Return what a push would do; `sizes` has the compressed bytes of each new layer."""
-    if plan.is_up_to_date:
+def is_remarkable(plan: Plan, tag: Reference) -> bool:
+    """Whether the parent is not what the user expects: the image under the tag."""
+    if isinstance(plan.parent, StartFresh):
+        return not plan.parent.is_ordinary
+    return plan.candidate is None or plan.candidate.reference != tag
+
+
+def pushed(tags: Sequence[Reference], plan: Plan, published: Published) -> str:
+    """Return the line about the publication."""
+    if not published.written:
+        names = ", ".join(map(str, tags))
+        verb = "are" if len(tags) > 1 else "is"
+        return f"Nothing changed: {names} {verb} up to date, nothing uploaded"
+    names = ", ".join(map(str, published.written))
+    return f"Pushed {names}: {counts(plan)}; uploaded {size(published.uploaded)}"
+
+
+def would_upload(tag: Reference, prepared: Prepared, assembly: Assembly | None, upload: int) -> str:
+    """Return what a push would do; `upload` is in bytes."""
+    plan = prepared.plan
+    if assembly is None:
         return f"Nothing changed: {tag} is up to date, nothing would be uploaded"
-    layers = number(len(sizes), "layer") if len(sizes) > 1 else "one layer"
-    text = f"Would upload {size(sum(sizes))} in {layers}: "
+    text = f"Would publish {tag.at(assembly.digest)} and upload {size(upload)}: "
     if isinstance(plan.parent, BuildOn):
         return text + counts(plan)
-    text += f"everything, {number(plan.tree.file_count, 'file')}"
-    if plan.spec.base.single_layer:
-        return text
-    return f"{text}; and the base image, if the repository does not have it"
+    return f"{text}everything, {number(plan.tree.file_count, 'file')}"
 
 
 def counts(plan: Plan) -> str:
     """Return how many files were added, changed and removed. Directories are not files."""
-    tree, former = plan.tree, plan.to_tag.former
-    added = (path for path in plan.to_tag.absent if not tree.is_directory(path))
+    numbers = zip(count_files(plan), ("added", "changed", "removed"), strict=True)
+    parts = [f"{count:,} {what}" for count, what in numbers if count]
+    nothing = "no files" if not plan.tree.file_count else "no file changed"
+    return ", ".join(parts) or ("only directories" if plan.since else nothing)
+
+
+def count_files(plan: Plan) -> tuple[int, int, int]:
+    """Return how many files were added, changed and removed since the tag's image."""
+    tree, former = plan.tree, plan.since.former
+    added = (path for path in plan.since.absent if not tree.is_directory(path))
     changed = (path for path in former.paths() if path in tree and not tree.is_directory(path))
     removed = (
         path for path in former.paths() if path not in tree and not former.is_directory(path)
     )
-    numbers = (
-        (sum(1 for _ in paths), what)
-        for paths, what in ((added, "added"), (changed, "changed"), (removed, "removed"))
-    )
-    parts = [f"{count:,} {what}" for count, what in numbers if count]
-    nothing = "no files" if isinstance(plan.parent, StartFresh) else "only labels"
-    return ", ".join(parts) or ("only directories" if plan.to_tag else nothing)
+    return sum(1 for _ in added), sum(1 for _ in changed), sum(1 for _ in removed)
 
 
-def candidates(tag_image: KontextImage, plan: Plan) -> str:
-    """Return a table of everything that the push could build on, the choice marked with a star."""
+def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -> Iterator[str]:
+    """Yield what looks like a mistake. `pushed` are this machine's pushes, the latest first."""
+    plan, image = prepared.plan, prepared.found.tag_image
+    if not plan.tree.file_count:
+        yield f"{prepared.source.root!r} has no file to push: the image is empty"
+    if image is not None and not prepared.is_up_to_date:
+        before, removed = image.manifest.tree.file_count, count_files(plan)[2]
+        if 2 * removed > before:
+            yield f"this push removes {removed:,} of the {number(before, 'file')} in {tag}"
+        last = next((record for record in pushed if record.reference == str(tag)), None)
+        if last and last.directory != prepared.source.root:
+            yield f"the last push to {tag} was of another directory, {last.directory!r}"
+
+
+def candidates(candidate: Candidate, plan: Plan) -> str:
+    """Return a table of what the push could build on, the choice marked with a star."""
     chosen = plan.parent.parent.image if isinstance(plan.parent, BuildOn) else None
-    lines = ["Candidates, with the size of the new layer on each (uncompressed):"]
-    for candidate in candidates_of(tag_image, plan.tree):
-        why_not = unusable(candidate, plan.tree) or too_many_layers(candidate, plan.spec)
+    if candidate is not plan.candidate:
+        chosen = None
+    title = f"Candidates at {parent_name(candidate)}"
+    if reason := mismatch(candidate.image, plan.spec):
+        return f"{title}: none, {reason}"
+    lines = [f"{title}, with the size of the new layer on each (uncompressed):"]
+    for choice in candidates_of(candidate.image, plan.tree):
+        why_not = unusable(choice, plan.tree) or too_many_layers(choice, plan.spec)
         lines.append(
-            f"{'*' if candidate.parent.image == chosen else ' '} "
-            f"generation {candidate.parent.generation}, "
-            f"{number(len(candidate.layers), 'layer')}: "
-            f"{size(candidate.bytes)} in {number(len(candidate.changes.written), 'path')}, "
-            f"{number(len(candidate.changes.whiteouts), 'whiteout')}"
+            f"{'*' if choice.parent.image == chosen else ' '} "
+            f"generation {choice.parent.generation}, "
+            f"{number(len(choice.layers), 'layer')}: "
+            f"{size(choice.bytes)} in {number(len(choice.changes.written), 'path')}, "
+            f"{number(len(choice.changes.whiteouts), 'whiteout')}"
             + (f"; not usable: {why_not}" if why_not else "")
         )
     lines.append(
-        f"{' ' if chosen else '*'} the base alone: {size(tree_bytes(plan.tree))} "
+        f"{'*' if isinstance(plan.parent, StartFresh) else ' '} "
+        f"the base alone: {size(tree_bytes(plan.tree))} "
         f"in {number(len(plan.tree.paths()), 'path')}"
     )
     return "\n".join(lines)

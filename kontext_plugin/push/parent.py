@@ -1,4 +1,4 @@
-"""Choose the parent: the image under the tag, one of its ancestors, or none. Pure.
+"""Choose the parent: an image that was found, one of its ancestors, or none. Pure.
 
 Building on an ancestor uploads again what the layers above it hold, and leaves those layers out. A
 push reaches down step by step, as long as each step at most doubles the bytes that go up. As with a
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from kontext_plugin.delta import (
     Changes,
@@ -19,43 +20,62 @@ from kontext_plugin.delta import (
     reverse_delta,
     tree_bytes,
 )
-from kontext_plugin.errors import brief
 from kontext_plugin.image.oci import Layer
-from kontext_plugin.image.spec import GIT_LABELS, ImageSpec
+from kontext_plugin.image.reference import Reference
+from kontext_plugin.image.spec import REVISION, ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
-from kontext_plugin.manifest import Ancestor, Lineage
+from kontext_plugin.manifest import Ancestor
 from kontext_plugin.registry.fetch import KontextImage
 
 _PUSHES = 15
-"""The pushes whose layers an image keeps: 16 layers with the base, or more if the first push made
-several (push.partition)."""
+"""The pushes whose layers an image keeps: 16 layers with the extractor's, or more if the first push
+made several (push.partition)."""
+
+_NO_TIME = "0002"
+"""What a configuration says that names no time is less than this."""
+
+_MAX_REVISION = 100  # characters
 
 _SINGLE_LAYER = "--single-layer was given"
 
 
+class Origin(Enum):
+    """Why a push looked at an image. The values are public (docs/commands.md)."""
+
+    TAG = "under the tag"
+    FROM = "named with --from"
+    LAST_PUSH = "the last push of this machine"
+    COMMIT = "of this commit or an earlier one"
+    BRANCH = "of a branch"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image that a push may build on."""
+
+    image: KontextImage
+    reference: Reference  # where it was found
+    origin: Origin
+
+
 @dataclass(frozen=True)
 class BuildOn:
-    """Put a delta on the tag's image or on one of its ancestors: that is the parent."""
+    """Put a delta on an image that was found or on one of its ancestors: that is the parent."""
 
-    tag_image: KontextImage
+    found: KontextImage
     # Of the new image. The last one is the parent; its reverse delta leads there from the new tree.
     ancestors: tuple[Ancestor, ...]
-    layers: tuple[Layer, ...]  # of the parent
+    layers: tuple[Layer, ...]  # of the parent's sources
     changes: Changes  # since the parent: what the new layer holds
     bytes: int  # of the changes (delta.layer_bytes)
     generation: int  # of the new image
-    to_tag: ReverseDelta  # leads from the new tree to that of the tag's image
-    is_up_to_date: bool = False  # the tag's image is as wanted already
+    to_found: ReverseDelta  # leads from the new tree to that of the found image
+    is_same: bool = False  # the found image has these sources already
 
     @property
     def parent(self) -> Ancestor:
         """The parent, as the new manifest will list it."""
         return self.ancestors[-1]
-
-    @property
-    def is_ancestor(self) -> bool:
-        """Whether the parent is not the tag's image itself."""
-        return len(self.layers) < len(self.tag_image.image.layers)
 
     @property
     def content(self) -> int:
@@ -68,25 +88,25 @@ class StartFresh:
     """Build on no earlier image."""
 
     reason: str  # completes "Starting fresh: …"
-    is_ordinary: bool = False  # a first push, or an option asked for it
+    is_ordinary: bool = False  # an option asked for it
     is_refused: bool = False  # the registry does not say whether there is an image
 
 
-def choose(tag_image: KontextImage, spec: ImageSpec, tree: Tree) -> BuildOn | StartFresh:
+def choose(found: KontextImage, spec: ImageSpec, tree: Tree) -> BuildOn | StartFresh:
     """Choose the parent of a delta that makes `tree` right for every consumer.
 
-    If the tag's image has `tree` and is as `spec` says, it is the choice, up to date.
+    If the found image has `tree` already, it is the choice, and no layer is needed.
     """
-    if reason := mismatch(tag_image, spec):
+    if reason := mismatch(found, spec):
         return StartFresh(reason)
-    candidates = candidates_of(tag_image, tree)
+    candidates = candidates_of(found, tree)
     choice = next(candidates)
-    is_same = not (choice.changes or spec.changes_labels(lineage_of(tag_image).labels))
-    if is_same and len(tag_image.image.layers) <= spec.max_layers:
-        return replace(choice, is_up_to_date=True)
-    if spec.base.single_layer:
-        return StartFresh(_SINGLE_LAYER)
     reason = unusable(choice, tree)
+    is_current = spec.single_layer or found.image.extractor is not None
+    if not choice.changes and is_current and not reason and len(choice.layers) <= spec.room:
+        return replace(choice, is_same=True)
+    if spec.single_layer:
+        return StartFresh(_SINGLE_LAYER)
     for farther in candidates:
         if unusable(farther, tree):
             continue
@@ -100,19 +120,22 @@ def choose(tag_image: KontextImage, spec: ImageSpec, tree: Tree) -> BuildOn | St
     return choice
 
 
-def candidates_of(tag_image: KontextImage, tree: Tree) -> Iterator[BuildOn]:
-    """Yield the tag's image, which has no mismatch, and its ancestors, the nearest first."""
-    image, lineage = tag_image.image, lineage_of(tag_image)
-    to_tag = to_parent = reverse_delta(tag_image.manifest.tree, tree)
+def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
+    """Yield the found image, which has no mismatch, and its ancestors, the nearest first."""
+    lineage, sources, config = found.lineage, found.sources, found.config
+    assert config is not None  # fetched with history
+    to_found = to_parent = reverse_delta(found.manifest.tree, tree)
     chain = (
         *lineage.ancestors,
         Ancestor(
-            image=image.digest,
-            layers=len(image.layers),
+            image=found.digest,
+            layers=len(sources),
             generation=lineage.generation,
             content=lineage.content,
             replaced_directories=lineage.replaced_directories,
             reverse_delta=ReverseDelta(),
+            created=config.created if config.created > _NO_TIME else "",
+            revision=config.labels.get(REVISION, "")[:_MAX_REVISION],
         ),
     )
     for index in range(len(chain) - 1, -1, -1):
@@ -121,58 +144,30 @@ def candidates_of(tag_image: KontextImage, tree: Tree) -> Iterator[BuildOn]:
         to_parent = compose(to_parent, step, tree)
         changes = changes_from(to_parent, tree)
         yield BuildOn(
-            tag_image=tag_image,
+            found=found,
             ancestors=(*chain[:index], replace(chain[index], reverse_delta=to_parent)),
-            layers=image.layers[: chain[index].layers],
+            layers=sources[: chain[index].layers],
             changes=changes,
             bytes=layer_bytes(changes, tree),
             generation=lineage.generation + 1,
-            to_tag=to_tag,
+            to_found=to_found,
         )
 
 
-def without_ancestor(choice: BuildOn) -> KontextImage:
-    """Return the tag's image without the chosen ancestor, which the registry does not have.
-
-    Nor does it have those that are older.
-    """
-    lineage = lineage_of(choice.tag_image)
-    rest = replace(lineage, ancestors=lineage.ancestors[len(choice.ancestors) :])
-    manifest = replace(choice.tag_image.manifest, lineage=rest)
-    return replace(choice.tag_image, manifest=manifest)
-
-
-def lineage_of(image: KontextImage) -> Lineage:
-    """Return the lineage of an image that has no mismatch."""
-    assert image.manifest.lineage is not None
-    return image.manifest.lineage
-
-
-def mismatch(tag_image: KontextImage, spec: ImageSpec) -> str:
+def mismatch(found: KontextImage, spec: ImageSpec) -> str:
     """Return why neither this image nor an ancestor can be the parent; "" if one can."""
-    lineage = tag_image.manifest.lineage
-    if lineage is None:
+    if found.manifest.lineage is None:
         return "the image was made by the 2018 prototype"
-    if not lineage.layers and not spec.base.single_layer:
+    if found.is_single_layer and not spec.single_layer:
         return "the image was pushed with --single-layer"
-    if lineage.layers and spec.base.single_layer:
+    if spec.single_layer and not found.is_single_layer:
         return _SINGLE_LAYER
-    if lineage.platform != spec.platform:
-        return f"the image is for {lineage.platform}, not {spec.platform}"
-    if lineage.extractor != spec.base.extractor:
-        return "the image was made with another version of the extractor"
-    if lineage.base != spec.base.image.digest:
-        return "the image has another base"
-    layers = [layer.digest for layer in tag_image.image.layers]
-    base_layers = [layer.digest for layer in spec.base.layers]
-    if list(lineage.layers) != layers[:-1] or layers[: len(base_layers)] != base_layers:
+    if not found.is_intact:
         return "another tool changed the image's layers"
-    if any(ancestor.layers <= len(base_layers) for ancestor in lineage.ancestors):
-        return "its manifest lists ancestors without a layer of sources"
-    if tag_image.config != spec.config.with_labels(lineage.labels):
-        return "another tool changed the image's configuration"
-    if dropped := lineage.labels.keys() - spec.labels.keys() - GIT_LABELS:
-        return f"the label {brief(min(dropped))} was dropped, and no layer can remove a label"
+    if found.config is None or len(found.config.diff_ids) != len(found.image.layers):
+        return "the image's configuration does not list its layers"
+    if spec.trusted is not None and found.sources[-1].digest not in spec.trusted:
+        return "this machine did not push the image, or not all that it was built on"
     return ""
 
 
@@ -186,7 +181,7 @@ def unusable(choice: BuildOn, tree: Tree) -> str:
 
 def too_many_layers(choice: BuildOn, spec: ImageSpec) -> str:
     """Return why there is no room for one more layer; "" if there is."""
-    if len(choice.layers) < spec.max_layers:
+    if len(choice.layers) < spec.room:
         return ""
     return f"the image has reached {spec.max_layers} layers"
 

@@ -60,12 +60,13 @@ def partition(plan: Plan) -> Partition:
     """Divide the new content of a plan that is not up to date."""
     count = len(plan.parent_layers)
     if isinstance(plan.parent, BuildOn):
-        former = plan.parent.tag_image.manifest
-        parts, new_parts = partition_listing(former, plan.tree, plan.to_tag.paths(), count)
+        former = plan.parent.found.manifest
+        changed = plan.parent.to_found.paths()
+        parts, new_parts = partition_listing(former, plan.tree, changed, count)
         ancestors, new = partition_reverse_deltas(former, plan.lineage.ancestors, count)
         return Partition((), plan.changes.written, parts, ancestors, {**new_parts, **new})
     # At most half of the layers, to leave room for deltas.
-    limit = 1 if plan.spec.base.single_layer else (plan.spec.max_layers - count) // 2
+    limit = 1 if plan.spec.single_layer else plan.spec.room // 2
     layers = layer_chunks(plan.tree, limit)
     lower, top = (tuple(layers), ()) if len(layers) > 1 else ((), layers[0])
     parts, new_parts = partition_listing(None, plan.tree, (), count + len(lower))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from kontext_plugin.delta import Changes, changes_from, replaced_directories, tree_bytes
-from kontext_plugin.image.oci import Layer
+from kontext_plugin.delta import (
+    Changes,
+    changes_from,
+    replaced_directories,
+    reverse_delta,
+    tree_bytes,
+)
+from kontext_plugin.image.assembly import Sources
+from kontext_plugin.image.oci import Digest, Layer
 from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
 from kontext_plugin.manifest import Lineage
-from kontext_plugin.push.parent import BuildOn, StartFresh, choose, lineage_of, without_ancestor
+from kontext_plugin.push.parent import BuildOn, Candidate, StartFresh, choose
 from kontext_plugin.registry.fetch import KontextImage
 
 
@@ -21,57 +29,95 @@ class Plan:
     parent: BuildOn | StartFresh
     tree: Tree
     changes: Changes  # since the parent
-    to_tag: ReverseDelta  # leads from the tree to that of the tag's image, or to nothing
     lineage: Lineage  # `layers` and the ancestors' parts are filled in when layers are written
+    labels: Mapping[str, str]
+    # Leads from the tree to that of the tag's image, or else of the candidate, or to nothing.
+    since: ReverseDelta
+    candidate: Candidate | None = None  # where the parent was found
 
     @property
-    def is_up_to_date(self) -> bool:
-        """Whether the image under the tag is the wanted one already."""
-        return isinstance(self.parent, BuildOn) and self.parent.is_up_to_date
+    def found_image(self) -> KontextImage | None:
+        """The image that was found, which is the parent or has it as an ancestor."""
+        return self.parent.found if isinstance(self.parent, BuildOn) else None
 
     @property
     def parent_layers(self) -> tuple[Layer, ...]:
-        """The layers that the new ones go on top of."""
-        return self.parent.layers if isinstance(self.parent, BuildOn) else self.spec.base.layers
+        """The layers of sources that the new ones go on top of."""
+        return self.parent.layers if isinstance(self.parent, BuildOn) else ()
+
+    @property
+    def parent_diff_ids(self) -> tuple[Digest, ...]:
+        """The diff IDs of these layers."""
+        if not isinstance(self.parent, BuildOn):
+            return ()
+        found = self.parent.found
+        assert found.config is not None  # fetched with history
+        return found.config.diff_ids[found.height :][: len(self.parent.layers)]
+
+    @property
+    def sources(self) -> Sources | None:
+        """The layers of sources if there are no new ones; None: new ones must be written."""
+        if not (isinstance(self.parent, BuildOn) and self.parent.is_same):
+            return None
+        image = self.parent.found.image
+        assert image.manifest is not None  # found by its annotation
+        return Sources(self.parent_layers, self.parent_diff_ids, image.manifest)
 
 
-def make_plan(tag_image: KontextImage | StartFresh, spec: ImageSpec, tree: Tree) -> Plan:
-    """Plan an image of `tree`, on the image under the tag or fresh."""
-    if isinstance(tag_image, StartFresh):
-        return plan_fresh(tag_image, spec, tree)
-    choice = choose(tag_image, spec, tree)
-    if isinstance(choice, StartFresh):
-        return plan_fresh(choice, spec, tree)
+def make_plan(
+    candidates: Sequence[Candidate], fresh: StartFresh, spec: ImageSpec, tree: Tree
+) -> Plan:
+    """Plan an image of `tree` on the candidate that takes the fewest bytes, or else fresh.
+
+    Of candidates that take as many, the first is taken. `fresh` is the reason if there is none.
+    """
+    choices = [(candidate, choose(candidate.image, spec, tree)) for candidate in candidates]
+    usable = [(one, choice) for one, choice in choices if isinstance(choice, BuildOn)]
+    if not usable:
+        reasons = [choice for _, choice in choices if isinstance(choice, StartFresh)]
+        return plan_fresh(next(iter(reasons), fresh), spec, tree)
+    candidate, choice = min(usable, key=lambda each: (not each[1].is_same, each[1].bytes))
     parent = choice.parent
     assert parent.reverse_delta is not None
+    assert choice.found.config is not None
     lineage = Lineage(
-        base=spec.base.image.digest,
-        extractor=spec.base.extractor,
-        platform=spec.platform,
         generation=choice.generation,
         content=choice.content,
         ancestors=choice.ancestors,
-        labels=spec.labels_on(lineage_of(tag_image).labels),
         replaced_directories=replaced_directories(
             parent.reverse_delta, tree, parent.replaced_directories
         ),
     )
-    return Plan(spec, choice, tree, choice.changes, choice.to_tag, lineage)
+    base = spec.bases[0].config.labels
+    former = {
+        key: value for key, value in choice.found.config.labels.items() if base.get(key) != value
+    }
+    return Plan(
+        spec=spec,
+        parent=choice,
+        tree=tree,
+        changes=choice.changes,
+        lineage=choice.found.lineage if choice.is_same else lineage,
+        labels=spec.labels_on(former, is_same=choice.is_same),
+        candidate=candidate,
+        since=choice.to_found,
+    )
 
 
 def plan_fresh(fresh: StartFresh, spec: ImageSpec, tree: Tree) -> Plan:
     """Plan an image of `tree` that builds on no earlier one."""
     everything = ReverseDelta(absent=frozenset(tree.paths()))
-    lineage = Lineage(
-        base=spec.base.image.digest,
-        extractor=spec.base.extractor,
-        platform=spec.platform,
-        content=tree_bytes(tree),
-        labels=spec.labels_on({}),
+    return Plan(
+        spec=spec,
+        parent=fresh,
+        tree=tree,
+        changes=changes_from(everything, tree),
+        lineage=Lineage(content=tree_bytes(tree)),
+        labels=spec.labels_on({}, is_same=False),
+        since=everything,
     )
-    return Plan(spec, fresh, tree, changes_from(everything, tree), everything, lineage)
 
 
-def plan_without_ancestor(plan: Plan, choice: BuildOn) -> Plan:
-    """Plan again where the registry does not have the chosen ancestor."""
-    return make_plan(without_ancestor(choice), plan.spec, plan.tree)
+def counted_since(plan: Plan, former: Tree) -> Plan:
+    """Return the plan, with changes counted since this tree."""
+    return replace(plan, since=reverse_delta(former, plan.tree))

@@ -1,41 +1,40 @@
 """Write the layers of a plan, and publish an image with them under all tags.
 
-Nothing here decides: the plan says what to write, the specification says how the image is to be.
+Nothing here decides: the plan says what to write, the assembly what the image is. `crane push`
+publishes a sparse layout, which has only what is new. So nothing that was just written is read
+back, and the parent needs no manifest in the registry any more: its layers are enough.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kontext_plugin import manifest
-from kontext_plugin.crane import Crane
-from kontext_plugin.crane_driver.errors import RegistryError
+from kontext_plugin.cache import LayerOrigin
+from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError
 from kontext_plugin.crane_driver.watchdog import UploadProgress
 from kontext_plugin.delta import LayerContent, write_layer
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image import layout
-from kontext_plugin.image.layout import StagedLayer
-from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
+from kontext_plugin.image.assembly import Assembly, Sources, assemble
+from kontext_plugin.image.layout import StagedLayer, write_layout
+from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.image.tree import Tree, parents
-from kontext_plugin.manifest import MANIFEST_PATH, Lineage, Manifest
-from kontext_plugin.push.parent import BuildOn, StartFresh
+from kontext_plugin.manifest import MANIFEST_PATH, Manifest
 from kontext_plugin.push.partition import Partition, manifest_on
 from kontext_plugin.push.plan import Plan
-from kontext_plugin.push.prepare import PushSession
-from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR, extractor_entries
+from kontext_plugin.push.session import PushSession
+from kontext_plugin.registry.base_image import extractor_entries
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.secret_scan.scanner import Finding, Scanner
-from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.steps import Progress, StepName
 
-WHEN_INTERRUPTED = "the tag shows what it showed before, or the whole new image"
+WHEN_INTERRUPTED = "each tag shows what it showed before, or the whole new image"
 
-_CHECK_TIMEOUT = 5.0
-"""Seconds for a question after the push is done."""
+_MAX_REPLACED = 8
+"""The most damaged copies of an image that are replaced by another one."""
 
 
 # --- The layers ---
@@ -56,10 +55,13 @@ class StagedLayers:
         """All new layers, lowest first."""
         return (*self.lower, self.top)
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Bytes of each layer, compressed."""
-        return tuple(staged.layer.size for staged in self.all)
+    def sources(self, plan: Plan) -> Sources:
+        """Return the layers of sources of the new image."""
+        return Sources(
+            layers=(*plan.parent_layers, *(staged.layer for staged in self.all)),
+            diff_ids=(*plan.parent_diff_ids, *(staged.diff_id for staged in self.all)),
+            manifest=digest_of(self.root),
+        )
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,14 @@ def stage_layers(
         staged = dict(zip(order, results, strict=True))
         lower = [staged[number] for number in range(len(tasks))]
 
-        layers = (*plan.parent_layers, *(layer.layer for layer, _ in lower))
-        held = manifest_on(plan, divided, (layer.digest for layer in layers))
+        below = (*plan.parent_layers, *(layer.layer for layer, _ in lower))
+        held = manifest_on(plan, divided, (layer.digest for layer in below))
         document = manifest.encode(held)
         content = LayerContent(
             {MANIFEST_PATH: document, **divided.documents},
             divided.top,
             plan.changes.whiteouts,
-            extractor_entries(plan.spec.base),
+            extractor_entries(plan.spec.bases[0]) if plan.spec.single_layer else b"",
         )
         top = _stage(_Task(place("top.tar.gz"), root, plan.tree, content, scan_secrets))
         findings = sorted({finding for _, found in (*lower, top) for finding in found})
@@ -156,148 +158,211 @@ def _write_error(path: str, error: OSError) -> KontextError:
 class Published:
     """What is in the registry now."""
 
-    image: Image
-    uploaded: int  # bytes of layers that the registry did not have
+    image: KontextImage
+    written: tuple[Reference, ...]  # the tags that showed something else before
+    uploaded: int  # bytes of blobs that the registry did not have
 
 
 def publish(
     session: PushSession,
-    parent: BuildOn | StartFresh,
-    layers: StagedLayers,
-    spec: ImageSpec,
-    tags: Sequence[Reference],
+    plan: Plan,
+    held: Manifest,
+    assembly: Assembly,
+    new: Sequence[StagedLayer],
+    shown: Mapping[Reference, Digest | None],
     directory: str,
 ) -> Published:
-    """Publish the parent's layers, or the base's, with the new layers on top, under all tags.
+    """Publish an image under all tags that show something else; `held` is its manifest.
 
-    The first tag is written by the last request for it: it shows the old image or the whole new
-    one. The others follow. `directory` is where the layers lie; a layout may be written there.
+    Each tag is written by the last request for it: it shows the old image or the whole new one.
+    `new` are the layers that the registry may lack; a layout is written into `directory`.
 
-    Raises NotFound where the registry lacks what is built on, and KontextError.
+    Raises NotFound if the registry lacks a layer of the parent, and KontextError.
     """
-    tag, lineage = tags[0], layers.manifest.lineage
-    assert lineage is not None
-    if isinstance(parent, BuildOn):
-        source, below, uploaded = tag.at(parent.parent.image), parent.layers, frozenset[Digest]()
-        new = layers.all
-    elif spec.base.layout:
-        source, uploaded = _push_base(session, spec, layers.lower, tag, directory)
-        below, new = (*spec.base.layers, *(staged.layer for staged in layers.lower)), (layers.top,)
-    else:
-        source, below, uploaded = spec.base.source, spec.base.image.layers, frozenset()
-        new = (*_extractor(spec), *layers.all)
-    digest, appended = _append(session, source, new, lineage, layers.root, tag)
-    image = Image(digest, (*below, *(staged.layer for staged in new)), digest_of(layers.root))
-    with session.report.steps.step(StepName.REMEMBER):
-        config = spec.config.with_labels(lineage.labels)
-        known = _known_ancestors(parent)
-        remembered = KontextImage(image, layers.manifest, config, known, is_cached=True)
-        session.cache.save_published(str(tag), remembered)
-    add_tags(session, image.digest, tags)
-    sent = uploaded | appended
-    return Published(image, sum(layer.size for layer in image.layers if layer.digest in sent))
-
-
-def add_tags(session: PushSession, image: Digest, tags: Sequence[Reference]) -> None:
-    """Put the other tags on the image that the first tag shows. Raises KontextError."""
-    first, *others = tags
-    for other in others:
+    tags = tuple(tag for tag, digest in shown.items() if digest != assembly.digest)
+    sent: set[Digest] = set()
+    if tags:
+        layout = os.path.join(directory, "layout")
+        extractors = () if plan.spec.single_layer else (base.extractor for base in plan.spec.bases)
         try:
-            if other.repository == first.repository:
-                session.crane.tag(first.at(image), other.tag)
-            else:
-                session.crane.copy(first.at(image), str(other))
-        except RegistryError as error:
-            raise KontextError(
-                f"{first.at(image)} is published as {first}, but not as {other}: {error.message}",
-                hint=error.hint,
-            ) from error
-
-
-def check_lost_update(
-    crane: Crane, tag: Reference, image: Digest, before: Digest | None, report: Report
-) -> None:
-    """Warn if the tag shows the image of another push: no registry can lock a tag.
-
-    `before` is what the tag showed: some registries answer for a while as they did then.
-    """
-    try:
-        current = crane.digest(str(tag), timeout=_CHECK_TIMEOUT)
-    except RegistryError:
-        return
-    if current not in (image, before):
-        report.important(
-            f"another push replaced your image: {tag} is now {current}. "
-            f"Your image is still at {tag.at(image)}"
-        )
-
-
-def _push_base(
-    session: PushSession,
-    spec: ImageSpec,
-    lower: Sequence[StagedLayer],
-    tag: Reference,
-    directory: str,
-) -> tuple[str, frozenset[Digest]]:
-    """Push the shipped base, with the lower layers on top, by digest.
-
-    Returns its name, and the blobs that the registry did not have.
-    """
-    base = spec.base
-    source, digest = base.layout, base.image.digest
-    if lower:
-        source = os.path.join(directory, "layout")
-        try:
-            digest = layout.extend(base.layout, source, lower)
+            write_layout(layout, assembly.index, assembly.documents, (*new, *extractors))
         except OSError as error:
-            raise _write_error(source, error) from error
-    blobs = (*base.image.layers, *(staged.layer for staged in lower))
-    progress = _upload_progress(blobs)
-    with session.report.steps.step(StepName.CRANE_PUSH, progress.measure):
-        pushed = session.crane.push_layout(source, tag.at(digest), progress)
-    return tag.at(digest), pushed.uploaded
-
-
-def _append(
-    session: PushSession,
-    source: str,
-    new: Sequence[StagedLayer],
-    lineage: Lineage,
-    root: bytes,
-    tag: Reference,
-) -> tuple[Digest, frozenset[Digest]]:
-    """Append layers to the image `source` under a tag.
-
-    Returns the new image's digest, and the blobs that the registry did not have.
-    """
-    progress = _upload_progress([staged.layer for staged in new])
-    with session.report.steps.step(StepName.CRANE_MUTATE, progress.measure):
-        published = session.crane.append(
-            source,
-            [staged.path for staged in new],
-            str(tag),
-            labels=lineage.labels,
-            annotations={MANIFEST_ANNOTATION: digest_of(root)},
-            entrypoint=ENTRYPOINT,
-            workdir=WORKDIR,
-            progress=progress,
+            raise _write_error(layout, error) from error
+        brought = _bring_layers(session, plan, assembly, tags)
+        for number, tag in enumerate(tags):
+            sent |= _push(session, plan, assembly, layout, tag, tags[:number], brought)
+    with session.report.steps.step(StepName.REMEMBER):
+        image = KontextImage(
+            digest=assembly.digest,
+            image=assembly.images[0],
+            manifest=held,
+            config=assembly.config,
+            platforms=tuple(base.platform for base in plan.spec.bases) if assembly.is_index else (),
+            is_cached=True,
         )
-    return published.digest, published.uploaded
+        if plan.found_image is None or image.digest != plan.found_image.digest:
+            session.cache.save_published(str(next(iter(shown))), image)
+        if new and (how := _trust(session, plan)):
+            session.cache.save_layers(how, [new[-1].layer.digest])
+    sizes = assembly.blobs
+    return Published(image, tags, sum(sizes.get(digest, 0) for digest in sent))
 
 
-def _extractor(spec: ImageSpec) -> tuple[StagedLayer, ...]:
-    """Return the layer with the extractor that goes on top of the user's own base."""
-    layer = spec.base.extractor_layer
-    return (StagedLayer(spec.base.extractor_path, layer, Digest("")),) if layer else ()
+def _trust(session: PushSession, plan: Plan) -> LayerOrigin | None:
+    """Return why all layers of the new image are known to be as its manifest says, if they are."""
+    found = plan.found_image
+    if found is None:
+        return "written"
+    top = found.sources[-1].digest
+    origins: tuple[LayerOrigin, ...] = ("written", "checked")
+    return next((how for how in origins if top in session.cache.layers(how)), None)
 
 
-def _upload_progress(layers: Sequence[Layer]) -> UploadProgress:
-    return UploadProgress({layer.digest: layer.size for layer in layers})
+def _push(
+    session: PushSession,
+    plan: Plan,
+    assembly: Assembly,
+    layout: str,
+    tag: Reference,
+    done: Sequence[Reference],
+    brought: set[str],
+) -> frozenset[Digest]:
+    """Push the layout to a tag; return the blobs that the registry did not have.
+
+    `done` are the tags that show the image already. `brought` has the repositories that the base's
+    layers were brought to.
+    """
+    progress = UploadProgress(assembly.blobs)
+    try:
+        with session.report.steps.step(StepName.CRANE_PUSH, progress.measure):
+            pushed = session.crane.push_layout(
+                layout, str(tag), is_index=assembly.is_index, progress=progress
+            )
+        return pushed.uploaded
+    except NotFound:
+        if tag.repository not in brought and _bring_bases(session, plan, assembly, tag.repository):
+            brought.add(tag.repository)
+            return _push(session, plan, assembly, layout, tag, done, brought)
+        if done:
+            raise _partly_published(assembly, tag, done, "the registry lacks its layers") from None
+        raise
+    except RegistryError as error:
+        if done:
+            raise _partly_published(assembly, tag, done, error.message, error.hint) from error
+        raise
 
 
-def _known_ancestors(parent: BuildOn | StartFresh) -> frozenset[Digest]:
-    """Return the ancestors of the new image that need no second look."""
-    if isinstance(parent, StartFresh):
-        return frozenset()
-    seen = {*parent.tag_image.known, parent.parent.image}
-    return frozenset(seen & {ancestor.image for ancestor in parent.ancestors})
+def _partly_published(
+    assembly: Assembly, tag: Reference, done: Sequence[Reference], why: str, hint: str = ""
+) -> KontextError:
+    return KontextError(
+        f"{done[0].at(assembly.digest)} is published as {', '.join(map(str, done))}, "
+        f"but not as {tag}: {why}",
+        hint=hint,
+    )
+
+
+def _bring_layers(
+    session: PushSession, plan: Plan, assembly: Assembly, tags: Sequence[Reference]
+) -> set[str]:
+    """Bring the layers that the push builds on to where they are missing.
+
+    These are the parent's, from another repository, and those of a base that the parent did not
+    have. Returns the repositories that the base's layers were brought to.
+    """
+    candidate, brought = plan.candidate, set[str]()
+    there = {layer.digest for layer in candidate.image.image.layers} if candidate else set()
+    is_based = all(layer.digest in there for base in plan.spec.bases for layer in base.layers)
+    for repository in dict.fromkeys(tag.repository for tag in tags):
+        if candidate and candidate.reference.repository != repository:
+            source = candidate.reference.at(candidate.image.image.digest)
+            with session.report.steps.step(StepName.CRANE_MUTATE):
+                session.crane.bring(source, repository, {_BROUGHT: assembly.digest})
+        if not is_based and _bring_bases(session, plan, assembly, repository):
+            brought.add(repository)
+    return brought
+
+
+def _bring_bases(session: PushSession, plan: Plan, assembly: Assembly, repository: str) -> bool:
+    """Bring the layers of the user's base into a repository; return whether there is a base."""
+    sources = [base.source for base in plan.spec.bases if base.source]
+    for source in sources:
+        with session.report.steps.step(StepName.CRANE_MUTATE):
+            session.crane.bring(source, repository, {_BROUGHT: assembly.digest})
+    return bool(sources)
+
+
+_BROUGHT = "dev.kontext.brought-for"
+"""The annotation of an image that brought its layers along: what they were needed for."""
+
+
+def find_damage(session: PushSession, assembly: Assembly, tag: Reference) -> bool:
+    """Whether the registry has this very image, but has lost one of its blobs.
+
+    crane sends nothing where it finds the manifest. Raises RegistryError.
+    """
+    crane = session.crane
+    try:
+        crane.digest(tag.at(assembly.digest))
+    except NotFound:
+        return False
+    return len(missing_blobs(session, assembly.blobs, tag)) > 0
+
+
+def missing_blobs(
+    session: PushSession, blobs: Iterable[Digest], tag: Reference
+) -> frozenset[Digest]:
+    """Return those of the blobs that the tag's repository cannot show.
+
+    Reads the first bytes of each: no verb of crane's asks for less. Raises RegistryError.
+    """
+
+    def is_missing(blob: Digest) -> bool:
+        try:
+            with session.crane.blob(tag.at(blob)) as stream:
+                if not stream.read(1):
+                    raise EOFError
+        except NotFound:
+            return True
+        except EOFError:
+            pass
+        return False
+
+    wanted = tuple(blobs)
+    answers = session.requests.map(is_missing, wanted)
+    return frozenset(blob for blob, missing in zip(wanted, answers, strict=True) if missing)
+
+
+def count_upload(session: PushSession, plan: Plan, assembly: Assembly, tag: Reference) -> int:
+    """Return the bytes of blobs that a push of this image would upload.
+
+    Asks the registry for each blob that the parent does not have. Raises RegistryError.
+    """
+    there: set[Digest] = set()
+    if plan.candidate and plan.candidate.reference.repository == tag.repository:
+        there = {layer.digest for layer in plan.parent_layers}
+    blobs = assembly.blobs
+    wanted = blobs.keys() - there
+    try:
+        missing = missing_blobs(session, wanted, tag)
+    except Refused:  # some registries refuse to show a repository that does not exist yet
+        missing = frozenset(wanted)
+    return sum(blobs[blob] for blob in missing)
+
+
+def assemble_undamaged(
+    session: PushSession, plan: Plan, sources: Sources, tag: Reference
+) -> Assembly:
+    """Return the image with another digest than any copy of it that has lost a blob.
+
+    Raises RegistryError.
+    """
+    assembly = assemble(plan.spec, sources, plan.labels)
+    for _ in range(_MAX_REPLACED):
+        if not find_damage(session, assembly, tag):
+            break
+        session.report.info(
+            f"{tag.at(assembly.digest)} has lost a blob: publishing it again with another digest"
+        )
+        assembly = assemble(plan.spec, sources, plan.labels, assembly.digest)
+    return assembly

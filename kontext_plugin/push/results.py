@@ -6,16 +6,20 @@ import contextlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kontext_plugin.cache import PushRecord
 from kontext_plugin.errors import KontextError, UsageError
-from kontext_plugin.image.oci import Image
 from kontext_plugin.image.reference import Reference
+from kontext_plugin.image.spec import REVISION
+from kontext_plugin.push.messages import count_files, parent_name
 from kontext_plugin.push.options import PushOptions
-from kontext_plugin.push.parent import BuildOn, StartFresh, lineage_of
+from kontext_plugin.push.parent import BuildOn, StartFresh
 from kontext_plugin.push.plan import Plan
+from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.terminal.text import json_document
 
 _MODE = 0o644
@@ -28,10 +32,11 @@ _HINT = "Name a regular file, or a new one."
 class Pushed:
     """What a push has published, or found to be published already."""
 
-    image: Image
+    image: KontextImage
     tags: tuple[Reference, ...]
     plan: Plan  # as it was carried out
-    uploaded: int  # bytes of layers
+    written: tuple[Reference, ...]  # the tags that showed something else before
+    uploaded: int  # bytes of blobs
 
     def __str__(self) -> str:
         """Return the line for standard output, `REPOSITORY@sha256:…`."""
@@ -70,26 +75,48 @@ def write_results(options: PushOptions, pushed: Pushed) -> None:
 
 def metadata(pushed: Pushed) -> Mapping[str, Any]:
     """Return what --metadata-file holds: buildx's keys, and one with Kontext's own facts."""
-    plan, parent = pushed.plan, pushed.plan.parent
-    lineage = plan.lineage
-    if isinstance(parent, BuildOn) and plan.is_up_to_date:
-        lineage = lineage_of(parent.tag_image)
-    builds = isinstance(parent, BuildOn) and not plan.is_up_to_date
+    image, plan, parent = pushed.image, pushed.plan, pushed.plan.parent
+    candidate = plan.candidate if pushed.written else None
     return {
-        "containerimage.digest": pushed.image.digest,
+        "containerimage.digest": image.digest,
         "image.name": ",".join(map(str, pushed.tags)),
         "kontext.push": {
             "tags": [str(tag) for tag in pushed.tags],
-            "up_to_date": plan.is_up_to_date,
-            "built_on": parent.parent.image if isinstance(parent, BuildOn) and builds else None,
+            "up_to_date": not pushed.written,
+            "built_on": parent.parent.image if candidate and isinstance(parent, BuildOn) else None,
+            "built_on_name": str(candidate.reference) if candidate else None,
+            "built_on_reason": candidate.origin.value if candidate else None,
             "fresh": parent.reason if isinstance(parent, StartFresh) else None,
-            "generation": lineage.generation,
-            "layers": len(pushed.image.layers),
+            "platforms": list(image.all_platforms),
+            "generation": image.lineage.generation,
+            "layers": len(image.image.layers),
             "files": plan.tree.file_count,
             "size": plan.tree.size,
             "uploaded": pushed.uploaded,
         },
     }
+
+
+def records_of(root: str, pushed: Pushed) -> list[PushRecord]:
+    """Return the records of a push of the directory `root`, one for each tag."""
+    plan, config = pushed.plan, pushed.image.config
+    added, changed, removed = count_files(plan)
+    return [
+        PushRecord(
+            directory=root,
+            reference=str(tag),
+            digest=pushed.image.digest,
+            time=time.time(),
+            generation=pushed.image.lineage.generation,
+            revision=config.labels.get(REVISION, "") if config else "",
+            parent=parent_name(plan.candidate) if plan.candidate else "",
+            added=added,
+            changed=changed,
+            removed=removed,
+            uploaded=pushed.uploaded,
+        )
+        for tag in pushed.tags
+    ]
 
 
 def _write(path: str, text: str, pushed: Pushed) -> None:

@@ -1,26 +1,28 @@
 """The base image: loaded from this installation, or read from a registry for --base.
 
-The shipped base holds the extractor alone. scripts/build-base writes it as OCI layouts.
+The shipped base has no layers: above the sources, an image has the extractor's. scripts/build-base
+writes that layer for each platform, as an OCI layout.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from concurrent.futures import Executor
 
 from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image import layout
-from kontext_plugin.image.oci import Digest, ImageConfig, config_from_document, image_from_document
+from kontext_plugin.image.assembly import ENTRYPOINT
+from kontext_plugin.image.layout import StagedLayer
+from kontext_plugin.image.oci import Digest, config_from_document, image_from_document
+from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import repository_of
 from kontext_plugin.image.spec import BaseImage
 from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import compression_of
-from kontext_plugin.registry.fetch import fetch_config, parse_image
-from kontext_plugin.runtime.schema import InvalidDocument
-
-ENTRYPOINT = "/kontext-extractor"
-WORKDIR = "/workspace"
+from kontext_plugin.registry.fetch import KontextImage, parse_image
+from kontext_plugin.runtime.schema import IMAGE_CONFIG, InvalidDocument, load_document
 
 _LAYOUTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "base")
 
@@ -28,32 +30,50 @@ _MAX_EXTRACTOR = 64 * 1024 * 1024  # bytes: an archive of this many is never shi
 
 
 def shipped_base(platform: str) -> BaseImage:
-    """Return the base image of this installation for a platform out of PLATFORMS.
+    """Return the base of this installation for a platform out of PLATFORMS.
 
     Raises KontextError where it was never built.
     """
-    return _load("extractor", platform)
-
-
-def single_layer_base(platform: str) -> BaseImage:
-    """Return a base without layers, for an image of one layer. Raises KontextError."""
-    shipped, empty = shipped_base(platform), _load("empty", platform)
-    (layer,) = shipped.image.layers
-    return replace(
-        empty,
-        extractor=shipped.extractor,
-        extractor_path=layout.blob_path(shipped.layout, layer.digest),
-        single_layer=True,
+    directory = os.path.join(_LAYOUTS, platform.replace("/", "-"))
+    try:
+        index, document, config = layout.read_documents(directory)
+    except OSError as error:
+        raise KontextError(
+            f"the extractor for {platform} is not in this installation: {error}",
+            hint="Build it with scripts/build-base, or install a released Kontext.",
+        ) from error
+    image = image_from_document(Digest(index["manifests"][0]["digest"]), document)
+    (layer,), (diff_id,) = image.layers, config_from_document(config).diff_ids
+    system, _, architecture = platform.partition("/")
+    return BaseImage(
+        platform,
+        {"architecture": architecture, "os": system},
+        StagedLayer(layout.blob_path(directory, layer.digest), layer, diff_id),
     )
 
 
-def fetch_base(crane: Crane, name: str, platform: str, max_layers: int) -> BaseImage:
-    """Return the image `name` as a base for `platform`. Raises KontextError."""
+def fetch_bases(
+    crane: Crane, requests: Executor, name: str, platforms: Sequence[str], max_layers: int
+) -> tuple[BaseImage, ...]:
+    """Return the image `name` as a base for each platform. Raises KontextError."""
+
+    def read(platform: str) -> BaseImage:
+        return _fetch_base(crane, name, platform, max_layers)
+
+    if len(platforms) == 1:
+        return (read(platforms[0]),)
+    return tuple(requests.map(read, platforms))
+
+
+def _fetch_base(crane: Crane, name: str, platform: str, max_layers: int) -> BaseImage:
+    shipped = shipped_base(platform)
     source = f"{repository_of(name)}@{crane.digest(name, platform)}"
     try:
-        image, config = parse_image(crane.manifest(source)), fetch_config(crane, source)
+        image = parse_image(crane.manifest(source))
+        document = load_document(crane.config(source), IMAGE_CONFIG)
     except InvalidDocument as error:
         raise KontextError(f"{name} cannot be a base: {error}") from error
+    config = config_from_document(document)
     if config.platform == "/":
         raise KontextError(
             f"{name} cannot be a base: it does not name its platform",
@@ -64,6 +84,8 @@ def fetch_base(crane: Crane, name: str, platform: str, max_layers: int) -> BaseI
             f"{name} is for {config.platform}, not {platform}",
             hint="Name the base's own platform with --platform, or another base.",
         )
+    if len(config.diff_ids) != len(image.layers):
+        raise KontextError(f"{name} cannot be a base: its configuration does not list its layers")
     # An image that was built from one of Kontext's has lost the annotation.
     if image.manifest or config.entrypoint == (ENTRYPOINT,):
         raise KontextError(
@@ -76,45 +98,22 @@ def fetch_base(crane: Crane, name: str, platform: str, max_layers: int) -> BaseI
             f"more than {max_layers}",
             hint=f"Choose a base of at most {max_layers - 2} layers, or another --max-layers.",
         )
-    shipped = shipped_base(platform)
-    (layer,) = shipped.image.layers
-    return BaseImage(
-        image,
-        config,
-        shipped.extractor,
-        source=source,
-        extractor_layer=layer,
-        extractor_path=layout.blob_path(shipped.layout, layer.digest),
-    )
-
-
-def config_on(base: BaseImage) -> ImageConfig:
-    """Return the configuration of an image on this base: it runs the extractor."""
-    other = {key: value for key, value in base.config.other.items() if key != "Cmd"}
-    return replace(base.config, entrypoint=(ENTRYPOINT,), working_directory=WORKDIR, other=other)
+    return BaseImage(platform, document, shipped.extractor, image.layers, source, name)
 
 
 def extractor_entries(base: BaseImage) -> bytes:
-    """Return the extractor as entries of a tar archive, for the one layer that has everything.
+    """Return the extractor as entries of a tar archive, for an image of one layer.
 
-    Empty for any other base. Raises OSError.
+    Raises OSError.
     """
-    if not base.single_layer:
-        return b""
-    (layer,) = shipped_base(base.config.platform).image.layers
-    with open(base.extractor_path, "rb") as blob:
-        archive = compression_of(layer.media_type).decompress(blob).read(_MAX_EXTRACTOR)
+    staged = base.extractor
+    with open(staged.path, "rb") as blob:
+        archive = compression_of(staged.layer.media_type).decompress(blob).read(_MAX_EXTRACTOR)
     return archive.removesuffix(tar.END)
 
 
-def _load(kind: str, platform: str) -> BaseImage:
-    directory = os.path.join(_LAYOUTS, kind, platform.replace("/", "-"))
-    try:
-        index, document, config = layout.read_documents(directory)
-    except OSError as error:
-        raise KontextError(
-            f"the base image for {platform} is not in this installation: {error}",
-            hint="Build it with scripts/build-base, or install a released Kontext.",
-        ) from error
-    image = image_from_document(Digest(index["manifests"][0]["digest"]), document)
-    return BaseImage(image, config_from_document(config), image.digest, layout=directory)
+def has_this_extractor(image: KontextImage, platform: str) -> bool:
+    """Whether an image runs the extractor of this installation."""
+    if platform not in PLATFORMS:
+        return False
+    return image.image.extractor == shipped_base(platform).extractor.layer.digest

@@ -13,12 +13,13 @@ from kontext_plugin.errors import brief
 
 IMAGE_MANIFEST = "image-manifest"
 IMAGE_CONFIG = "image-config"
+IMAGE_INDEX = "image-index"
 MANIFEST_PART = "manifest-part"
 MANIFEST_REVERSE_DELTA = "manifest-reverse-delta"
 DOCKER_CONFIG = "docker-config"
 DOCKER_CONTEXT = "docker-context"
 
-_MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2"}
+_MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2", 3: "manifest-v3"}
 
 _COLUMNS = ("files", "links", "paths", "sizes")
 """Definitions whose values `manifest.decode` checks: there may be 100,000 of them, and jsonschema
@@ -66,7 +67,8 @@ def check_document(document: dict[str, Any], name: str) -> None:
         raise InvalidDocument("it is nested too deeply") from None
     if error is not None:
         place = "/".join(str(part) for part in error.absolute_path)
-        raise InvalidDocument(f"{brief(place) or 'it'}: {brief(error.message)}")
+        where = f"{brief(place)}: " if place else ""
+        raise InvalidDocument(f"{where}{brief(error.message)}")
 
 
 @functools.cache

@@ -256,6 +256,58 @@ def source_of(url: str) -> str:
     return f"{parts.scheme}://{address}{parts.path}"
 
 
+# --- The history ---
+
+_DEPTH = 50
+"""Ancestors of HEAD that a tag may name."""
+
+_CI_BRANCHES = (
+    "GITHUB_HEAD_REF",
+    "GITHUB_REF_NAME",
+    "CI_COMMIT_BRANCH",
+    "GITHUB_BASE_REF",
+    "CI_MERGE_REQUEST_TARGET_BRANCH_NAME",
+    "CI_DEFAULT_BRANCH",
+)
+"""Where CI systems name the branch: they check out a commit, not a branch."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Where a work tree's commit comes from."""
+
+    commits: tuple[str, ...] = ()  # HEAD and its first parents, the nearest first
+    branches: tuple[str, ...] = ()  # the likeliest first
+
+
+def read_history(root: str, debug: Debug) -> History:
+    """Return the history of the work tree at `root`; empty if git does not know it, or fails."""
+    if _find_work_tree(root) is None:
+        return History()
+    branches = [os.environ.get(name, "") for name in _CI_BRANCHES]
+    try:
+        commits = _run(
+            root,
+            *("rev-list", "--first-parent", f"--max-count={_DEPTH + 1}", "HEAD"),
+            timeout=_ADVICE_TIMEOUT,
+            debug=debug,
+        ).split()
+        names = _run(
+            root,
+            *("for-each-ref", "--format=%(HEAD)%(refname:lstrip=2)%00%(upstream:lstrip=3)"),
+            "refs/heads",
+            timeout=_ADVICE_TIMEOUT,
+            debug=debug,
+        )
+    except _GitFailed as error:
+        debug(f"no history from git: {error}")
+        return History(branches=tuple(filter(None, branches)))
+    for line in names.splitlines():
+        if line.startswith("*"):  # the branch that is checked out
+            branches = [*line[1:].split("\0"), *branches]
+    return History(tuple(commits), tuple(dict.fromkeys(filter(None, branches))))
+
+
 # --- Running git ---
 
 

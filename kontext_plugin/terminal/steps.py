@@ -25,9 +25,9 @@ class StepName(Enum):
     PLAN = "plan"
     WRITE_LAYERS = "write layers"
     CRANE_PUSH = "crane push"
-    CRANE_MUTATE = "crane mutate"
+    CRANE_MUTATE = "crane mutate"  # of a base, or of a parent in another repository
     REMEMBER = "remember"
-    CHECK_TAG = "look at the tag again"
+    CHECK_PARENT = "check the parent"
 
 
 @dataclass(frozen=True)

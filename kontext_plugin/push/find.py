@@ -1,0 +1,231 @@
+"""Find the images that a push may build on: at most three, from wherever they are.
+
+1. The image under each tag that is pushed to.
+2. The images that --from names.
+3. The last push of this machine, if the tags show nothing, or an older push of this machine.
+4. If there is none of these: images whose tags name HEAD or an ancestor of it, and those of the
+   usual branches. This takes one listing of the repository's tags.
+
+A purge may have taken layers out of the image under a tag. So an image of this machine's cache
+never competes with an image under the tag that this machine did not push.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import wait
+from dataclasses import dataclass
+from itertools import islice
+
+from kontext_plugin.cache import PushRecord
+from kontext_plugin.crane_driver.errors import Damaged, NotFound, Refused, RegistryError
+from kontext_plugin.image.oci import Digest, digest_of
+from kontext_plugin.image.reference import Reference, repository_of
+from kontext_plugin.push.options import PushOptions
+from kontext_plugin.push.parent import Candidate, Origin, StartFresh
+from kontext_plugin.push.session import PushSession
+from kontext_plugin.registry.fetch import InvalidImage, KontextImage, fetch_by_document
+from kontext_plugin.source import git
+from kontext_plugin.source.git import History
+
+_MAX_IMAGES = 3
+"""The most images whose manifests are read."""
+
+_MAX_TAGS = 20_000
+"""The most tags of a listing that are looked at: some registries send 1,000 a page, others 100."""
+
+_MAX_SECONDS = 5.0
+"""The most seconds that a listing of tags may take."""
+
+_USUAL_BRANCHES = ("main", "master", "trunk", "latest", "dev", "edge")
+
+_COMMIT_TAG = re.compile(r"(?:.*[-_.])?([0-9a-f]{7,64})")
+"""A tag that names a commit: 7 digits of its hash or more, after something like `sha-`."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the registry and the cache have for a push."""
+
+    fresh: StartFresh  # the reason if there is no candidate
+    shown: Mapping[Reference, Digest | None]  # what each tag shows, in their order
+    candidates: tuple[Candidate, ...] = ()
+    tag_image: KontextImage | None = None  # the image under the first tag that shows one
+
+
+def find_images(session: PushSession, options: PushOptions, root: str) -> Found:
+    """Return the images to build on, and what each tag shows.
+
+    `root` is the source directory. Raises RegistryError if the registry cannot be asked.
+    """
+    return _Finder(session, options, root).find()
+
+
+class _Finder:
+    def __init__(self, session: PushSession, options: PushOptions, root: str) -> None:
+        self._session = session
+        self._options = options
+        self._root = root
+        self._candidates: list[Candidate] = []
+        self._reasons: list[StartFresh] = []  # why an image cannot be built on
+
+    def find(self) -> Found:
+        options = self._options
+        documents = self._look_at_tags()
+        shown = {
+            tag: digest_of(document) if isinstance(document, bytes) else None
+            for tag, document in documents.items()
+        }
+        if options.fresh:
+            return Found(StartFresh("--fresh was given", is_ordinary=True), shown)
+        if options.reuse == "never":
+            return Found(StartFresh("--reuse never was given", is_ordinary=True), shown)
+        for tag, document in documents.items():
+            if isinstance(document, bytes):
+                self._read(tag, document, Origin.TAG)
+        tag_image = self._candidates[0].image if self._candidates else None
+        for name in options.sources:
+            self._read_source(name)
+        self._take_last_push({digest for digest in shown.values() if digest})
+        is_refused = any(isinstance(document, Refused) for document in documents.values())
+        if not self._candidates and not self._reasons and not is_refused:
+            self._search_tags()
+        if self._reasons:
+            fresh = self._reasons[0]
+        elif is_refused:
+            # Some registries refuse to read an image that does not exist yet. If this one refuses
+            # to write as well, the first request of the push tells.
+            fresh = StartFresh(
+                f"{options.tags[0].registry} refuses to show the tag", is_refused=True
+            )
+        else:
+            fresh = StartFresh(
+                "there is no image to build on. If there is one elsewhere, name it with --from"
+            )
+        return Found(fresh, shown, tuple(self._candidates), tag_image)
+
+    def _look_at_tags(self) -> dict[Reference, bytes | RegistryError]:
+        """Return the manifest document under each tag, or the error where there is none."""
+
+        def ask(tag: Reference) -> bytes | RegistryError:
+            try:
+                return self._session.crane.manifest(str(tag))
+            except (NotFound, Refused) as error:
+                return error
+
+        tags = self._options.tags
+        if len(tags) == 1:
+            return {tags[0]: ask(tags[0])}
+        return dict(zip(tags, self._session.requests.map(ask, tags), strict=True))
+
+    def _read(self, name: Reference, document: bytes, origin: Origin) -> None:
+        """Make the image with this manifest document a candidate, unless it cannot be one."""
+        digest = digest_of(document)
+        if len(self._candidates) >= _MAX_IMAGES or self._has(digest):
+            return
+        session = self._session
+        try:
+            image = session.cache.published(str(name), digest) or fetch_by_document(
+                session.crane, session.requests, name, document, with_history=True
+            )
+        except NotFound:
+            reason = "a part of the image is gone from the registry"
+        except Damaged:
+            reason = "a part of the image is damaged in the registry"
+        except InvalidImage as error:
+            reason = f"cannot build on {name}: {error.reason}"
+        else:
+            self._candidates.append(Candidate(image, name, origin))
+            return
+        self._reasons.append(StartFresh(reason))
+
+    def _has(self, digest: Digest) -> bool:
+        return any(candidate.image.digest == digest for candidate in self._candidates)
+
+    def _read_source(self, name: Reference) -> None:
+        """Read an image that --from names. One that is not there is no error: a first push."""
+        try:
+            document = self._session.crane.manifest(str(name))
+        except (NotFound, Refused) as error:
+            self._session.report.warning(f"cannot build on {name}: {error.message}")
+            return
+        reasons = len(self._reasons)
+        self._read(name, document, Origin.FROM)
+        for unusable in self._reasons[reasons:]:
+            self._session.report.warning(unusable.reason)
+        del self._reasons[reasons:]
+
+    def _take_last_push(self, shown: set[Digest]) -> None:
+        """Make the last push of this machine a candidate, if the tags show nothing newer."""
+        records = self._session.cache.pushed()
+        for record in _own(records, self._root, {tag.repository for tag in self._options.tags}):
+            image = self._session.cache.published(record.reference, record.digest)
+            if image is None:
+                continue
+            earlier = {ancestor.image for ancestor in image.lineage.ancestors}
+            earlier |= {one.digest for one in records[records.index(record) :]}
+            if shown <= earlier and not self._has(image.digest):
+                name, _, tag = record.reference.rpartition(":")
+                reference = Reference(name, tag)
+                self._candidates.append(Candidate(image, reference, Origin.LAST_PUSH))
+            return
+
+    def _search_tags(self) -> None:
+        """Look for images under other tags of the first tag's repository."""
+        session, tag = self._session, self._options.tags[0]
+        listed: list[str] = []
+        listing = session.requests.submit(self._list_tags, tag.repository, listed)
+        history = git.read_history(self._root, session.report.debug)
+        wait((listing,), _MAX_SECONDS)  # after that, what was listed so far must do
+        for origin, name in islice(likely_tags(tuple(listed), history), _MAX_IMAGES):
+            reference = Reference(tag.repository, name)
+            try:
+                self._read(reference, session.crane.manifest(str(reference)), origin)
+            except (NotFound, Refused) as error:  # the tag is gone meanwhile
+                session.report.debug(f"cannot build on {reference}: {error.message}")
+        self._reasons.clear()  # nobody has asked for these images
+
+    def _list_tags(self, repository: str, listed: list[str]) -> None:
+        deadline = time.monotonic() + _MAX_SECONDS
+        try:
+            for tag in islice(self._session.crane.tags(repository), _MAX_TAGS):
+                listed.append(tag)
+                if time.monotonic() > deadline:
+                    return
+        except RegistryError as error:  # there is no such repository, or its tags are not shown
+            self._session.report.debug(f"no tags of {repository}: {error.message}")
+
+
+def _own(records: list[PushRecord], root: str, repositories: set[str]) -> Iterator[PushRecord]:
+    """Yield the pushes to these repositories: those of this directory first, each latest first."""
+    ours = [one for one in records if repository_of(one.reference) in repositories]
+    yield from (one for one in ours if one.directory == root)
+    yield from (one for one in ours if one.directory != root)
+
+
+def likely_tags(tags: Iterable[str], history: History) -> Iterator[tuple[Origin, str]]:
+    """Yield the tags of images that are probably like the work tree, the likeliest first. Pure.
+
+    First the tags that name the nearest commits of the history, then the branches.
+    """
+    tags = tuple(tags)
+    distance = {commit: place for place, commit in enumerate(history.commits)}
+    prefixes = {commit[:7]: commit for commit in reversed(history.commits)}
+    named: list[tuple[int, str]] = []
+    for tag in tags:
+        digits = match[1] if (match := _COMMIT_TAG.fullmatch(tag)) else ""
+        commit = prefixes.get(digits[:7])
+        if commit and commit.startswith(digits):
+            named.append((distance[commit], tag))
+    seen: set[int] = set()
+    for place, tag in sorted(named):
+        if place not in seen:
+            seen.add(place)
+            yield Origin.COMMIT, tag
+    there = set(tags)
+    for branch in dict.fromkeys((*history.branches, *_USUAL_BRANCHES)):
+        tag = re.sub(r"[^\w.-]", "-", branch, flags=re.ASCII)
+        if tag in there:
+            yield Origin.BRANCH, tag

@@ -440,6 +440,7 @@ def encode_image(held: KontextImage) -> tuple[dict[str, Any], Iterator[bytes]]:
         "platforms": held.platforms,
         "extractor": image.extractor,
         "base": [image.base, image.base_name],
+        "replaces": image.replaces,
         "layers": [[layer.digest, layer.size, layer.media_type] for layer in image.layers],
         "manifest": image.manifest,
         "config": held.config.document(),
@@ -481,6 +482,7 @@ def decode_image(
             extractor=record["extractor"] and Digest(record["extractor"]),
             base=base and Digest(base),
             base_name=base_name,
+            replaces=record["replaces"],
         )
         tree, starts = None, record.get("starts", ())
         if starts:

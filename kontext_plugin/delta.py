@@ -101,6 +101,25 @@ def changes_from(reverse: ReverseDelta, new: Tree) -> Changes:
     )
 
 
+@dataclass(frozen=True)
+class FileCounts:
+    """How many files and links differ between two trees. Directories are not files."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+def count_files(reverse: ReverseDelta, new: Tree) -> FileCounts:
+    """Return how many files `new` has added, changed and removed since the tree before."""
+    former = reverse.former
+    return FileCounts(
+        added=sum(not new.is_directory(path) for path in reverse.absent),
+        changed=sum(path in new and not new.is_directory(path) for path in former.paths()),
+        removed=sum(path not in new and not former.is_directory(path) for path in former.paths()),
+    )
+
+
 def layer_bytes(changes: Changes, new: Tree) -> int:
     """Return the bytes of sources in a layer with these changes, uncompressed."""
     written = changes.added + changes.changed

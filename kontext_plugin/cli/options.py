@@ -153,12 +153,13 @@ PUSH = Command(
 
 DIFF = Command(
     name="diff",
-    summary="Show what a push would upload",
-    usage="[OPTIONS] -t REF [DIR]",
+    summary="Show what a push would upload, or how two images differ",
+    usage="[OPTIONS] -t REF [DIR] | REF REF",
     description=(
         "Show what a push of DIR would add (A), change (C) and remove (D), and how many\n"
         "bytes it would upload. Give the same options as for the push. Changes nothing.\n"
-        "DIR defaults to the current directory."
+        "DIR defaults to the current directory. With two images and without --tag, show\n"
+        "how the second one differs from the first one."
     ),
     options=(
         Option(
@@ -184,7 +185,7 @@ DIFF = Command(
         _SINGLE_LAYER,
         _TIMEOUT,
     ),
-    arguments=(_DIRECTORY,),
+    arguments=(_DIRECTORY, Argument("REF", "reference", optional=True)),
 )
 
 INSPECT = Command(
@@ -192,6 +193,19 @@ INSPECT = Command(
     summary="Show the structure of an image",
     usage="[OPTIONS] REF",
     description="Show the base, generation, layers, files and labels of an image.",
+    options=(_FORMAT, _INSECURE, _TIMEOUT),
+    arguments=(_REFERENCE,),
+)
+
+LOG = Command(
+    name="log",
+    summary="List the generations of an image",
+    usage="[OPTIONS] REF",
+    description=(
+        "List the generations of an image that its manifest and this machine know: when\n"
+        "each was pushed, of which commit, and how many files it added (+), changed (~)\n"
+        "and removed (-). Other commands take REF~N for the image N generations back."
+    ),
     options=(_FORMAT, _INSECURE, _TIMEOUT),
     arguments=(_REFERENCE,),
 )
@@ -337,6 +351,7 @@ COMMANDS = {
         INSPECT,
         INSTALL,
         LOAD,
+        LOG,
         LS,
         PULL,
         PURGE,

@@ -4,35 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kontext_plugin.cache import open_cache
-from kontext_plugin.cli.flags import Globals
-from kontext_plugin.cli.options import DIFF
+from kontext_plugin.cli.flags import Globals, parse_flags
+from kontext_plugin.cli.options import DIFF, timeout_of
+from kontext_plugin.crane import connect
 from kontext_plugin.delta import Changes, diff
-from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError
+from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError, UsageError
 from kontext_plugin.image.assembly import Assembly, assemble
-from kontext_plugin.image.reference import Reference
+from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.image.tree import Tree
+from kontext_plugin.push.history import resolve
 from kontext_plugin.push.messages import builds_on, would_upload
 from kontext_plugin.push.options import PushOptions, parse_tagged, shared_options
 from kontext_plugin.push.parent import BuildOn, StartFresh
 from kontext_plugin.push.prepare import Prepared, prepare
 from kontext_plugin.push.publish import count_upload, stage_layers
 from kontext_plugin.push.session import PushSession, open_session
+from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import json_document, line_safe
 
+if TYPE_CHECKING:
+    from kontext_plugin.cli.flags import Namespace
+
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, positional = parse_tagged(DIFF, arguments)
-    options = shared_options(parsed, [parsed.tag], positional[0] if positional else ".")
+    parsed, positional = parse_flags(DIFF, arguments)
+    report, as_json = Report(show_debug=flags.debug), parsed.format == "json"
     try:
-        differs = show_diff(options, parsed.format == "json", Report(show_debug=flags.debug))
+        if not parsed.tag and len(positional) == 2:
+            differs = show_images_diff(parsed, positional, as_json, report)
+        else:
+            parsed, directories = parse_tagged(DIFF, arguments)
+            if len(directories) > 1:
+                raise UsageError("give either --tag with one directory, or two images")
+            options = shared_options(parsed, [parsed.tag], directories[0] if directories else ".")
+            differs = show_diff(options, as_json, report)
     except KontextError as error:
         if parsed.exit_code and error.exit_code == FAILED:
             error.exit_code = TROUBLE  # as in git diff
         raise
     return DIFFERENT if differs and parsed.exit_code else 0
+
+
+def show_images_diff(
+    parsed: Namespace, texts: Sequence[str], as_json: bool, report: Report
+) -> bool:
+    """Show how the second image differs from the first one; return whether it does.
+
+    Raises KontextError.
+    """
+    old, new = map(parse_image_reference, texts)
+    connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    with connection as (crane, requests):
+        images = [fetch(crane, requests, resolve(crane, requests, name)) for name in (old, new)]
+    changes = diff(*(image.manifest.tree for image in images))
+    if as_json:
+        document = {
+            "from": {"reference": str(old), "digest": images[0].digest},
+            "to": {"reference": str(new), "digest": images[1].digest},
+            "added": changes.added,
+            "changed": changes.changed,
+            "removed": changes.removed,
+        }
+        write_stdout([json_document(document)])
+    else:
+        write_stdout(lines(changes))
+    return bool(changes)
 
 
 def show_diff(options: PushOptions, as_json: bool, report: Report) -> bool:

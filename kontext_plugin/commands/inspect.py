@@ -13,6 +13,7 @@ from kontext_plugin.delta import tree_bytes
 from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.manifest import VERSION
+from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import aligned, json_document, line_safe, number, size
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     report = Report(show_debug=flags.debug)
     connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with connection as (crane, requests):
+        name = resolve(crane, requests, name)
         image = fetch(crane, requests, name)
         config = fetch_config(crane, name.at(image.image.digest))
     document = describe(name, image, config)

@@ -10,6 +10,7 @@ from kontext_plugin.crane import Crane, connect
 from kontext_plugin.engine import daemon
 from kontext_plugin.engine.daemon import Daemon
 from kontext_plugin.image.reference import Reference, parse_image_reference
+from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import KontextImage, fetch
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import number, size
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     docker = daemon.connect(flags.daemon)
     connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with connection as (crane, requests):
+        name = resolve(crane, requests, name)
         image = load(docker, crane, name, fetch(crane, requests, name), report)
     report.info(f"Loaded {name}")
     write_stdout([image])

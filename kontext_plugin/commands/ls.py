@@ -13,6 +13,7 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.reference import parse_image_reference
 from kontext_plugin.image.tree import Entry, Tree
 from kontext_plugin.manifest import Manifest
+from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import json_array, line_safe
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     report = Report(show_debug=flags.debug)
     connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with connection as (crane, requests):
+        name = resolve(crane, requests, name)
         manifest = fetch(crane, requests, name).manifest
     paths = paths_at(manifest.tree, path)
     if paths is None:

@@ -10,6 +10,7 @@ from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import PULL, timeout_of
 from kontext_plugin.crane import Crane, connect
 from kontext_plugin.image.reference import Reference, parse_image_reference
+from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import number, size
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     try:
         with connection as (crane, requests):
+            name = resolve(crane, requests, name)
             report.info(pull(crane, requests, name, directory, report, mirror=parsed.mirror))
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(

@@ -20,6 +20,7 @@ from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.assembly import ENTRYPOINT, WORKDIR
 from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.reference import Reference, parse_image_reference
+from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.base_image import has_this_extractor
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
 from kontext_plugin.terminal.messages import Report, put_stdout
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         report.warning(f"the workspace is {workspace!r} on the machine of {host}")
     connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
     with connection as (crane, requests):
+        name = resolve(crane, requests, name)
         image = fetch(crane, requests, name)
         config = fetch_config(crane, name.at(image.image.digest))
         check_entrypoint(name, config)

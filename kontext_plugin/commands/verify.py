@@ -26,6 +26,7 @@ from kontext_plugin.layer.reader import (
     max_export_bytes,
     max_unpacked_bytes,
 )
+from kontext_plugin.push.history import resolve
 from kontext_plugin.push.messages import report_scan
 from kontext_plugin.registry.fetch import KontextImage, fetch
 from kontext_plugin.runtime.files import HashedPieces
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     try:
         with connection as (crane, requests):
             directory_tree = _scan(directory, parsed, report) if directory else None
+            name = resolve(crane, requests, name)
             image = fetch(crane, requests, name)
             layers = number(len(image.image.layers), "layer")
             report.info(f"Reading {name}: {layers}, {size(image.image.size)}")

@@ -47,12 +47,26 @@ _ABSENT = (
 status. crane adds a remark in parentheses to a status without a body."""
 
 _CASES = (
+    _Case(  # of a sparse layout
+        r"blobs/sha256/(?P<blob>[0-9a-f]{64}): no such file or directory",
+        "{registry} has lost a layer of {repository}: sha256:{blob}",
+        "Push with --fresh to upload it again.",
+        NotFound,
+        frozenset({"push"}),
+    ),
     _Case(
         _ABSENT,
         "{registry} does not accept {repository}: {said}",
         "Check the name. Some registries need you to create a repository before the first push.",
         NotFound,
         frozenset({"push", "mutate"}),
+    ),
+    _Case(
+        r"(?P<said>BLOB_UNKNOWN\b[^\n;]*)",
+        "{registry} has lost a part of {repository}: {said}",
+        "Push the directory again with --fresh.",
+        NotFound,
+        frozenset({"blob", "export"}),
     ),
     _Case(
         _ABSENT,

@@ -76,6 +76,7 @@ class Image:
     extractor: Digest | None = None  # the top layer, if it is the extractor's
     base: Digest | None = None  # the user's base image, without its layers' names; None: none
     base_name: str = ""  # as the user typed it
+    replaces: str = ""  # the value of REPLACES_ANNOTATION
 
     @property
     def size(self) -> int:
@@ -162,6 +163,7 @@ def image_from_document(digest: Digest, document: Mapping[str, Any]) -> Image:
         extractor=extractor if layers and extractor == layers[-1].digest else None,
         base=_annotated(annotations, BASE_DIGEST_ANNOTATION),
         base_name=annotations.get(BASE_NAME_ANNOTATION, ""),
+        replaces=_annotated(annotations, REPLACES_ANNOTATION) or "",
     )
 
 

@@ -22,6 +22,8 @@ _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 )
 
+_BACK = re.compile("[1-9][0-9]{0,5}")
+
 DOCKER_HUB = "docker.io"
 """Docker Hub as docker names it: a login at index.docker.io goes where nothing looks."""
 
@@ -33,9 +35,11 @@ class Reference:
     repository: str
     tag: str
     digest: str = ""  # overrides the tag
+    back: int = 0  # generations before the image that the rest names
 
     def __str__(self) -> str:
-        return self.at(self.digest) if self.digest else f"{self.repository}:{self.tag}"
+        name = self.at(self.digest) if self.digest else f"{self.repository}:{self.tag}"
+        return f"{name}~{self.back}" if self.back else name
 
     def at(self, digest: str) -> str:
         """Return `REPO@sha256:…`, the name of one image for good."""
@@ -99,8 +103,13 @@ def parse_reference(text: str) -> Reference:
 def parse_image_reference(text: str) -> Reference:
     """Return a reference to read: a tag, or `REPO@sha256:…` as a push prints it.
 
-    Raises UsageError.
+    `~N` at its end goes N generations back. Raises UsageError.
     """
+    text, tilde, back = text.partition("~")
+    if tilde:
+        if not _BACK.fullmatch(back):
+            raise _invalid(f"{text}~{back}", "after '~' comes a number of generations")
+        return replace(parse_image_reference(text), back=int(back))
     name, at, digest = text.partition("@")
     if not at:
         return parse_reference(text)

@@ -23,6 +23,7 @@ from kontext_plugin.cache import PushRecord
 from kontext_plugin.crane_driver.errors import Damaged, NotFound, Refused, RegistryError
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference, repository_of
+from kontext_plugin.push.history import resolve
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import Candidate, Origin, StartFresh
 from kontext_plugin.push.session import PushSession
@@ -147,6 +148,7 @@ class _Finder:
     def _read_source(self, name: Reference) -> None:
         """Read an image that --from names. One that is not there is no error: a first push."""
         try:
+            name = resolve(self._session.crane, self._session.requests, name)
             document = self._session.crane.manifest(str(name))
         except (NotFound, Refused) as error:
             self._session.report.warning(f"cannot build on {name}: {error.message}")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from kontext_plugin.delta import tree_bytes
+from kontext_plugin.delta import count_files, tree_bytes
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import parents
 from kontext_plugin.push.parent import (
@@ -106,22 +106,12 @@ def would_upload(tag: Reference, prepared: Prepared, assembly: Assembly | None, 
 
 
 def counts(plan: Plan) -> str:
-    """Return how many files were added, changed and removed. Directories are not files."""
-    numbers = zip(count_files(plan), ("added", "changed", "removed"), strict=True)
-    parts = [f"{count:,} {what}" for count, what in numbers if count]
-    nothing = "no files" if not plan.tree.file_count else "no file changed"
-    return ", ".join(parts) or ("only directories" if plan.since else nothing)
-
-
-def count_files(plan: Plan) -> tuple[int, int, int]:
     """Return how many files were added, changed and removed since the tag's image."""
-    tree, former = plan.tree, plan.since.former
-    added = (path for path in plan.since.absent if not tree.is_directory(path))
-    changed = (path for path in former.paths() if path in tree and not tree.is_directory(path))
-    removed = (
-        path for path in former.paths() if path not in tree and not former.is_directory(path)
-    )
-    return sum(1 for _ in added), sum(1 for _ in changed), sum(1 for _ in removed)
+    files = count_files(plan.since, plan.tree)
+    named = ((files.added, "added"), (files.changed, "changed"), (files.removed, "removed"))
+    parts = [f"{count:,} {what}" for count, what in named if count]
+    nothing = "no file changed" if plan.tree.file_count else "no files"
+    return ", ".join(parts) or ("only directories" if plan.since else nothing)
 
 
 def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -> Iterator[str]:
@@ -130,7 +120,8 @@ def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -
     if not plan.tree.file_count:
         yield f"{prepared.source.root!r} has no file to push: the image is empty"
     if image is not None and not prepared.is_up_to_date:
-        before, removed = image.manifest.tree.file_count, count_files(plan)[2]
+        before = image.manifest.tree.file_count
+        removed = count_files(plan.since, plan.tree).removed
         if 2 * removed > before:
             yield f"this push removes {removed:,} of the {number(before, 'file')} in {tag}"
         last = next((record for record in pushed if record.reference == str(tag)), None)

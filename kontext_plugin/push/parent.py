@@ -20,7 +20,7 @@ from kontext_plugin.delta import (
     reverse_delta,
     tree_bytes,
 )
-from kontext_plugin.image.oci import Layer
+from kontext_plugin.image.oci import ImageConfig, Layer
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import REVISION, ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
@@ -134,7 +134,7 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
             content=lineage.content,
             replaced_directories=lineage.replaced_directories,
             reverse_delta=ReverseDelta(),
-            created=config.created if config.created > _NO_TIME else "",
+            created=created_of(config),
             revision=config.labels.get(REVISION, "")[:_MAX_REVISION],
         ),
     )
@@ -152,6 +152,11 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
             generation=lineage.generation + 1,
             to_found=to_found,
         )
+
+
+def created_of(config: ImageConfig) -> str:
+    """Return when an image was made, as its configuration says; "" if that names no time."""
+    return config.created if config.created > _NO_TIME else ""
 
 
 def mismatch(found: KontextImage, spec: ImageSpec) -> str:

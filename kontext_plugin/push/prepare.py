@@ -97,8 +97,10 @@ def _complete(source: SourceDirectory, scan: Scan, found: Found, plan: Plan) -> 
     plan, divided = _check_size(plan)
     if found.tag_image is not None and found.tag_image is not plan.found_image:
         plan = counted_since(plan, found.tag_image.manifest.tree)
-    sources = plan.sources
-    assembly = assemble(plan.spec, sources, plan.labels) if sources else None
+    assembly = None
+    if plan.sources and plan.found_image:
+        replaces = plan.found_image.image.replaces
+        assembly = assemble(plan.spec, plan.sources, plan.labels, replaces)
     return Prepared(source, scan, found, plan, divided, assembly)
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kontext_plugin.cache import PushRecord
+from kontext_plugin.delta import count_files
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import REVISION
-from kontext_plugin.push.messages import count_files, parent_name
+from kontext_plugin.push.messages import parent_name
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import BuildOn, StartFresh
 from kontext_plugin.push.plan import Plan
@@ -100,7 +101,7 @@ def metadata(pushed: Pushed) -> Mapping[str, Any]:
 def records_of(root: str, pushed: Pushed) -> list[PushRecord]:
     """Return the records of a push of the directory `root`, one for each tag."""
     plan, config = pushed.plan, pushed.image.config
-    added, changed, removed = count_files(plan)
+    counts = count_files(plan.since, plan.tree)
     return [
         PushRecord(
             directory=root,
@@ -110,9 +111,9 @@ def records_of(root: str, pushed: Pushed) -> list[PushRecord]:
             generation=pushed.image.lineage.generation,
             revision=config.labels.get(REVISION, "") if config else "",
             parent=parent_name(plan.candidate) if plan.candidate else "",
-            added=added,
-            changed=changed,
-            removed=removed,
+            added=counts.added,
+            changed=counts.changed,
+            removed=counts.removed,
             uploaded=pushed.uploaded,
         )
         for tag in pushed.tags

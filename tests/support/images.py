@@ -22,6 +22,24 @@ def layers(crane: Crane, image: str) -> list[str]:
     return [layer["digest"] for layer in json.loads(crane("manifest", image))["layers"]]
 
 
+def sources(crane: Crane, image: str) -> list[str]:
+    """Return the layers of sources of an image on the shipped base: all but the extractor's."""
+    document = json.loads(crane("manifest", image))
+    *others, top = [layer["digest"] for layer in document["layers"]]
+    assert document["annotations"]["dev.kontext.extractor"] == top
+    return others
+
+
+def documents(crane: Crane, image: str) -> set[str]:
+    """Return the digest of the configuration of a plain image, or of each one in an index."""
+    document = json.loads(crane("manifest", image))
+    if "manifests" not in document:
+        return {document["config"]["digest"]}
+    repository = image.partition("@")[0].rpartition(":")[0]
+    children = (entry["digest"] for entry in document["manifests"])
+    return {one for child in children for one in documents(crane, f"{repository}:x@{child}")}
+
+
 def uploaded(requests: list[Request]) -> set[str]:
     return {digest for request in requests if (digest := request.uploaded)}
 

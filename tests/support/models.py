@@ -11,23 +11,30 @@ from support.trees import Directory, File, Link, Node, Tree
 
 from kontext_plugin import manifest
 from kontext_plugin.delta import Changes
-from kontext_plugin.image.oci import Digest, Image, ImageConfig, digest_of
+from kontext_plugin.image.assembly import Sources, assemble
+from kontext_plugin.image.layout import StagedLayer
+from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.oci import Layer as ImageLayer
+from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.image.spec import BaseImage, ImageSpec
 from kontext_plugin.image.tree import DIRECTORY
 from kontext_plugin.image.tree import Tree as Described
+from kontext_plugin.push.parent import Candidate, Origin, StartFresh
 from kontext_plugin.push.partition import manifest_on, partition
-from kontext_plugin.push.plan import Plan
+from kontext_plugin.push.plan import Plan, make_plan
 from kontext_plugin.registry.fetch import KontextImage
 
-BASE = Digest("sha256:" + "b" * 64)
-CONFIG = ImageConfig("linux/amd64")
-SPEC = ImageSpec(
-    platforms=frozenset({"linux/amd64"}),
-    base=BaseImage(Image(BASE, (ImageLayer(BASE, 1),), None), CONFIG, extractor=BASE),
-    config=CONFIG,
-    always_reuse=True,
+EXTRACTOR = StagedLayer(
+    "/extractor.tar.gz",
+    ImageLayer(Digest("sha256:" + "e" * 64), 1_000_000),
+    Digest("sha256:" + "d" * 64),
 )
+SHIPPED = BaseImage("linux/amd64", {"os": "linux", "architecture": "amd64"}, EXTRACTOR)
+ARM = BaseImage("linux/arm64", {"os": "linux", "architecture": "arm64"}, EXTRACTOR)
+SPEC = ImageSpec((SHIPPED,), always_reuse=True)
+
+TAG = parse_reference("host.io/repo:t")
+NOTHING = StartFresh("there is nothing")
 
 Layer = Sequence[tuple[str, Node | None]]
 """The entries of a layer in their order. None is a whiteout of the path."""
@@ -180,18 +187,33 @@ _DOCUMENTS: dict[str, bytes] = {}
 """All parts of manifests that were published, by their names, which have their digests."""
 
 
+def plan_on(tag_image: KontextImage | StartFresh, spec: ImageSpec, tree: Described) -> Plan:
+    """Return the plan of a push to a tag that shows this image, or nothing."""
+    if isinstance(tag_image, StartFresh):
+        return make_plan((), tag_image, spec, tree)
+    return make_plan([Candidate(tag_image, TAG, Origin.TAG)], NOTHING, spec, tree)
+
+
 def published(plan: Plan) -> KontextImage:
     """Return the image under the tag after a push, as another machine reads it with its history."""
-    divided = partition(plan)
-    # Digests that no other plan has, as real images and layers have them.
-    lower = [ImageLayer(digest_of(repr(chunk).encode()), 1) for chunk in divided.lower]
-    below = (*plan.parent_layers, *lower)
-    made = manifest_on(plan, divided, (layer.digest for layer in below))
-    content = manifest.encode(made)
-    _DOCUMENTS.update(divided.documents)
-    root = manifest.read_root(content)
-    parts = {part.digest: _DOCUMENTS[part.name] for part in (*root.listing, *root.reverse_deltas)}
-    layers = (*below, ImageLayer(digest_of(b"layer " + content), len(content)))
-    image = Image(digest_of(b"image " + content), layers, digest_of(content))
-    config = plan.spec.config.with_labels(plan.lineage.labels)
-    return KontextImage(image, manifest.decode(root, parts), config)
+    if plan.sources:
+        assert plan.found_image is not None
+        sources, held = plan.sources, plan.found_image.manifest
+    else:
+        divided = partition(plan)
+        # Digests that no other plan has, as real images and layers have them.
+        lower = [ImageLayer(digest_of(repr(chunk).encode()), 1) for chunk in divided.lower]
+        below = (*plan.parent_layers, *lower)
+        content = manifest.encode(manifest_on(plan, divided, (layer.digest for layer in below)))
+        _DOCUMENTS.update(divided.documents)
+        root = manifest.read_root(content)
+        parts = {
+            part.digest: _DOCUMENTS[part.name] for part in (*root.listing, *root.reverse_deltas)
+        }
+        held = manifest.decode(root, parts)
+        top = ImageLayer(digest_of(b"layer " + content), len(content))
+        diff_ids = (digest_of(b"archive " + layer.digest.encode()) for layer in (*lower, top))
+        sources = Sources((*below, top), (*plan.parent_diff_ids, *diff_ids), digest_of(content))
+    assembly = assemble(plan.spec, sources, plan.labels)
+    platforms = tuple(base.platform for base in plan.spec.bases) if assembly.is_index else ()
+    return KontextImage(assembly.digest, assembly.images[0], held, assembly.config, platforms)

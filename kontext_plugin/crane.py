@@ -157,13 +157,19 @@ class Crane:
         output, messages = self.runner.run("push", *flags, layout, name, progress=progress)
         return Published(_parse_printed_digest(output, name), pushed_blobs(messages))
 
-    def bring(self, image: str, repository: str, annotations: Mapping[str, str]) -> None:
+    def bring(
+        self, image: str, repository: str, annotations: Mapping[str, str]
+    ) -> frozenset[Digest]:
         """Bring the layers of an image into a repository: mounted, or copied from elsewhere.
 
-        crane sends nothing where the very manifest is in the repository, even if its blobs are
-        lost. So the caller adds annotations that no earlier call had. Raises RegistryError.
+        Returns the blobs that were copied, through this machine. crane sends nothing where the very
+        manifest is in the repository, even if its blobs are lost. So the caller adds annotations
+        that no earlier call had. Raises RegistryError.
         """
-        self.runner.run("mutate", image, "--repo", repository, *_pairs("--annotation", annotations))
+        _, messages = self.runner.run(
+            "mutate", image, "--repo", repository, *_pairs("--annotation", annotations)
+        )
+        return pushed_blobs(messages)
 
     def version(self) -> str:
         """Return crane's own version. Raises KontextError if crane cannot be run."""

@@ -180,7 +180,7 @@ def publish(
     Raises NotFound if the registry lacks a layer of the parent, and KontextError.
     """
     tags = tuple(tag for tag, digest in shown.items() if digest != assembly.digest)
-    sent: set[Digest] = set()
+    uploaded = 0
     if tags:
         layout = os.path.join(directory, "layout")
         extractors = () if plan.spec.single_layer else (base.extractor for base in plan.spec.bases)
@@ -188,9 +188,7 @@ def publish(
             write_layout(layout, assembly.index, assembly.documents, (*new, *extractors))
         except OSError as error:
             raise _write_error(layout, error) from error
-        brought = _bring_layers(session, plan, assembly, tags)
-        for number, tag in enumerate(tags):
-            sent |= _push(session, plan, assembly, layout, tag, tags[:number], brought)
+        uploaded = _Upload(session, plan, assembly, layout).push(tags)
     with session.report.steps.step(StepName.REMEMBER):
         image = KontextImage(
             digest=assembly.digest,
@@ -204,8 +202,7 @@ def publish(
             session.cache.save_published(str(next(iter(shown))), image)
         if new and (how := _trust(session, plan)):
             session.cache.save_layers(how, [new[-1].layer.digest])
-    sizes = assembly.blobs
-    return Published(image, tags, sum(sizes.get(digest, 0) for digest in sent))
+    return Published(image, tags, uploaded)
 
 
 def _trust(session: PushSession, plan: Plan) -> LayerOrigin | None:
@@ -218,78 +215,89 @@ def _trust(session: PushSession, plan: Plan) -> LayerOrigin | None:
     return next((how for how in origins if top in session.cache.layers(how)), None)
 
 
-def _push(
-    session: PushSession,
-    plan: Plan,
-    assembly: Assembly,
-    layout: str,
-    tag: Reference,
-    done: Sequence[Reference],
-    brought: set[str],
-) -> frozenset[Digest]:
-    """Push the layout to a tag; return the blobs that the registry did not have.
+class _Upload:
+    """A layout on its way to the registry."""
 
-    `done` are the tags that show the image already. `brought` has the repositories that the base's
-    layers were brought to.
-    """
-    progress = UploadProgress(assembly.blobs)
-    try:
-        with session.report.steps.step(StepName.CRANE_PUSH, progress.measure):
-            pushed = session.crane.push_layout(
-                layout, str(tag), is_index=assembly.is_index, progress=progress
+    def __init__(self, session: PushSession, plan: Plan, assembly: Assembly, layout: str) -> None:
+        self._session = session
+        self._plan = plan
+        self._assembly = assembly
+        self._layout = layout
+
+    def push(self, tags: Sequence[Reference]) -> int:
+        """Push the layout to each tag; return the bytes of blobs that were uploaded for it.
+
+        Raises NotFound for the first tag if the registry lacks a layer of the parent, and
+        KontextError.
+        """
+        sizes = self._assembly.blobs
+        for image in self._borrowed_images():
+            sizes |= image.sizes
+        sent: set[tuple[str, Digest]] = set()  # by repository
+        for number, tag in enumerate(tags):
+            try:
+                sent |= {(tag.repository, blob) for blob in self._push(tag)}
+            except RegistryError as error:
+                if not number:
+                    raise
+                done = ", ".join(map(str, tags[:number]))
+                raise KontextError(
+                    f"{tag.at(self._assembly.digest)} is published as {done}, "
+                    f"but not as {tag}: {error.message}",
+                    hint=error.hint,
+                ) from error
+        return sum(sizes.get(blob, 0) for _, blob in sent)
+
+    def _push(self, tag: Reference) -> frozenset[Digest]:
+        """Push the layout to a tag; return the blobs that the registry did not have.
+
+        A layout lacks the layers of a base and of a parent. If they are not in the tag's repository
+        either, they are brought there first.
+        """
+        try:
+            return self._run_crane(tag)
+        except NotFound:
+            steps, brought = self._session.report.steps, frozenset[Digest]()
+            images = [one for one in self._borrowed_images() if one.repository != tag.repository]
+            if not images:
+                raise
+            for image in images:
+                with steps.step(StepName.CRANE_MUTATE):
+                    brought |= self._session.crane.bring(
+                        image.name, tag.repository, {_BROUGHT: self._assembly.digest}
+                    )
+            return brought | self._run_crane(tag)
+
+    def _run_crane(self, tag: Reference) -> frozenset[Digest]:
+        progress = UploadProgress(self._assembly.blobs)
+        with self._session.report.steps.step(StepName.CRANE_PUSH, progress.measure):
+            pushed = self._session.crane.push_layout(
+                self._layout, str(tag), is_index=self._assembly.is_index, progress=progress
             )
         return pushed.uploaded
-    except NotFound:
-        if tag.repository not in brought and _bring_bases(session, plan, assembly, tag.repository):
-            brought.add(tag.repository)
-            return _push(session, plan, assembly, layout, tag, done, brought)
-        if done:
-            raise _partly_published(assembly, tag, done, "the registry lacks its layers") from None
-        raise
-    except RegistryError as error:
-        if done:
-            raise _partly_published(assembly, tag, done, error.message, error.hint) from error
-        raise
+
+    def _borrowed_images(self) -> list[_BorrowedImage]:
+        """Return the images whose layers the new one has, and the layout has not."""
+        candidate = self._plan.candidate
+        images = [
+            _BorrowedImage(base.source, "", {layer.digest: layer.size for layer in base.layers})
+            for base in self._plan.spec.bases
+            if base.source
+        ]
+        if candidate:
+            image, repository = candidate.image.image, candidate.reference.repository
+            sizes = {layer.digest: layer.size for layer in image.layers}
+            images.append(_BorrowedImage(candidate.reference.at(image.digest), repository, sizes))
+        return images
 
 
-def _partly_published(
-    assembly: Assembly, tag: Reference, done: Sequence[Reference], why: str, hint: str = ""
-) -> KontextError:
-    return KontextError(
-        f"{done[0].at(assembly.digest)} is published as {', '.join(map(str, done))}, "
-        f"but not as {tag}: {why}",
-        hint=hint,
-    )
+@dataclass(frozen=True)
+class _BorrowedImage:
+    """An image whose layers are a part of the new one."""
 
-
-def _bring_layers(
-    session: PushSession, plan: Plan, assembly: Assembly, tags: Sequence[Reference]
-) -> set[str]:
-    """Bring the layers that the push builds on to where they are missing.
-
-    These are the parent's, from another repository, and those of a base that the parent did not
-    have. Returns the repositories that the base's layers were brought to.
-    """
-    candidate, brought = plan.candidate, set[str]()
-    there = {layer.digest for layer in candidate.image.image.layers} if candidate else set()
-    is_based = all(layer.digest in there for base in plan.spec.bases for layer in base.layers)
-    for repository in dict.fromkeys(tag.repository for tag in tags):
-        if candidate and candidate.reference.repository != repository:
-            source = candidate.reference.at(candidate.image.image.digest)
-            with session.report.steps.step(StepName.CRANE_MUTATE):
-                session.crane.bring(source, repository, {_BROUGHT: assembly.digest})
-        if not is_based and _bring_bases(session, plan, assembly, repository):
-            brought.add(repository)
-    return brought
-
-
-def _bring_bases(session: PushSession, plan: Plan, assembly: Assembly, repository: str) -> bool:
-    """Bring the layers of the user's base into a repository; return whether there is a base."""
-    sources = [base.source for base in plan.spec.bases if base.source]
-    for source in sources:
-        with session.report.steps.step(StepName.CRANE_MUTATE):
-            session.crane.bring(source, repository, {_BROUGHT: assembly.digest})
-    return bool(sources)
+    name: str  # REPO@sha256:…
+    repository: str  # that has its layers for certain; "": none
+    sizes: Mapping[Digest, int]  # in bytes, of its layers
 
 
 _BROUGHT = "dev.kontext.brought-for"

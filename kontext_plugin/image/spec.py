@@ -74,7 +74,8 @@ class ImageSpec:
         the label of the clean commit.
         """
         git = self.git_labels
-        if is_same and not (names_commit(git) and not names_commit(former)):
+        is_first = names_commit(git) and not names_commit(former) and REVISION not in self.labels
+        if is_same and not is_first:
             git = {key: value for key, value in former.items() if key in GIT_LABELS}
         return {**git, **self.labels}
 

@@ -6,10 +6,13 @@ left a file there that is not what the manifest says, and every later image woul
 
 from __future__ import annotations
 
+import hashlib
+
 from kontext_plugin.crane_driver.errors import Damaged, NotFound
 from kontext_plugin.delta import Place, differences, earlier_tree
+from kontext_plugin.image.oci import Digest
 from kontext_plugin.image.tree import DIRECTORY, WHITEOUT, Tree
-from kontext_plugin.layer.compression import compression_of
+from kontext_plugin.layer.compression import Source, compression_of
 from kontext_plugin.layer.reader import ExportedEntry, ExportReader, max_unpacked_bytes
 from kontext_plugin.push.parent import BuildOn, Candidate, StartFresh
 from kontext_plugin.push.prepare import Prepared, start_fresh
@@ -59,7 +62,9 @@ def _check(session: PushSession, candidate: Candidate, choice: BuildOn, tree: Tr
     image. Raises RegistryError.
     """
     found, reverse = choice.found, choice.parent.reverse_delta
+    config = found.config
     assert reverse is not None  # fetched with history
+    assert config is not None
     expected = {
         len(choice.layers): earlier_tree(reverse, tree),
         len(found.sources): found.manifest.tree,
@@ -68,14 +73,33 @@ def _check(session: PushSession, candidate: Candidate, choice: BuildOn, tree: Tr
     for count, layer in enumerate(found.sources, 1):
         with session.crane.blob(candidate.reference.at(layer.digest), whole=True) as blob:
             try:
-                archive = compression_of(layer.media_type).decompress(blob)
+                archive = _HashedSource(compression_of(layer.media_type).decompress(blob))
                 reader = ExportReader(archive, max_unpacked_bytes([layer]))
                 unpacked.apply(reader)
                 reader.finish()
             except ValueError as error:
                 raise _Lie(f"{layer.digest}: {error}") from error
+        # A consumer would refuse an image with a wrong one, and each later push would take it over.
+        if archive.digest() != config.diff_ids[found.height + count - 1]:
+            raise _Lie(f"{layer.digest}: the configuration has another diff ID for it")
         if count in expected:
             unpacked.compare(expected[count])
+
+
+class _HashedSource:
+    """A source that hashes what is read of it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        content = self._source.read(size)
+        self._hash.update(content)
+        return content
+
+    def digest(self) -> Digest:
+        return Digest(f"sha256:{self._hash.hexdigest()}")
 
 
 class _Unpacked:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.models import SPEC
+from support.models import ARM, SHIPPED, SPEC
 
-from kontext_plugin.image.oci import Digest, Layer
+from kontext_plugin.image.oci import Digest, ImageConfig, Layer
 from kontext_plugin.image.spec import (
     LAYER_LIMIT,
     MAX_LAYERS,
     REVISION,
     SOURCE,
-    UNKNOWN,
     names_commit,
 )
 
@@ -21,69 +20,57 @@ COMMIT, OTHER = "0123456789" * 4, "fedcba9876" * 4
 CLEAN, DIRTY = {REVISION: COMMIT}, {REVISION: f"{COMMIT}-dirty"}
 
 
-# Platforms
+# Labels: those of the former image, the user's, git's; with the same sources, and with other ones
+
+Labels = dict[str, str]
+
+LABELS: dict[str, tuple[Labels, Labels, Labels, Labels, Labels]] = {
+    "nothing": ({}, {}, {}, {}, {}),
+    "a label of the user's": ({"k": "v"}, {"k": "w"}, {}, {"k": "w"}, {"k": "w"}),
+    "a label that was dropped": ({"k": "v"}, {}, {}, {}, {}),
+    "the user's own revision": (CLEAN, {REVISION: "v1"}, {}, {REVISION: "v1"}, {REVISION: "v1"}),
+    "the user's own revision again": (
+        {REVISION: "v1"}, {REVISION: "v1"}, CLEAN, {REVISION: "v1"}, {REVISION: "v1"},
+    ),
+    "another commit": ({REVISION: OTHER}, {}, CLEAN, {REVISION: OTHER}, CLEAN),
+    "dirty now": (CLEAN, {}, DIRTY, CLEAN, DIRTY),
+    "still dirty": ({REVISION: f"{OTHER}-dirty"}, {}, DIRTY, {REVISION: f"{OTHER}-dirty"}, DIRTY),
+    "committed": (DIRTY, {}, CLEAN, CLEAN, CLEAN),
+    "the first with labels": ({}, {}, CLEAN, CLEAN, CLEAN),
+    "no work tree any more": (CLEAN, {}, {}, CLEAN, {}),
+    "another source": (
+        CLEAN | {SOURCE: "a"}, {}, CLEAN | {SOURCE: "b"}, CLEAN | {SOURCE: "a"},
+        CLEAN | {SOURCE: "b"},
+    ),
+}  # fmt: skip
 
 
-def test_a_spec_with_one_platform_has_that_platform() -> None:
-    assert replace(SPEC, platforms=frozenset({"linux/arm64"})).platform == "linux/arm64"
-
-
-@pytest.mark.parametrize("platforms", [(), ("linux/amd64", "linux/arm64")], ids=["none", "two"])
-def test_a_spec_without_exactly_one_platform_is_refused(platforms: tuple[str, ...]) -> None:
-    """An index of several platforms is not made yet: no code may take one of them at random."""
-    spec = replace(SPEC, platforms=frozenset(platforms))
-    with pytest.raises(ValueError, match="values to unpack"):
-        _ = spec.platform
-
-
-# Labels
-
-WORTH: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str], bool]] = {
-    "nothing new": ({}, {}, {}, False),
-    "a label of the user's": ({"k": "v"}, {"k": "w"}, {}, True),
-    "the user's own revision": (CLEAN, {REVISION: "v1"}, {}, True),
-    "the user's own revision again": ({REVISION: "v1"}, {REVISION: "v1"}, CLEAN, False),
-    "another commit": ({REVISION: OTHER}, {}, CLEAN, False),
-    "dirty now": (CLEAN, {}, DIRTY, False),
-    "still dirty": ({REVISION: f"{OTHER}-dirty"}, {}, DIRTY, False),
-    "committed": (DIRTY, {}, CLEAN, True),
-    "a commit that was unknown": ({REVISION: UNKNOWN}, {}, CLEAN, True),
-    "the first with labels": ({}, {}, CLEAN, True),
-    "no work tree any more": (CLEAN, {}, {}, False),
-    "another source": (CLEAN | {SOURCE: "a"}, {}, CLEAN | {SOURCE: "b"}, False),
-}
-
-
-@pytest.mark.parametrize(("former", "user", "git", "worth"), WORTH.values(), ids=WORTH)
-def test_labels_alone_are_pushed_if_they_say_something_new(
-    former: dict[str, str], user: dict[str, str], git: dict[str, str], worth: bool
+@pytest.mark.parametrize(("former", "user", "git", "same", "other"), LABELS.values(), ids=LABELS)
+def test_the_labels_say_what_is_true_of_the_sources(
+    former: Labels, user: Labels, git: Labels, same: Labels, other: Labels
 ) -> None:
-    assert replace(SPEC, labels=user, git_labels=git).changes_labels(former) is worth
+    """The sources of a commit may be those of the next one: that alone makes no new image."""
+    spec = replace(SPEC, labels=user, git_labels=git)
+    assert spec.labels_on(former, is_same=True) == same
+    assert spec.labels_on(former, is_same=False) == other
 
 
 @pytest.mark.parametrize("git", [{}, CLEAN, DIRTY, CLEAN | {SOURCE: "git@h:p"}])
 @pytest.mark.parametrize("user", [{}, {"k": "v"}, {REVISION: "v1"}, {SOURCE: "s"}])
 @pytest.mark.parametrize("former", [{}, CLEAN, DIRTY | {SOURCE: "s"}])
-def test_pushed_labels_are_not_pushed_again(
-    former: dict[str, str], user: dict[str, str], git: dict[str, str]
-) -> None:
+def test_a_second_push_gives_the_same_labels(former: Labels, user: Labels, git: Labels) -> None:
     spec = replace(SPEC, labels=user, git_labels=git)
-    labels = spec.labels_on(former)
-    assert former.keys() <= labels.keys()
-    assert labels | user == labels, "the user's labels win"
-    assert not spec.changes_labels(labels)
-
-
-def test_a_git_label_that_is_not_known_any_more_becomes_unknown() -> None:
-    assert SPEC.labels_on(DIRTY | {SOURCE: "s"}) == {REVISION: UNKNOWN, SOURCE: UNKNOWN}
-    assert SPEC.labels_on({}) == {}
+    for is_same in (True, False):
+        labels = spec.labels_on(former, is_same=is_same)
+        assert labels | user == labels, "the user's labels win"
+        assert spec.labels_on(labels, is_same=True) == labels
 
 
 COMMITS = {
     "SHA-1": (COMMIT, True),
     "SHA-256": ("ab" * 32, True),
     "dirty": (f"{COMMIT}-dirty", False),
-    "unknown": (UNKNOWN, False),
+    "unknown": ("unknown", False),
     "short": (COMMIT[:39], False),
     "upper case": (COMMIT.upper().replace("0", "A"), False),
     "line end": (f"{COMMIT}\n", False),
@@ -99,13 +86,17 @@ def test_only_a_whole_hash_names_a_commit(revision: str, expected: bool) -> None
 # Bases
 
 
-def test_the_layers_of_a_base_end_with_the_extractor() -> None:
-    extractor = Layer(Digest("sha256:" + "e" * 64), 5)
-    assert SPEC.base.layers == SPEC.base.image.layers
-    assert replace(SPEC.base, extractor_layer=extractor).layers == (
-        *SPEC.base.image.layers,
-        extractor,
-    )
+def test_a_base_has_the_settings_of_its_document() -> None:
+    labels = {"config": {"Labels": {"k": "v"}}}
+    base = replace(SHIPPED, document={**SHIPPED.document, **labels})
+    assert base.config == ImageConfig("linux/amd64", labels={"k": "v"})
+
+
+def test_the_room_for_sources_is_what_the_largest_base_and_the_extractor_leave() -> None:
+    assert replace(SPEC, max_layers=5).room == 4
+    layer = Layer(Digest("sha256:" + "7" * 64), 5)
+    both = (replace(SHIPPED, layers=(layer,)), replace(ARM, layers=(layer,) * 3))
+    assert replace(SPEC, bases=both, max_layers=9).room == 5
 
 
 def test_the_default_of_max_layers_is_below_the_limit() -> None:

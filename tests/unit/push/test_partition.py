@@ -8,18 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.models import CONFIG, SPEC, described, published, trees
+from support.models import NOTHING, SPEC, described, plan_on, published, trees
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import decode_image, encode_image
 from kontext_plugin.delta import reverse_delta
 from kontext_plugin.image.chunking import SMALL, is_boundary
-from kontext_plugin.image.oci import Digest, Image, Layer
+from kontext_plugin.image.oci import Digest, Image, ImageConfig
 from kontext_plugin.image.tree import DIRECTORY, ReverseDelta, Tree
 from kontext_plugin.manifest import Ancestor, Lineage, Manifest
-from kontext_plugin.push.parent import BuildOn, StartFresh
+from kontext_plugin.push.parent import BuildOn
 from kontext_plugin.push.partition import (
     CHUNK_BYTES,
     MAX_CHUNKS,
@@ -31,12 +31,10 @@ from kontext_plugin.push.partition import (
     partition_listing,
     partition_reverse_deltas,
 )
-from kontext_plugin.push.plan import make_plan
 from kontext_plugin.registry.fetch import KontextImage
 
-BASE = Digest("sha256:" + "b" * 64)
-LINEAGE = Lineage(BASE, BASE, "linux/amd64", layers=(BASE, BASE))
-NOTHING = StartFresh("there is nothing")
+LAYER = Digest("sha256:" + "b" * 64)
+LINEAGE = Lineage(layers=(LAYER, LAYER))
 
 
 def tree_of(sizes: dict[str, int]) -> Tree:
@@ -61,8 +59,9 @@ def read_back(held: Manifest, documents: dict[str, bytes]) -> Manifest:
 
 def cached(held: Manifest) -> Manifest:
     """Return what the cache of this machine reads back."""
-    record, content = encode_image(KontextImage(Image(BASE, (), BASE), held, CONFIG))
-    found = decode_image(json.loads(json.dumps(record)), memoryview(b"".join(content)), BASE)
+    image = KontextImage(LAYER, Image(LAYER, (), LAYER), held, ImageConfig("linux/amd64"))
+    record, content = encode_image(image)
+    found = decode_image(json.loads(json.dumps(record)), memoryview(b"".join(content)), LAYER)
     assert found
     return found.manifest
 
@@ -176,12 +175,12 @@ def test_a_growing_tree_gets_parts_and_a_shrinking_one_loses_them() -> None:
 def ancestor(count: int) -> Ancestor:
     """Return an ancestor whose tree had this many other files."""
     former = tree_of({f"f{number}": 1 for number in range(count)}).without_sizes()
-    return Ancestor(BASE, 1, 0, 0, frozenset(), ReverseDelta(former))
+    return Ancestor(LAYER, 1, 0, 0, frozenset(), ReverseDelta(former))
 
 
 def test_a_long_reverse_delta_is_a_part_that_is_written_once() -> None:
     def held(*ancestors: Ancestor) -> Manifest:
-        return Manifest(Tree(), replace(LINEAGE, layers=(BASE,) * 9, ancestors=ancestors))
+        return Manifest(Tree(), replace(LINEAGE, layers=(LAYER,) * 9, ancestors=ancestors))
 
     short, long = ancestor(3), ancestor(100)
     placed, written = partition_reverse_deltas(held(), [long], 3)
@@ -252,8 +251,9 @@ def test_the_layers_do_not_depend_on_the_order_of_the_scan() -> None:
 
 @given(trees(), trees())
 def test_the_partition_of_a_delta_writes_the_changes_into_one_layer(old: Any, new: Any) -> None:
-    tag_image = published(make_plan(NOTHING, SPEC, described(old)))
-    plan = make_plan(tag_image, SPEC, described(new))
+    tag_image = published(plan_on(NOTHING, SPEC, described(old)))
+    plan = plan_on(tag_image, SPEC, described(new))
+    assume(not plan.sources)
     divided = partition(plan)
     assert (divided.lower, divided.top) == ((), plan.changes.written)
     if isinstance(plan.parent, BuildOn):
@@ -262,34 +262,33 @@ def test_the_partition_of_a_delta_writes_the_changes_into_one_layer(old: Any, ne
 
 def test_a_large_fresh_start_writes_all_sources_below_the_manifest() -> None:
     tree = tree_of({f"f{number}": 10 * MEGA for number in range(20)})
-    plan = make_plan(NOTHING, SPEC, tree)
+    plan = plan_on(NOTHING, SPEC, tree)
     divided = partition(plan)
     assert len(divided.lower) > 1 and divided.top == ()
     assert sorted(path for paths in divided.lower for path in paths) == sorted(tree.paths())
-    single = make_plan(NOTHING, replace(SPEC, base=replace(SPEC.base, single_layer=True)), tree)
+    single = plan_on(NOTHING, replace(SPEC, single_layer=True), tree)
     assert partition(single) == Partition((), tuple(sorted(tree.paths())), (), (), {})
 
 
 def test_the_parts_of_a_large_fresh_start_lie_in_its_top_layer() -> None:
     tree = tree_of(many(3000, MEGA))
-    plan = make_plan(NOTHING, SPEC, tree)
+    plan = plan_on(NOTHING, SPEC, tree)
     divided = partition(plan)
-    assert {part.layer for part in divided.parts} == {1 + len(divided.lower)}
+    assert {part.layer for part in divided.parts} == {len(divided.lower)}
     assert {part.name for part in divided.parts} == divided.documents.keys()
-    layers = [Layer(BASE, 1)] * (1 + len(divided.lower))
-    held = manifest_on(plan, divided, (layer.digest for layer in layers))
-    assert held.lineage and held.lineage.layers == (BASE,) * len(layers)
+    held = manifest_on(plan, divided, [LAYER] * len(divided.lower))
+    assert held.lineage and held.lineage.layers == (LAYER,) * len(divided.lower)
     assert read_back(held, dict(divided.documents)) == held
 
 
 @pytest.mark.parametrize("count", [3, 3000])
 def test_manifest_bytes_are_those_of_all_new_documents(count: int) -> None:
-    plan = make_plan(NOTHING, SPEC, tree_of(many(count)))
+    plan = plan_on(NOTHING, SPEC, tree_of(many(count)))
     divided = partition(plan)
-    root = manifest.encode(manifest_on(plan, divided, [BASE]))
+    root = manifest.encode(manifest_on(plan, divided, []))
     written = sum(map(len, divided.documents.values()))
     assert manifest_bytes(plan, divided) == len(root) + written
-    edited = make_plan(published(plan), SPEC, tree_of(many(count) | {"new": 1}))
+    edited = plan_on(published(plan), SPEC, tree_of(many(count) | {"new": 1}))
     assert isinstance(edited.parent, BuildOn)
     if count == 3000:
         assert manifest_bytes(edited, partition(edited)) < written / 2

@@ -35,7 +35,10 @@ def load(docker: Daemon, crane: Crane, name: Reference, image: KontextImage, rep
 
     Raises KontextError.
     """
-    source = name.at(image.digest)  # the tag may move in the meantime
+    digest = image.digest
+    if docker.platform() in image.platforms:  # the daemon knows one image by an index's digest
+        digest = crane.digest(name.at(digest), docker.platform())
+    source = name.at(digest)  # the tag may move in the meantime
     if not docker.has_image(source):
         layers = number(len(image.image.layers), "layer")
         report.info(f"Pulling {name}: {layers}, {size(image.image.size)}")

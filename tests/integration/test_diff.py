@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.edits import BEFORE as TREE
 from support.edits import HOSTILE_NAME, edit
-from support.images import layers, writes
+from support.images import uploaded, writes
 from support.services import Docker, Registry
 from support.trees import Directory, on_disk
 
@@ -44,16 +44,18 @@ def test_diff_says_what_the_next_push_uploads(
 
     assert (said.code, said.stdout) == (0, EDITED)
     said.assert_printable()
+    registry.requests()
     pushed = docker.push(tag, source)
-    upload = registry.blob_size(layers(crane, tag)[-1])
+    upload = sum(map(registry.blob_size, uploaded(registry.requests())))
     assert "Building on" in said.stderr
     what = "1 added, 4 changed, 1 removed"
-    assert f"Would upload {size(upload)} in one layer: {what}" in said.stderr
+    assert f"Would publish {pushed.image} and upload {size(upload)}: {what}" in said.stderr
     assert f"{what}; uploaded {size(upload)}" in pushed.stderr
     assert document == {
         "reference": tag,
         "image": before.partition("@")[2],
         "up_to_date": False,
+        "new_image": pushed.image.partition("@")[2],
         "builds_on": before.partition("@")[2],
         "fresh": None,
         "added": ["new", "new/file"],
@@ -71,17 +73,17 @@ def test_without_an_image_under_the_tag_all_is_new(
     said = docker("kontext", "diff", "-t", tag, cwd=source)
     assert said.stdout.count("\n") == len(TREE)
     assert all(line.startswith("A ") for line in said.stdout.splitlines())
-    assert "there is no image under the tag yet" in said.stderr
+    assert "Starting fresh: there is no image to build on" in said.stderr
     document = docker("kontext", "diff", "-t", tag, "--format=json", str(source)).json
     assert document["added"] == sorted(TREE)
     assert (document["image"], document["builds_on"]) == (None, None)
-    assert document["fresh"] == "there is no image under the tag yet"
+    assert document["fresh"].startswith("there is no image to build on")
     assert not (tmp_path / "cache").exists()
     (tmp_path / "empty").mkdir()
     said = docker("kontext", "diff", "-t", tag, str(tmp_path / "empty"))
     assert (said.code, said.stdout) == (0, "")
     assert "No path differs" not in said.stderr, "there is nothing that it could differ from"
-    assert "Would upload" in said.stderr
+    assert "Would publish" in said.stderr
 
 
 def test_diff_compares_with_the_tag_even_if_a_push_would_start_fresh(
@@ -94,7 +96,7 @@ def test_diff_compares_with_the_tag_even_if_a_push_would_start_fresh(
     assert said.stdout == "C ballast\n"
     assert "Starting fresh: more than half of the bytes changed" in said.stderr
     files = sum(not isinstance(entry, Directory) for entry in TREE.values())
-    assert f"in one layer: everything, {files} files; and the base image" in said.stderr
+    assert f": everything, {files} files\n" in said.stderr
     assert " added" not in said.stderr, "the list says otherwise"
 
 
@@ -140,10 +142,11 @@ def test_diff_says_if_only_labels_or_options_differ(
     said = docker("kontext", "diff", "-t", tag, "--exit-code", *options, str(source))
     assert (said.code, said.stdout) == (0, "")
     assert "Nothing changed" in said.stderr
-    said = docker("kontext", "diff", "-t", tag, "--exit-code", str(source))
-    assert (said.code, said.stdout) == (0, "")
-    assert "No path differs, but a push would publish a new image" in said.stderr
-    assert "the image is for linux/arm64, not linux/amd64" in said.stderr
+    for change in (("--label", "a=c"), ("--platform", "all"), ("--platform", "linux/amd64"), ()):
+        said = docker("kontext", "diff", "-t", tag, "--exit-code", *change, str(source))
+        assert (said.code, said.stdout) == (0, "")
+        assert "No path differs, but a push would publish a new image" in said.stderr
+        assert f"Building on {tag}:latest, generation 0" in said.stderr
     more = (*options, "--label", "c=d", "--format", "json")
     document = docker("kontext", "diff", "-t", tag, *more, str(source)).json
     assert not document["up_to_date"]

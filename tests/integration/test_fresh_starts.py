@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.layers import MANIFEST, layer, manifest_layer
+from support.images import documents, exported, layers, sources, uploaded
+from support.layers import MANIFEST, OLD, layer, manifest_layer
 from support.services import Docker, Registry
 from support.trees import File, Tree, in_archive, on_disk
 
@@ -41,15 +42,20 @@ IMAGES = {
     "broken JSON": (layer(MANIFEST, b'{"version": 2,'), "not JSON"),
     "no object": (layer(MANIFEST, b"[]"), "no JSON object"),
     "nested deeply": (layer(MANIFEST, b"[" * 200_000), "not JSON"),
-    "unknown version": (manifest_layer(version=3), "unknown version 3"),
+    "unknown version": (manifest_layer(version=4), "unknown version 4"),
     "version of another type": (manifest_layer(version="2"), "unknown version 2"),
-    "keys missing": (layer(MANIFEST, b'{"version": 2}'), "required property"),
+    "keys missing": (layer(MANIFEST, b'{"version": 3}'), "required property"),
+    "keys of version 2 missing": (manifest_layer(version=2), "required property"),
     "wrong type": (manifest_layer(files=[]), "files"),
     "hash of another kind": (
         manifest_layer(files={"file": "0" * 63}),
         "a hash that is not a SHA-256",
     ),
     "path above": (manifest_layer(files={"../file": "0" * 64}), "'../file'"),
+    "path above, in version 2": (
+        manifest_layer(**OLD, files={"../file": "0" * 64}),
+        "'../file'",
+    ),
     "path above, within": (manifest_layer(files={"a/../../file": "0" * 64}), "'a/../../file'"),
     "absolute path": (manifest_layer(files={"/etc/passwd": "0" * 64}), "'/etc/passwd'"),
     "whiteout": (manifest_layer(files={".wh.file": "0" * 64}), "'.wh.file'"),
@@ -107,55 +113,84 @@ def test_a_manifest_that_the_annotation_does_not_name_starts_fresh(
     assert pushed.image
 
 
-def test_layers_changed_by_another_tool_start_fresh(
-    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
-) -> None:
-    """Its manifest tells of layers that are not the image's: it may not be believed."""
-    tag = registry.repository() + ":v1"
-    docker.push(tag, source)
-    top = json.loads(crane("manifest", tag))
-    blob = crane("blob", f"{tag}@{top['layers'][-1]['digest']}".replace(":v1@", "@"))
-    path = tmp_path / "top.tar.gz"
+@pytest.fixture
+def tag(docker: Docker, registry: Registry, source: Path) -> str:
+    """A tag that shows the source directory, in blobs that no other repository has."""
+    name = registry.repository() + ":v1"
+    (source / "own").write_text(name)
+    assert docker.push(name, source).image
+    return name
+
+
+def set_aside(tag: str, crane: Crane, folder: Path) -> str:
+    """Write the layer with the manifest into a file; return its path."""
+    blob = crane("blob", f"{tag.rpartition(':')[0]}@{sources(crane, tag)[-1]}")
+    path = folder / "top.tar.gz"
     path.write_bytes(blob)
-    annotation = next(iter(top["annotations"].items()))
-    crane("append", "--oci-empty-base", "-f", str(path), "-t", tag)
-    crane("mutate", tag, "--annotation", "=".join(annotation), "-t", tag)
+    return str(path)
+
+
+def test_layers_changed_by_another_tool_start_fresh(
+    docker: Docker, crane: Crane, source: Path, tag: str, tmp_path: Path
+) -> None:
+    """The manifest names layers that the image does not have."""
+    (source / "new").write_text("new\n")
+    docker.push(tag, source)
+    top = set_aside(tag, crane, tmp_path)
+    (tmp_path / "other.tar.gz").write_bytes(layer("etc/motd", b"hello"))
+    value = json.loads(crane("manifest", tag))["annotations"]["dev.kontext.manifest"]
+    files = ["-f", str(tmp_path / "other.tar.gz"), "-f", top]
+    crane("append", "--oci-empty-base", *files, "-t", tag)
+    crane("mutate", tag, "--annotation", f"dev.kontext.manifest={value}", "-t", tag)
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
     pushed = docker.push(tag, source)
-    assert "another tool changed the image's layers" in pushed.stderr
-    assert in_archive(io.BytesIO(crane("export", tag, "-"))) == TREE
+    assert "Starting fresh: another tool changed the image's layers" in pushed.stderr
+    assert exported(crane, tag) == on_disk(source)
 
 
-def test_an_index_under_the_tag_starts_fresh(
-    docker: Docker, registry: Registry, crane: Crane, source: Path
+def test_a_layer_on_top_of_the_extractor_starts_fresh(
+    docker: Docker, crane: Crane, source: Path, tag: str, tmp_path: Path
 ) -> None:
-    repository = registry.repository()
-    images = [
-        docker.push(f"{repository}:{name}", source, "--platform", f"linux/{name}").image
-        for name in ("amd64", "arm64")
-    ]
-    crane("index", "append", "-m", images[0], "-m", images[1], "-t", f"{repository}:all")
-    pushed = docker.push(f"{repository}:all", source)
-    assert "index of several platforms" in pushed.stderr
-    assert pushed.image == images[0]
+    (tmp_path / "other.tar.gz").write_bytes(layer("var/run/kontext/file", b"theirs"))
+    crane("mutate", tag, "--append", str(tmp_path / "other.tar.gz"), "-t", tag)
+    pushed = docker.push(tag, source)
+    assert "does not start with a manifest" in pushed.stderr
+    assert exported(crane, tag) == on_disk(source)
 
 
-def test_layers_gone_from_the_registry_start_fresh(
-    docker: Docker, registry: Registry, crane: Crane, source: Path
+def test_layers_of_sources_gone_from_the_registry_start_fresh(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str
 ) -> None:
-    tag = registry.repository() + ":v1"
-    (source / "own").write_text(tag)  # all repositories of a registry share their blobs
-    docker.push(tag, source)
-    digest = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
-    registry.blob(digest).unlink()
-    repository = tag.partition("/")[2].partition(":")[0]
-    layers = registry.data / f"docker/registry/v2/repositories/{repository}/_layers"
-    (layers / digest.replace(":", "/") / "link").unlink()
+    lose(registry, tag, sources(crane, tag)[-1])
     (source / "new").write_text("new\n")
     pushed = docker.push(tag, source)
     assert pushed.image
-    assert "gone from the registry" in pushed.stderr
-    assert in_archive(io.BytesIO(crane("export", tag, "-"))) == on_disk(source)
+    assert "Starting fresh: layers of the image are gone from the registry" in pushed.stderr
+    assert exported(crane, tag) == on_disk(source)
+
+
+def test_an_extractor_that_is_gone_from_the_registry_is_uploaded_again(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str
+) -> None:
+    *below, extractor = layers(crane, tag)
+    lose(registry, tag, extractor)
+    (source / "new").write_text("new\n")
+    registry.requests()
+    pushed = docker.push(tag, source)
+    assert pushed.image
+    assert "Starting fresh" not in pushed.stderr
+    *after, new, top = layers(crane, tag)
+    assert (after, top) == (below, extractor)
+    assert uploaded(registry.requests()) == {new, extractor, *documents(crane, tag)}
+    assert exported(crane, tag) == on_disk(source)
+
+
+def lose(registry: Registry, tag: str, digest: str) -> None:
+    """Remove a blob from the registry's files, and its link in the tag's repository."""
+    registry.blob(digest).unlink(missing_ok=True)
+    repository = tag.partition("/")[2].partition(":")[0]
+    links = registry.data / f"docker/registry/v2/repositories/{repository}/_layers"
+    (links / digest.replace(":", "/") / "link").unlink()
 
 
 CHANGES = {
@@ -165,30 +200,29 @@ CHANGES = {
     "environment": ["--env", "A=b"],
     "working directory": ["--workdir", "/nowhere"],
     "label": ["--label", "x=y"],
+    "annotation": ["--annotation", "a=b"],
     "platform": ["--set-platform", "linux/arm64"],
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_configuration_changed_by_another_tool_starts_fresh(
-    docker: Docker, registry: Registry, crane: Crane, source: Path, change: list[str]
+def test_a_configuration_changed_by_another_tool_is_put_right(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str, change: list[str]
 ) -> None:
-    tag = registry.repository() + ":v1"
-    first = docker.push(tag, source)
+    """Nothing of a configuration is taken over, and no sources are uploaded again."""
+    first, before = crane("digest", tag), sources(crane, tag)
     crane("mutate", tag, *change, "-t", tag)
-    pushed = docker.push(tag, source)
-    assert "another tool changed the image's configuration" in pushed.stderr
-    assert pushed.image == first.image
+    registry.requests()
+    pushed = docker.push(tag, source, "--platform", "linux/amd64")
+    assert pushed.code == 0 and "Starting fresh" not in pushed.stderr
+    assert crane("digest", tag) == first
+    assert not uploaded(registry.requests()) & set(before)
 
 
 def test_a_damaged_top_layer_starts_fresh(
-    docker: Docker, registry: Registry, crane: Crane, source: Path, tmp_path: Path
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str, tmp_path: Path
 ) -> None:
-    tag = registry.repository() + ":v1"
-    (source / "own").write_text(tag)  # all repositories of a registry share their blobs
-    docker.push(tag, source)
-    digest = json.loads(crane("manifest", tag))["layers"][-1]["digest"]
-    blob = registry.blob(digest)
+    blob = registry.blob(sources(crane, tag)[-1])
     blob.write_bytes(blob.read_bytes()[:60])
     docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
     pushed = docker.push(tag, source)

@@ -35,7 +35,7 @@ def test_inspect_describes_the_image_and_its_layers(
     second = docker.push(tag, source, "--label", "a=b,c\x1b[2J").image
     document = inspected(docker, tag)
     blobs = layers(crane, tag)
-    roles = ("base", "sources", "delta")
+    roles = ("sources", "delta", "extractor")
     assert document["layers"] == [
         {"digest": digest, "size": registry.blob_size(digest), "role": role}
         for digest, role in zip(blobs, roles, strict=True)
@@ -47,19 +47,23 @@ def test_inspect_describes_the_image_and_its_layers(
     expected = {
         "reference": tag,
         "digest": second.partition("@")[2],
-        "version": 2,
+        "version": 3,
         "intact": True,
         "generation": 1,
-        "platform": "linux/amd64",
-        "base": document["extractor"],
+        "platforms": ["linux/amd64"],
+        "base": None,
+        "base_name": None,
+        "extractor": blobs[-1],
         "labels": {"a": "b,c\x1b[2J"},
         "files": 5,
         "links": 2,
         "directories": 2,
         "bytes": 20_000 + 12 + 10 + 29 + 3,
-        "ancestors": [{"digest": first.partition("@")[2], "generation": 0, "layers": 2}],
     }
     assert {key: document[key] for key in expected} == expected
+    (ancestor,) = document["ancestors"]
+    expected = {"digest": first.partition("@")[2], "generation": 0, "layers": 1}
+    assert {key: ancestor[key] for key in expected} == expected
     annotations = json.loads(crane("manifest", tag))["annotations"]
     assert document["manifest"] == annotations["dev.kontext.manifest"]
 
@@ -78,8 +82,9 @@ def test_inspect_shows_the_layers_of_a_users_base(
     base, tag = own_base(crane, registry, tmp_path), registry.repository()
     docker.push(tag, source, "--base", base)
     document = inspected(docker, tag)
-    assert [layer["role"] for layer in document["layers"]] == ["base", "base", "sources"]
+    assert [layer["role"] for layer in document["layers"]] == ["base", "sources", "extractor"]
     assert document["base"] == crane("digest", base).decode().strip()
+    assert document["base_name"] == base
 
 
 def test_inspect_shows_a_single_layer(docker: Docker, registry: Registry, source: Path) -> None:
@@ -96,15 +101,17 @@ def test_inspect_says_if_another_tool_changed_the_layers(
 ) -> None:
     tag = registry.repository() + ":v1"
     docker.push(tag, source)
-    top = json.loads(crane("manifest", tag))
-    (tmp_path / "top.tar.gz").write_bytes(
-        crane("blob", f"{tag.removesuffix(':v1')}@{top['layers'][-1]['digest']}")
-    )
-    crane("append", "--oci-empty-base", "-f", str(tmp_path / "top.tar.gz"), "-t", tag)
-    annotation = "=".join(next(iter(top["annotations"].items())))
-    settings = ["--set-platform", "linux/amd64", "--annotation", annotation]
+    (source / "new").write_text("new")
+    docker.push(tag, source)
+    value = json.loads(crane("manifest", tag))["annotations"]["dev.kontext.manifest"]
+    paths = []
+    for name, digest in (("extractor", layers(crane, tag)[-1]), ("top", layers(crane, tag)[-2])):
+        paths += ["-f", str(tmp_path / f"{name}.tar.gz")]
+        Path(paths[-1]).write_bytes(crane("blob", f"{tag.removesuffix(':v1')}@{digest}"))
+    crane("append", "--oci-empty-base", *paths, "-t", tag)
+    settings = ["--set-platform", "linux/amd64", "--annotation", f"dev.kontext.manifest={value}"]
     crane("mutate", tag, *settings, "-t", tag)
     document = inspected(docker, tag)
     assert document["intact"] is False
-    assert [layer["role"] for layer in document["layers"]] == [None]
+    assert [layer["role"] for layer in document["layers"]] == [None, None]
     assert "another tool changed the layers" in docker("kontext", "inspect", tag).stdout

@@ -41,8 +41,19 @@ def test_the_files_say_what_was_published(
     first = pushed()
     before = iid.read_text()
     assert isinstance(first.pop("uploaded"), int)
-    same = {"up_to_date": False, "built_on": None, "generation": 0, "files": 2, "size": 1001}
-    assert first == same | {"fresh": "there is no image under the tag yet"}
+    same = {
+        "up_to_date": False,
+        "built_on": None,
+        "built_on_name": None,
+        "built_on_reason": None,
+        "platforms": ["linux/amd64"],
+        "generation": 0,
+        "files": 2,
+        "size": 1001,
+    }
+    assert first == same | {
+        "fresh": "there is no image to build on. If there is one elsewhere, name it with --from"
+    }
 
     assert pushed() == same | {"up_to_date": True, "fresh": None, "uploaded": 0}
 
@@ -53,7 +64,10 @@ def test_the_files_say_what_was_published(
     assert edit == {
         "up_to_date": False,
         "built_on": before,
+        "built_on_name": tags[0],
+        "built_on_reason": "under the tag",
         "fresh": None,
+        "platforms": ["linux/amd64"],
         "generation": 1,
         "files": 3,
         "size": 1002,

@@ -15,22 +15,27 @@ MANIFEST = "var/lib/kontext/manifest.json"
 NO_DIGEST = "sha256:" + "0" * 64
 
 NO_FILES: dict[str, Any] = {
-    "version": 2,
+    "version": 3,
     "files": {},
     "sizes": [],
     "executable": [],
     "links": {},
-    "base": NO_DIGEST,
-    "extractor": NO_DIGEST,
-    "platform": "linux/amd64",
     "generation": 0,
     "content": 0,
     "layers": [],
     "ancestors": [],
-    "labels": {},
     "replacedDirectories": [],
 }
 """A manifest that lists nothing."""
+
+OLD: dict[str, Any] = {
+    "version": 2,
+    "base": NO_DIGEST,
+    "extractor": NO_DIGEST,
+    "platform": "linux/amd64",
+    "labels": {},
+}
+"""What version 2 of the manifest has in addition."""
 
 ONE_FILE = NO_FILES | {"files": {"file": hashlib.sha256(b"other").hexdigest()}, "sizes": [5]}
 """A manifest that lists one file of 5 bytes."""

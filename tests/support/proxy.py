@@ -45,6 +45,9 @@ class Rule:
 
 ALWAYS = 1_000_000
 
+_FRAMING = ("content-length", "transfer-encoding")
+"""The headers of a request that http.client writes itself."""
+
 
 @dataclass
 class Proxy:
@@ -87,16 +90,31 @@ class Exchange(BaseHTTPRequestHandler):
     def length(self) -> int:
         return int(self.headers.get("Content-Length") or 0)
 
-    def forward(self, body: bytes | None = None) -> Response:
-        """Return the registry's answer. Redirections lead to the proxy."""
+    def forward(
+        self, body: bytes | None = None, *, method: str = "", path: str = "", accept: str = ""
+    ) -> Response:
+        """Return the registry's answer to this request, or to one like it.
+
+        Redirections lead to the proxy.
+        """
         if body is None:
             body = self.rfile.read(self.length)
+        headers = {
+            name: value for name, value in self.headers.items() if name.lower() not in _FRAMING
+        }
+        if accept:
+            headers["Accept"] = accept
         upstream = http.client.HTTPConnection(self.proxy.registry)
         with contextlib.closing(upstream):
-            upstream.request(self.command, self.path, body, dict(self.headers.items()))
+            upstream.request(method or self.command, path or self.path, body, headers)
             response = upstream.getresponse()
             content = response.read()
-        return Response(response.status, dict(response.getheaders()), content)
+        kept = {
+            name: value
+            for name, value in response.getheaders()
+            if name.lower() != "transfer-encoding"  # the body is in one piece now
+        }
+        return Response(response.status, kept, content)
 
     def start(self, response: Response) -> None:
         """Send the status and the headers."""

@@ -17,6 +17,7 @@ _KINDS = {
     "stats": "directory",
     "published": "image",
     "pushed": "completion",
+    "layers": "layers",
     "scratch": "temporary",
 }
 """What a person reads, and what JSON has (docs/commands.md), for each kind of entry."""

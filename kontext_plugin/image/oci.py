@@ -142,9 +142,10 @@ def children_of(index: Mapping[str, Any]) -> dict[str, Digest]:
     found: dict[str, Digest] = {}
     for entry in index["manifests"]:
         platform = entry.get("platform") or {}
-        name = f"{platform.get('os', '')}/{platform.get('architecture', '')}"
-        if "unknown" not in name and not is_index(entry):
-            found.setdefault(name, Digest(entry["digest"]))
+        system, architecture = platform.get("os", ""), platform.get("architecture", "")
+        can_run = system and architecture and "unknown" not in (system, architecture)
+        if can_run and not is_index(entry):
+            found.setdefault(f"{system}/{architecture}", Digest(entry["digest"]))
     return found
 
 

@@ -2,7 +2,8 @@
 
 1. The image under each tag that is pushed to.
 2. The images that --from names.
-3. The last push of this machine, if the tags show nothing, or an older push of this machine.
+3. The last push of this machine, if the tags show nothing, or an older push of this machine. If
+   they show nothing, also this machine's push of the nearest commit.
 4. If there is none of these: images whose tags name HEAD or an ancestor of it, and those of the
    usual branches. This takes one listing of the repository's tags.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from itertools import islice
@@ -69,6 +70,7 @@ class _Finder:
         self._session = session
         self._options = options
         self._root = root
+        self._records = session.cache.pushed()
         self._candidates: list[Candidate] = []
         self._reasons: list[StartFresh] = []  # why an image cannot be built on
 
@@ -89,7 +91,7 @@ class _Finder:
         tag_image = self._candidates[0].image if self._candidates else None
         for name in options.sources:
             self._read_source(name)
-        self._take_last_push({digest for digest in shown.values() if digest})
+        self._take_own_pushes({digest for digest in shown.values() if digest})
         is_refused = any(isinstance(document, Refused) for document in documents.values())
         if not self._candidates and not self._reasons and not is_refused:
             self._search_tags()
@@ -128,7 +130,7 @@ class _Finder:
             return
         session = self._session
         try:
-            image = session.cache.published(str(name), digest) or fetch_by_document(
+            image = self._cached(digest, str(name)) or fetch_by_document(
                 session.crane, session.requests, name, document, with_history=True
             )
         except NotFound:
@@ -159,27 +161,48 @@ class _Finder:
             self._session.report.warning(unusable.reason)
         del self._reasons[reasons:]
 
-    def _take_last_push(self, shown: set[Digest]) -> None:
-        """Make the last push of this machine a candidate, if the tags show nothing newer."""
-        records = self._session.cache.pushed()
-        for record in _own(records, self._root, {tag.repository for tag in self._options.tags}):
-            image = self._session.cache.published(record.reference, record.digest)
+    def _take_own_pushes(self, shown: set[Digest]) -> None:
+        """Make pushes of this machine candidates, if the tags show nothing newer.
+
+        These are the last push, and the push of the nearest commit if the tags show nothing.
+        """
+        repositories = {tag.repository for tag in self._options.tags}
+        for record in _own(self._records, self._root, repositories):
+            if any(record.digest in _with_ancestors(one.image) for one in self._candidates):
+                return
+            image = self._cached(record.digest)
             if image is None:
                 continue
-            earlier = {ancestor.image for ancestor in image.lineage.ancestors}
-            earlier |= {one.digest for one in records[records.index(record) :]}
-            if shown <= earlier and not self._has(image.digest):
-                name, _, tag = record.reference.rpartition(":")
-                reference = Reference(name, tag)
-                self._candidates.append(Candidate(image, reference, Origin.LAST_PUSH))
-            return
+            older = self._records[self._records.index(record) :]
+            if shown <= _with_ancestors(image) | {one.digest for one in older}:
+                self._candidates.append(_candidate_of(record, image))
+            break
+        if self._candidates and not shown:
+            ours = _own(self._records, self._root, repositories)
+            nearest = nearest_push(tuple(ours), self._history())
+            if nearest and not self._has(nearest.digest):
+                image = self._cached(nearest.digest)
+                if image and len(self._candidates) < _MAX_IMAGES:
+                    self._candidates.append(_candidate_of(nearest, image))
+
+    def _history(self) -> History:
+        return git.read_history(self._root, self._session.report.debug)
+
+    def _cached(self, digest: Digest, reference: str = "") -> KontextImage | None:
+        """Return an image that this machine has pushed, or has read under this reference."""
+        references = (one.reference for one in self._records if one.digest == digest)
+        images = (
+            self._session.cache.published(one, digest)
+            for one in dict.fromkeys(filter(None, (reference, *references)))
+        )
+        return next(filter(None, images), None)
 
     def _search_tags(self) -> None:
         """Look for images under other tags of the first tag's repository."""
         session, tag = self._session, self._options.tags[0]
         listed: list[str] = []
         listing = session.requests.submit(self._list_tags, tag.repository, listed)
-        history = git.read_history(self._root, session.report.debug)
+        history = self._history()
         wait((listing,), _MAX_SECONDS)  # after that, what was listed so far must do
         for origin, name in islice(likely_tags(tuple(listed), history), _MAX_IMAGES):
             reference = Reference(tag.repository, name)
@@ -205,6 +228,22 @@ def _own(records: list[PushRecord], root: str, repositories: set[str]) -> Iterat
     ours = [one for one in records if repository_of(one.reference) in repositories]
     yield from (one for one in ours if one.directory == root)
     yield from (one for one in ours if one.directory != root)
+
+
+def nearest_push(records: Sequence[PushRecord], history: History) -> PushRecord | None:
+    """Return the push of the nearest commit of the history; None if there is none. Pure."""
+    by_commit = {one.revision.partition("-")[0]: one for one in reversed(records)}
+    found = (by_commit.get(commit) for commit in history.commits)
+    return next((one for one in found if one), None)
+
+
+def _candidate_of(record: PushRecord, image: KontextImage) -> Candidate:
+    repository, _, tag = record.reference.rpartition(":")
+    return Candidate(image, Reference(repository, tag), Origin.OWN_PUSH)
+
+
+def _with_ancestors(image: KontextImage) -> set[Digest]:
+    return {image.digest, *(ancestor.image for ancestor in image.lineage.ancestors)}
 
 
 def likely_tags(tags: Iterable[str], history: History) -> Iterator[tuple[Origin, str]]:

@@ -74,7 +74,7 @@ def parent_name(candidate: Candidate) -> str:
     """Return where an image was found, and why it was looked at unless it is the tag's own."""
     if candidate.origin is Origin.TAG:
         return str(candidate.reference)
-    return f"{candidate.reference}, {candidate.origin.value}"
+    return f"{candidate.reference} ({candidate.origin.value})"
 
 
 def is_remarkable(plan: Plan, tag: Reference) -> bool:

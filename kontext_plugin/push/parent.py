@@ -42,11 +42,11 @@ _SINGLE_LAYER = "--single-layer was given"
 class Origin(Enum):
     """Why a push looked at an image. The values are public (docs/commands.md)."""
 
-    TAG = "under the tag"
+    TAG = "the tag"
     FROM = "named with --from"
-    LAST_PUSH = "the last push of this machine"
-    COMMIT = "of this commit or an earlier one"
-    BRANCH = "of a branch"
+    OWN_PUSH = "a push of this machine"
+    COMMIT = "the nearest commit"
+    BRANCH = "a branch"
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,8 @@ def publish(
             platforms=tuple(base.platform for base in plan.spec.bases) if assembly.is_index else (),
             is_cached=True,
         )
-        if plan.found_image is None or image.digest != plan.found_image.digest:
+        found = plan.found_image
+        if not (found and found.is_cached and found.digest == image.digest):
             session.cache.save_published(str(next(iter(shown))), image)
         if new and (how := _trust(session, plan)):
             session.cache.save_layers(how, [new[-1].layer.digest])

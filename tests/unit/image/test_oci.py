@@ -11,12 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kontext_plugin.image.oci import (
+    BASE_DIGEST_ANNOTATION,
+    BASE_NAME_ANNOTATION,
+    EXTRACTOR_ANNOTATION,
     GZIP_LAYER,
     MANIFEST_ANNOTATION,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    REPLACES_ANNOTATION,
     Digest,
     Image,
     ImageConfig,
     Layer,
+    children_of,
     config_from_document,
     digest_of,
     image_from_document,
@@ -92,6 +99,47 @@ def test_the_annotation_names_the_manifest(more: dict[str, Any], manifest: Diges
     assert image_from_document(B, document(**more)).manifest == manifest
 
 
+@pytest.mark.parametrize("key", ["extractor", "base", "replaces"])
+@pytest.mark.parametrize("value", ["x", "", A + "\n"], ids=["text", "empty", "line end"])
+def test_an_annotation_that_is_no_digest_counts_as_absent(key: str, value: str) -> None:
+    name = {
+        "extractor": EXTRACTOR_ANNOTATION,
+        "base": BASE_DIGEST_ANNOTATION,
+        "replaces": REPLACES_ANNOTATION,
+    }[key]
+    read = image_from_document(B, document({"digest": A, "size": 5}, annotations={name: value}))
+    assert read == Image(B, (Layer(A, 5),), None)
+
+
+def test_the_base_and_what_an_image_replaces_are_read() -> None:
+    annotations = {
+        BASE_DIGEST_ANNOTATION: A,
+        BASE_NAME_ANNOTATION: "alpine:3",
+        REPLACES_ANNOTATION: B,
+    }
+    read = image_from_document(B, document(annotations=annotations))
+    assert (read.base, read.base_name, read.replaces) == (A, "alpine:3", B)
+
+
+EXTRACTORS: dict[str, tuple[list[Digest], Digest | None]] = {
+    "on top": ([B, A], A),
+    "alone": ([A], A),
+    "at the bottom": ([A, B], None),
+    "nowhere": ([B], None),
+    "no layers": ([], None),
+}
+
+
+@pytest.mark.parametrize(("layers", "extractor"), EXTRACTORS.values(), ids=EXTRACTORS)
+def test_only_the_top_layer_can_be_the_extractors(
+    layers: list[Digest], extractor: Digest | None
+) -> None:
+    """An image built from one of Kontext's may keep the annotation, below layers of its own."""
+    listed = [{"digest": layer, "size": 5} for layer in layers]
+    read = image_from_document(B, document(*listed, annotations={EXTRACTOR_ANNOTATION: A}))
+    assert read.extractor == extractor
+
+
 def test_the_size_of_an_image_is_that_of_its_layers() -> None:
     assert Image(A, (), None).size == 0
     assert Image(A, (Layer(A, 5), Layer(B, 7)), None).size == 12
@@ -115,39 +163,59 @@ def test_an_index_is_told_from_an_image(parsed: dict[str, Any], expected: bool) 
     assert is_index(parsed) is expected
 
 
+def entry(digest: Digest, platform: object, media_type: str = OCI_MANIFEST) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest, "size": 1, "platform": platform}
+
+
+AMD = {"os": "linux", "architecture": "amd64"}
+CHILDREN: dict[str, tuple[list[dict[str, Any]], dict[str, Digest]]] = {
+    "none": ([], {}),
+    "two": (
+        [entry(A, AMD), entry(B, AMD | {"architecture": "arm64"})],
+        {"linux/amd64": A, "linux/arm64": B},
+    ),
+    "the first of two variants": (
+        [entry(A, AMD | {"variant": "v1"}), entry(B, AMD | {"variant": "v2"})],
+        {"linux/amd64": A},
+    ),
+    "an attestation of buildx": (
+        [entry(A, AMD), entry(B, {"os": "unknown", "architecture": "unknown"})],
+        {"linux/amd64": A},
+    ),
+    "without a platform": (
+        [entry(B, None), entry(B, {}), entry(B, {"os": "linux"}), entry(A, AMD)],
+        {"linux/amd64": A},
+    ),
+    "an index in an index": ([entry(A, AMD), entry(B, AMD, OCI_INDEX)], {"linux/amd64": A}),
+}
+
+
+@pytest.mark.parametrize(("entries", "children"), CHILDREN.values(), ids=CHILDREN)
+def test_the_children_of_an_index_are_the_images_that_can_run(
+    entries: list[dict[str, Any]], children: dict[str, Digest]
+) -> None:
+    assert children_of({"manifests": entries}) == children
+
+
 # Configurations
 
 TEXT = st.text(min_size=1, max_size=8)
 NAMES = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
-JSON = st.recursive(
-    st.booleans() | st.integers() | TEXT,
-    lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXT, below, max_size=3),
-    max_leaves=5,
-)
+DIGESTS = st.sampled_from([A, B])
 CONFIGS = st.builds(
     ImageConfig,
     platform=st.builds("{}/{}".format, NAMES, NAMES),
     entrypoint=st.lists(TEXT, max_size=3).map(tuple),
     working_directory=st.text(max_size=8),
     labels=st.dictionaries(TEXT, st.text(max_size=8), max_size=3),
-    other=st.dictionaries(TEXT.map("X{}".format), JSON.filter(bool), max_size=3),
+    diff_ids=st.lists(DIGESTS, max_size=3).map(tuple),
+    created=st.sampled_from(["", "2026-01-02T03:04:05Z"]),
 )
 
 
 @given(CONFIGS)
 def test_a_configuration_is_read_back_as_it_was_written(config: ImageConfig) -> None:
     assert config_from_document(json.loads(json.dumps(config.document()))) == config
-
-
-@given(CONFIGS, st.dictionaries(TEXT, TEXT, max_size=3))
-def test_labels_are_added_and_replace_those_of_the_same_name(
-    config: ImageConfig, labels: dict[str, str]
-) -> None:
-    both = config.with_labels(labels)
-    assert both.labels == {**config.labels, **labels}
-    assert both.document() == config.document() | {
-        "config": config.document()["config"] | {"Labels": both.labels}
-    }
 
 
 EMPTY: dict[str, dict[str, Any]] = {
@@ -161,6 +229,8 @@ EMPTY: dict[str, dict[str, Any]] = {
         "config": {"Entrypoint": None, "WorkingDir": None, "Labels": None, "Cmd": None}
     },
     "false": {"config": {"ArgsEscaped": False}},
+    "null fields": {"rootfs": None, "created": None},
+    "no diff IDs": {"rootfs": {"type": "layers", "diff_ids": None}},
 }
 
 
@@ -181,7 +251,9 @@ def test_each_setting_has_its_place() -> None:
             "Env": ["A=b"],
             "Cmd": ["c"],
         },
+        "rootfs": {"type": "layers", "diff_ids": [A, B]},
+        "created": "2026-01-02T03:04:05Z",
     }
     assert config_from_document(parsed) == ImageConfig(
-        "linux/arm64", ("/e", "x"), "/w", {"k": "v"}, {"Env": ["A=b"], "Cmd": ["c"]}
+        "linux/arm64", ("/e", "x"), "/w", {"k": "v"}, (A, B), "2026-01-02T03:04:05Z"
     )

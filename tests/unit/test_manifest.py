@@ -33,11 +33,12 @@ from kontext_plugin.manifest import (
     read_root,
     restore,
     reverse_columns,
+    without_base,
 )
 
 A, B, C = (Digest("sha256:" + letter * 64) for letter in "abc")
 HEX = "0" * 64
-LINEAGE = Lineage(base=A, extractor=B, platform="linux/amd64")
+LINEAGE = Lineage()
 
 SMALL = Manifest(
     described(
@@ -49,9 +50,6 @@ SMALL = Manifest(
         }
     ),
     Lineage(
-        base=A,
-        extractor=B,
-        platform="linux/arm64",
         generation=3,
         content=1538,
         layers=(A, C),
@@ -68,28 +66,26 @@ SMALL = Manifest(
                     .without_sizes(),
                     frozenset({"é/run", "a b"}),
                 ),
+                created="2026-01-02T03:04:05Z",
+                revision="f" * 40,
             ),
         ),
-        labels={"k": "v=ü", "a": "1"},
         replaced_directories=frozenset({"z", "é/d"}),
     ),
 )
 # sha256sum of nothing and of `#!`. Changing these bytes makes every image's next push a full one.
 SMALL_BYTES = (
-    '{"ancestors":[{"content":1026,"generation":1,"image":"sha256:'
+    '{"ancestors":[{"content":1026,"created":"2026-01-02T03:04:05Z","generation":1,"image":"sha256:'
     + "c" * 64
-    + '","layers":2,"replacedDirectories":["y"],"undo":{"absent":["a b","é/run"],'
+    + '","layers":2,"replacedDirectories":["y"],"revision":"'
+    + "f" * 40
+    + '","undo":{"absent":["a b","é/run"],'
     '"executable":["é"],"files":{"é":"3612ddaf46e149a4f583faf0face846585148f59e0ce2645594df83b5dc8'
-    '07e8"},"links":{"l":"x"}}}],"base":"sha256:'
-    + "a" * 64
-    + '","content":1538,"executable":["é/run"],"extractor":"sha256:'
-    + "b" * 64
-    + '",'
+    '07e8"},"links":{"l":"x"}}}],"content":1538,"executable":["é/run"],'
     '"files":{"a b":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","é":"",'
     '"é/run":"3612ddaf46e149a4f583faf0face846585148f59e0ce2645594df83b5dc807e8"},'
-    '"generation":3,"labels":{"a":"1","k":"v=ü"},'
-    '"layers":["sha256:' + "a" * 64 + '","sha256:' + "c" * 64 + '"],"links":{"q\\"":"../\\n"},'
-    '"platform":"linux/arm64","replacedDirectories":["z","é/d"],"sizes":[0,2],"version":2}'
+    '"generation":3,"layers":["sha256:' + "a" * 64 + '","sha256:' + "c" * 64 + '"],'
+    '"links":{"q\\"":"../\\n"},"replacedDirectories":["z","é/d"],"sizes":[0,2],"version":3}'
 ).encode()
 
 REVERSE_DELTAS = st.builds(
@@ -107,17 +103,15 @@ ANCESTORS = st.builds(
     content=st.integers(0, 10**18),
     replaced_directories=st.frozensets(STRANGE_NAMES, max_size=3),
     reverse_delta=REVERSE_DELTAS,
+    created=st.sampled_from(["", "2026-01-02T03:04:05Z"]),
+    revision=st.sampled_from(["", "a" * 40, "v1 ü"]),
 )
 LINEAGES = st.builds(
     Lineage,
-    base=st.sampled_from([A, B]),
-    extractor=st.sampled_from([B, C]),
-    platform=st.sampled_from(["linux/amd64", "linux/arm64"]),
     generation=st.integers(0, 10**6),
     content=st.integers(0, 10**18),
     layers=st.lists(st.sampled_from([A, B, C]), min_size=1, max_size=4).map(tuple),
     ancestors=st.lists(ANCESTORS, max_size=1).map(tuple),
-    labels=st.dictionaries(STRANGE_NAMES, STRANGE_NAMES, max_size=3),
     replaced_directories=st.frozensets(STRANGE_NAMES, max_size=3),
 )
 
@@ -147,8 +141,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_the_scan(
 ) -> None:
     shuffled = list(tree.items())
     random.shuffle(shuffled)
-    labels = dict(reversed(lineage.labels.items()))
-    again = Manifest(described(dict(shuffled)), replace(lineage, labels=labels))
+    again = Manifest(described(dict(shuffled)), lineage)
     assert encode(again) == encode(Manifest(described(tree), lineage))
 
 
@@ -167,7 +160,7 @@ def test_a_manifest_without_lineage_is_never_written() -> None:
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """Return a good version 2 document with changes. Files get sizes if none are given."""
+    """Return a good version 3 document with changes. Files get sizes if none are given."""
     good = json.loads(encode(Manifest(Tree(), LINEAGE))) | changes
     if "sizes" not in changes:
         good["sizes"] = [1 for digest in good["files"].values() if digest]
@@ -179,6 +172,12 @@ def ancestor(layers: object = 1, **undo: Any) -> dict[str, Any]:
     nothing: dict[str, Any] = {"files": {}, "executable": [], "links": {}, "absent": []}
     numbers = {"layers": layers, "generation": 0, "content": 0}
     return numbers | {"image": A, "replacedDirectories": [], "undo": nothing | undo}
+
+
+def version_2(**changes: Any) -> dict[str, Any]:
+    """Return a good version 2 document with changes."""
+    more = {"version": 2, "base": A, "extractor": B, "platform": "linux/amd64", "labels": {}}
+    return document(**more, **changes)
 
 
 def without_undo() -> dict[str, Any]:
@@ -285,6 +284,12 @@ CONTRADICTIONS = {
     "link to a surrogate": document(links={"l": "\ud800"}),
     "was a link to a surrogate": document(layers=[A], ancestors=[ancestor(links={"l": "\ud800"})]),
     "generation no integer": document(generation=1.0),
+    "time with a surrogate": document(layers=[A], ancestors=[ancestor() | {"created": "\ud800"}]),
+    "commit with a surrogate": document(
+        layers=[A], ancestors=[ancestor() | {"revision": "\udcff"}]
+    ),
+    "version 2, ancestor of no layers": version_2(layers=[A], ancestors=[ancestor(layers=0)]),
+    "version 2, below a file": version_2(files={"a": HEX, "a/b": HEX}),
     "version 1, no parent": {"files": {"a/b": HEX}},
     "version 1, below a file": {"files": {"a": HEX, "a/b": HEX}},
 }
@@ -312,6 +317,95 @@ def test_version_1_stays_readable() -> None:
     assert manifest.tree.entry("src") == Entry("src", "directory")
     assert manifest.tree.entry("src/main.go") == Entry("src/main.go", "file", HEX, 0, True)
     assert manifest.tree.paths() == {"src", "src/main.go"}
+
+
+# Version 2, which numbers the layers of the base as well
+
+
+def test_version_2_stays_readable() -> None:
+    read = decode_document(
+        version_2(files={"a": HEX}, layers=[A, B, C], generation=7, ancestors=[ancestor(2)])
+    )
+    assert read.tree.paths() == {"a"}
+    assert read.lineage is not None
+    assert (read.lineage.generation, read.lineage.layers) == (7, (A, B, C))
+    (former,) = read.lineage.ancestors
+    assert (former.layers, former.created, former.revision) == (2, "", "")
+
+
+@pytest.mark.parametrize("key", ["base", "extractor", "platform", "labels"])
+def test_version_2_without_what_it_must_say_is_refused(key: str) -> None:
+    broken = version_2()
+    del broken[key]
+    with pytest.raises(InvalidManifest, match=f"'{key}' is a required property"):
+        decode_document(broken)
+
+
+@given(trees(), st.integers(0, 5), st.lists(st.integers(1, 4), max_size=3, unique=True))
+def test_a_version_2_manifest_says_the_same_without_its_base(
+    tree: Any, height: int, ancestors: list[int]
+) -> None:
+    """`height` layers lie below the sources, and each ancestor has some layers of sources."""
+    step = ReverseDelta(absent=frozenset({"new"}))
+    layers = tuple(digest_of(b"%d" % number) for number in range(4))
+
+    def lineage(below: int, lower: tuple[Digest, ...]) -> Lineage:
+        return Lineage(
+            generation=9,
+            content=100,
+            layers=(*lower, *layers),
+            ancestors=tuple(
+                Ancestor(B, below + count, count, 5, frozenset({"r"}), step)
+                for count in sorted(ancestors)
+            ),
+            replaced_directories=frozenset({"r"}),
+        )
+
+    old = Manifest(described(tree), lineage(height, (A,) * height))
+    expected = Manifest(described(tree), lineage(0, ()))
+    assert without_base(old, height) == expected
+    assert decode_bytes(encode(without_base(old, height))) == expected
+
+
+def test_parts_are_numbered_from_the_first_layer_of_sources() -> None:
+    part, other = Part("a", A, 3), Part("b", B, 5)
+    step = Ancestor(B, 4, 0, 0, frozenset(), ReverseDelta(), Part("", C, 4))
+    lineage = Lineage(layers=(A,) * 6, ancestors=(step,))
+    lowered = without_base(Manifest(Tree(), lineage, (part, other)), 3)
+    assert [each.layer for each in lowered.parts] == [0, 2]
+    assert [each.start for each in lowered.parts] == ["a", "b"]
+    assert lowered.lineage is not None
+    (ancestor,) = lowered.lineage.ancestors
+    assert (ancestor.layers, ancestor.part) == (1, Part("", C, 1))
+    assert len(lowered.lineage.layers) == 3
+
+
+@pytest.mark.parametrize("where", ["listing", "reverse delta"])
+def test_a_part_in_a_layer_of_the_base_is_refused(where: str) -> None:
+    """No push has written it there, so somebody else did."""
+    in_base = Part("", A, 1)
+    parts = (in_base,) if where == "listing" else ()
+    step = Ancestor(B, 3, 0, 0, frozenset(), ReverseDelta(), in_base)
+    ancestors = () if parts else (step,)
+    held = Manifest(Tree(), Lineage(layers=(A,) * 4, ancestors=ancestors), parts)
+    with pytest.raises(InvalidManifest, match="a part in a layer of its base"):
+        without_base(held, 2)
+    without_base(held, 1)
+
+
+def test_ancestors_without_a_layer_of_sources_are_left_out() -> None:
+    """A push cannot build on one: it would be the base."""
+    ancestors = tuple(Ancestor(B, count, 0, 0, frozenset(), ReverseDelta()) for count in (1, 2, 3))
+    held = Manifest(Tree(), Lineage(layers=(A,) * 4, ancestors=ancestors))
+    lineage = without_base(held, 2).lineage
+    assert lineage is not None
+    assert [ancestor.layers for ancestor in lineage.ancestors] == [1]
+
+
+@pytest.mark.parametrize("lineage", [None, LINEAGE], ids=["version 1", "no base"])
+def test_a_manifest_without_a_base_is_as_it_was(lineage: Lineage | None) -> None:
+    held = Manifest(tree_of(["a"]), lineage)
+    assert without_base(held, 0) == held
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"files":{}}'], ids=["nothing", "no files"])
@@ -377,6 +471,8 @@ def test_a_root_names_its_parts() -> None:
     assert root.reverse_deltas == (Part("", Digest(f"sha256:{HEX}"), 1),)
     version_1 = read_root(b'{"files":{}}')
     assert (version_1.listing, version_1.reverse_deltas) == ((), ())
+    versions = [read_root(json.dumps(each).encode()).version for each in (doc, version_2())]
+    assert (version_1.version, *versions) == (1, 3, 2)
 
 
 def joined(trees: list[Tree]) -> Tree:
@@ -559,8 +655,9 @@ NOT_MANIFESTS = {
     "no JSON": b"{",
     "no object": b"[]",
     "not UTF-8": b'{"files":{"\xff":""}}',
-    "a future version": b'{"version":3}',
+    "a future version": b'{"version":4}',
     "version 2 with nothing else": b'{"version":2}',
+    "version 3 with nothing else": b'{"version":3}',
     "nested too deeply": b"[" * 100_000,
 }
 

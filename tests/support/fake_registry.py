@@ -10,7 +10,13 @@ from typing import Any
 
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.process import CraneRunner
-from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, digest_of
+from kontext_plugin.image.oci import (
+    EXTRACTOR_ANNOTATION,
+    MANIFEST_ANNOTATION,
+    OCI_INDEX,
+    Digest,
+    digest_of,
+)
 from kontext_plugin.manifest import MANIFEST_PATH
 
 CONFIG_DIGEST = Digest("sha256:" + "c" * 64)
@@ -19,7 +25,7 @@ _SCRIPT = """#!/bin/sh
 cd '{directory}'
 echo "$*" >> requests
 for name; do :; done
-for answer in "$1 ${{name##*@}}" "$1"; do
+for answer in "$1 ${{name##*[@/]}}" "$1"; do
     if [ -e "$answer.error" ]; then cat "$answer.error" >&2; exit 1; fi
     if [ -e "$answer" ]; then exec cat "$answer"; fi
 done
@@ -40,8 +46,9 @@ class FakeRegistry:
         self.crane = Crane(CraneRunner(str(program)))
 
     def answer(self, of: str = "", /, **answers: bytes) -> None:
-        """Set what `crane VERB` prints, for one digest or for all names.
+        """Set what `crane VERB` prints, for all names or for one: a digest, or `REPO:TAG`.
 
+        REPO is without the slashes and what stands before them.
         With `VERB_error`, set the message with which it fails.
         """
         for key, answer in answers.items():
@@ -78,12 +85,18 @@ def gzip_layer(*documents: bytes | tuple[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def image_document(*layers: bytes | Digest, manifest: bytes = b"", **changes: Any) -> bytes:
+def image_document(
+    *layers: bytes | Digest,
+    manifest: bytes = b"",
+    extractor: Digest | None = None,
+    **changes: Any,
+) -> bytes:
     """Return the manifest document of an image with these layers, lowest first.
 
     A layer is its blob, or the digest of a blob that nobody reads. With `manifest`, the annotation
-    names that manifest.json. `changes` replaces fields.
+    names that manifest.json; with `extractor`, that layer lies on top. `changes` replaces fields.
     """
+    annotations: dict[str, str] = {}
     document: dict[str, Any] = {
         "schemaVersion": 2,
         "config": {"digest": CONFIG_DIGEST, "size": 2},
@@ -91,9 +104,27 @@ def image_document(*layers: bytes | Digest, manifest: bytes = b"", **changes: An
             {"digest": layer, "size": 1}
             if isinstance(layer, str)
             else {"digest": digest_of(layer), "size": len(layer)}
-            for layer in layers
+            for layer in (*layers, *([extractor] if extractor else []))
         ],
     }
     if manifest:
-        document["annotations"] = {MANIFEST_ANNOTATION: digest_of(manifest)}
+        annotations[MANIFEST_ANNOTATION] = digest_of(manifest)
+    if extractor:
+        annotations[EXTRACTOR_ANNOTATION] = extractor
+    if annotations:
+        document["annotations"] = annotations
     return json.dumps(document | changes).encode()
+
+
+def index_document(**children: bytes) -> bytes:
+    """Return the document of an index; `children` are images by their architectures."""
+    entries = [
+        {
+            "digest": digest_of(child),
+            "size": len(child),
+            "platform": {"os": "linux", "architecture": architecture},
+        }
+        for architecture, child in children.items()
+    ]
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    return json.dumps(document).encode()

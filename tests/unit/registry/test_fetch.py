@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_registry import FakeRegistry, gzip_layer, image_document
+from support.fake_registry import FakeRegistry, gzip_layer, image_document, index_document
 from support.models import described
 from support.trees import Directory, File
 
@@ -48,8 +49,8 @@ from kontext_plugin.registry.fetch import (
 from kontext_plugin.runtime.schema import InvalidDocument
 
 NAME = parse_reference("host.io/repo:t")
-BASE = Digest("sha256:" + "b" * 64)
-LINEAGE = Lineage(BASE, BASE, "linux/amd64", layers=(BASE,))
+BASE, EXTRACTOR, LOWER = (Digest("sha256:" + letter * 64) for letter in "bec")
+LINEAGE = Lineage(layers=(LOWER,))
 SMALL = Manifest(described({"d": Directory(), "d/f": File(b"x")}), LINEAGE)
 ROOT = encode(SMALL)
 BLOB = gzip_layer(ROOT)
@@ -71,10 +72,16 @@ def read(registry: FakeRegistry, *, with_history: bool = False) -> KontextImage:
 
 # A small image
 
-DOCUMENT = image_document(BASE, BLOB, manifest=ROOT)
+DOCUMENT = image_document(BASE, LOWER, BLOB, manifest=ROOT, extractor=EXTRACTOR)
+SOURCES = (Layer(LOWER, 1), Layer(digest_of(BLOB), len(BLOB)))
 IMAGE = Image(
-    digest_of(DOCUMENT), (Layer(BASE, 1), Layer(digest_of(BLOB), len(BLOB))), digest_of(ROOT)
+    digest_of(DOCUMENT),
+    (Layer(BASE, 1), *SOURCES, Layer(EXTRACTOR, 1)),
+    digest_of(ROOT),
+    EXTRACTOR,
 )
+WITHOUT_HISTORY = KontextImage(IMAGE.digest, IMAGE, SMALL)
+READ_CONFIG = ImageConfig("linux/amd64", ("/e",))
 MANIFEST_REQUEST = "manifest host.io/repo:t"
 TOP_REQUEST = f"blob host.io/repo@{digest_of(BLOB)}"
 CONFIG_REQUEST = f"config host.io/repo@{IMAGE.digest}"
@@ -82,21 +89,25 @@ CONFIG_REQUEST = f"config host.io/repo@{IMAGE.digest}"
 
 def test_an_image_is_read_with_two_requests(registry: FakeRegistry) -> None:
     registry.answer(manifest=DOCUMENT, blob=BLOB)
-    assert read(registry) == KontextImage(IMAGE, SMALL)
+    image = read(registry)
+    assert image == WITHOUT_HISTORY
     assert registry.requests == [MANIFEST_REQUEST, TOP_REQUEST]
+    assert (image.height, image.sources) == (1, SOURCES)
+    assert image.is_intact and not image.is_single_layer
 
 
 def test_an_image_with_history_has_its_configuration(registry: FakeRegistry) -> None:
     registry.answer(manifest=DOCUMENT, blob=BLOB)
-    config = ImageConfig("linux/amd64", ("/e",))
-    assert read(registry, with_history=True) == KontextImage(IMAGE, SMALL, config)
+    image = read(registry, with_history=True)
+    assert image == replace(WITHOUT_HISTORY, config=READ_CONFIG)
+    assert image.all_platforms == ("linux/amd64",)
     assert registry.requests == [MANIFEST_REQUEST, TOP_REQUEST, CONFIG_REQUEST]
 
 
 def test_a_document_that_is_known_is_not_asked_for_again(registry: FakeRegistry) -> None:
     registry.answer(blob=BLOB)
     with registry.crane as crane, ThreadPoolExecutor(1) as requests:
-        assert fetch_by_document(crane, requests, NAME, DOCUMENT) == KontextImage(IMAGE, SMALL)
+        assert fetch_by_document(crane, requests, NAME, DOCUMENT) == WITHOUT_HISTORY
     assert registry.requests == [TOP_REQUEST]
 
 
@@ -114,6 +125,183 @@ def test_an_image_of_the_prototype_has_no_lineage_and_no_configuration(
     assert len(registry.requests) == 2
 
 
+# An index
+
+ARM = image_document(LOWER, BLOB, manifest=ROOT, extractor=BASE)
+INDEX = index_document(arm64=ARM, amd64=DOCUMENT)
+
+
+@pytest.mark.parametrize("with_history", [False, True])
+def test_of_an_index_one_image_is_read_under_the_digest_of_the_index(
+    with_history: bool, registry: FakeRegistry
+) -> None:
+    """Its images have the same sources. The index is what the tag shows."""
+    registry.answer("repo:t", manifest=INDEX)
+    registry.answer(digest_of(DOCUMENT), manifest=DOCUMENT)
+    registry.answer(blob=BLOB)
+    image = read(registry, with_history=with_history)
+    assert (image.digest, image.image) == (digest_of(INDEX), IMAGE)
+    assert image.platforms == image.all_platforms == ("linux/amd64", "linux/arm64")
+    child = f"host.io/repo@{IMAGE.digest}"
+    requests = [MANIFEST_REQUEST, f"manifest {child}", TOP_REQUEST]
+    assert registry.requests == requests + [f"config {child}"] * with_history
+
+
+def test_a_child_that_the_registry_has_lost_is_not_found(registry: FakeRegistry) -> None:
+    registry.answer("repo:t", manifest=INDEX)
+    registry.answer(manifest_error=b"Error: MANIFEST_UNKNOWN")
+    with pytest.raises(NotFound):
+        read(registry)
+
+
+BAD_INDEXES: dict[str, tuple[bytes, bytes, str]] = {
+    "without images": (index_document(), b"", "it is an index without images"),
+    "with an attestation alone": (
+        index_document(unknown=DOCUMENT),
+        b"",
+        "it is an index without images",
+    ),
+    "in an index": (
+        index_document(amd64=index_document(amd64=DOCUMENT)),
+        index_document(amd64=DOCUMENT),
+        "it is an index of several platforms",
+    ),
+    "of another shape": (b'{"manifests":[7]}', b"", "manifests/0"),
+}
+
+
+@pytest.mark.parametrize(("index", "child", "reason"), BAD_INDEXES.values(), ids=BAD_INDEXES)
+def test_a_bad_index_is_refused_with_a_reason(
+    index: bytes, child: bytes, reason: str, registry: FakeRegistry
+) -> None:
+    registry.answer("repo:t", manifest=index)
+    registry.answer(manifest=child)
+    with pytest.raises(InvalidImage) as raised:
+        read(registry)
+    assert reason in raised.value.reason
+
+
+# Where the sources lie
+
+
+def test_an_image_without_layers_below_its_sources(registry: FakeRegistry) -> None:
+    document = image_document(LOWER, BLOB, manifest=ROOT, extractor=EXTRACTOR)
+    registry.answer(manifest=document, blob=BLOB)
+    image = read(registry)
+    assert (image.height, image.sources, image.is_intact) == (0, SOURCES, True)
+
+
+def test_a_single_layer_has_the_sources_and_the_extractor(registry: FakeRegistry) -> None:
+    root = encode(replace(SMALL, lineage=Lineage()))
+    blob = gzip_layer(root)
+    registry.answer(manifest=image_document(blob, manifest=root), blob=blob)
+    image = read(registry)
+    assert image.is_single_layer and image.is_intact
+    assert (image.height, [layer.digest for layer in image.sources]) == (0, [digest_of(blob)])
+
+
+CHANGED: dict[str, list[bytes | Digest]] = {
+    "a layer less": [BLOB],
+    "another layer": [BASE, BLOB],
+    "a layer in between": [LOWER, BASE, BLOB],
+}
+
+
+@pytest.mark.parametrize("layers", CHANGED.values(), ids=CHANGED)
+def test_an_image_whose_layers_another_tool_changed_is_not_intact(
+    layers: list[bytes | Digest], registry: FakeRegistry
+) -> None:
+    """It can still be read: what runs it says what is wrong."""
+    document = image_document(*layers, manifest=ROOT, extractor=EXTRACTOR)
+    registry.answer(manifest=document, blob=BLOB)
+    image = read(registry)
+    assert not image.is_intact
+    assert image.manifest == SMALL
+
+
+# Version 2, which lies on the extractor and numbers the layers of the base
+
+
+def version_2(held: Manifest, base: Digest = BASE, extractor: Digest = BASE) -> bytes:
+    """Return the version 2 document of a manifest whose lineage has the base's layers."""
+    more = {"base": base, "extractor": extractor, "platform": "linux/amd64", "labels": {}}
+    return canonical(json.loads(encode(held)) | {"version": 2} | more)
+
+
+STEP = ReverseDelta(absent=frozenset({"d/f"}))
+OWN_EXTRACTOR = gzip_layer(("kontext-extractor", b"ELF"), ("etc/motd", b"hi"))
+OTHER_LAYER = gzip_layer(("etc/passwd", b""), ("kontext-extractor", b"ELF"))
+ZSTD = Digest("sha256:" + "9" * 64)
+
+# The layers below the top one, the digest of the base, the height, and which of them are read
+HEIGHTS: dict[str, tuple[list[bytes | Digest], Digest, int, list[int]]] = {
+    "a single layer": ([], BASE, 0, []),
+    "the shipped base": ([EXTRACTOR], BASE, 1, []),
+    "the shipped base and a delta": ([EXTRACTOR, LOWER], BASE, 1, []),
+    "a base of one layer": ([OTHER_LAYER, OWN_EXTRACTOR, LOWER], ZSTD, 2, [0, 1]),
+    "a base of three layers": (
+        [OTHER_LAYER, OTHER_LAYER, OTHER_LAYER, OWN_EXTRACTOR],
+        ZSTD,
+        4,
+        [0, 1, 2, 3],
+    ),
+    "a base without layers": ([OWN_EXTRACTOR, LOWER], ZSTD, 1, [0]),
+    "a base with a layer of another kind": ([b"not gzip", OWN_EXTRACTOR], ZSTD, 2, [0, 1]),
+}
+
+
+@pytest.mark.parametrize(("lower", "base", "height", "opened"), HEIGHTS.values(), ids=HEIGHTS)
+def test_a_version_2_image_is_read_whatever_its_base_is(
+    lower: list[bytes | Digest], base: Digest, height: int, opened: list[int],
+    registry: FakeRegistry,
+) -> None:  # fmt: skip
+    digests = [layer if isinstance(layer, str) else digest_of(layer) for layer in lower]
+    count = len(digests) - height
+    ancestors = tuple(
+        Ancestor(BASE, height + number, 0, 0, frozenset(), STEP) for number in range(1, count + 1)
+    )
+    lineage = Lineage(generation=3, layers=tuple(digests), ancestors=ancestors)
+    root = version_2(replace(SMALL, lineage=lineage), base)
+    top = gzip_layer(root)
+    registry.answer(manifest=image_document(*lower, top, manifest=root))
+    registry.store(*(layer for layer in lower if isinstance(layer, bytes)), top)
+    image = read(registry, with_history=True)
+    assert image.height == height
+    assert [layer.digest for layer in image.sources] == [*digests[height:], digest_of(top)]
+    assert image.is_intact
+    assert image.image.extractor is None
+    assert image.lineage.layers == tuple(digests[height:])
+    assert [ancestor.layers for ancestor in image.lineage.ancestors] == [*range(1, count + 1)]
+    read_ = [f"blob host.io/repo@{digests[number]}" for number in opened]
+    assert registry.requests[2:-1] == read_, "no layer is opened that tells nothing"
+
+
+def test_a_version_2_image_without_an_extractor_is_refused(registry: FakeRegistry) -> None:
+    lineage = Lineage(layers=(digest_of(OTHER_LAYER),))
+    root = version_2(replace(SMALL, lineage=lineage), ZSTD)
+    top = gzip_layer(root)
+    registry.answer(manifest=image_document(OTHER_LAYER, top, manifest=root))
+    registry.store(OTHER_LAYER, top)
+    with pytest.raises(InvalidImage, match="none of its layers has the extractor"):
+        read(registry)
+
+
+def test_a_version_2_image_with_a_part_in_its_base_is_refused(registry: FakeRegistry) -> None:
+    """The layers of a base are not of a push of Kontext's."""
+    held = replace(LARGE.manifest, lineage=replace(LARGE.manifest.lineage, ancestors=()))
+    parts = {layer: [] for layer in range(4)}
+    for part, (name, document) in zip(held.parts, LARGE.listed, strict=True):
+        parts[part.layer].append((name, document))
+    lower = [gzip_layer(b"old", *parts[layer]) for layer in range(3)]
+    lineage = Lineage(layers=tuple(map(digest_of, lower)))
+    root = version_2(replace(held, lineage=lineage), BASE)
+    top = gzip_layer(root, *parts[3])
+    registry.answer(manifest=image_document(*lower, top, manifest=root))
+    registry.store(*lower, top)
+    with pytest.raises(InvalidImage, match="a part in a layer of its base"):
+        read(registry)
+
+
 # Media types
 
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -121,7 +309,7 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 def typed(media_type: str) -> bytes:
     layers = [
-        {"digest": BASE, "size": 1, "mediaType": DOCKER_LAYER},
+        {"digest": LOWER, "size": 1, "mediaType": DOCKER_LAYER},
         {"digest": digest_of(BLOB), "size": len(BLOB), "mediaType": media_type},
     ]
     return image_document(manifest=ROOT, layers=layers)
@@ -172,9 +360,13 @@ def part_of(document: bytes, layer: int) -> tuple[str, bytes]:
 
 
 class Large:
-    """An image in several layers, from the lowest: the base; chunks of the listing; the reverse
-    delta of the first ancestor; chunks and the reverse delta of the second; manifest.json and a
-    chunk."""
+    """An image in several layers. Those of sources have, from the lowest:
+
+    0. chunks of the listing
+    1. the reverse delta of the first ancestor
+    2. chunks, and the reverse delta of the second ancestor
+    3. manifest.json and a chunk
+    """
 
     def __init__(self) -> None:
         starts = boundaries(MANY)
@@ -185,38 +377,41 @@ class Large:
             for start, paths in split_segment(boundary, segment)
         ]
         assert len(chunks) > 3
-        layers = [1, 3, 4, *[1] * (len(chunks) - 3)]
+        layers = [0, 2, 3, *[0] * (len(chunks) - 3)]
         parts = [
             Part(start, digest_of(chunk), layer)
             for (start, chunk), layer in zip(chunks, layers, strict=True)
         ]
+        self.listed = [
+            part_of(chunk, part.layer) for (_, chunk), part in zip(chunks, parts, strict=True)
+        ]
         steps = [canonical(reverse_columns(step)) for step in STEPS]
         ancestors = tuple(
-            Ancestor(BASE, 2 + index, index, 1, frozenset(), STEPS[index], Part("", digest, layer))
-            for index, (digest, layer) in enumerate(zip(map(digest_of, steps), (2, 3), strict=True))
+            Ancestor(BASE, 1 + index, index, 1, frozenset(), STEPS[index], Part("", digest, layer))
+            for index, (digest, layer) in enumerate(zip(map(digest_of, steps), (1, 2), strict=True))
         )
         content = {
             layer: [
-                part_of(chunk, layer)
-                for (_, chunk), part in zip(chunks, parts, strict=True)
+                document
+                for document, part in zip(self.listed, parts, strict=True)
                 if part.layer == layer
             ]
-            for layer in range(5)
+            for layer in range(4)
         }
-        content[2].append(part_of(steps[0], 2))
-        content[3].append(part_of(steps[1], 3))
-        self.lower = [gzip_layer(b"old", *content[layer]) for layer in (1, 2, 3)]
-        lineage = replace(
-            LINEAGE, layers=(BASE, *map(digest_of, self.lower)), ancestors=ancestors, generation=2
-        )
+        content[1].append(part_of(steps[0], 1))
+        content[2].append(part_of(steps[1], 2))
+        self.lower = [gzip_layer(b"old", *content[layer]) for layer in (0, 1, 2)]
+        lineage = Lineage(2, layers=tuple(map(digest_of, self.lower)), ancestors=ancestors)
         self.manifest = Manifest(MANY, lineage, tuple(parts))
         root = encode(self.manifest)
-        self.top = gzip_layer(root, *content[4])
-        self.document = image_document(BASE, *self.lower, self.top, manifest=root)
+        self.top = gzip_layer(root, *content[3])
+        self.document = image_document(
+            BASE, *self.lower, self.top, manifest=root, extractor=EXTRACTOR
+        )
 
     def blobs(self, *numbers: int) -> set[str]:
-        """Return the requests for these layers; 0 is the base."""
-        blobs = [b"", *self.lower, self.top]
+        """Return the requests for these layers of sources."""
+        blobs = [*self.lower, self.top]
         return {f"blob host.io/repo@{digest_of(blobs[number])}" for number in numbers}
 
 
@@ -238,7 +433,7 @@ def test_without_history_only_layers_with_chunks_of_the_listing_are_read(
     assert image.config is None
     assert large.requests[0] == MANIFEST_REQUEST
     assert len(large.requests) == 4
-    assert {*large.requests[1:]} == LARGE.blobs(1, 3, 4)
+    assert {*large.requests[1:]} == LARGE.blobs(0, 2, 3)
 
 
 def test_without_history_no_ancestor_has_a_reverse_delta_from_a_part(large: FakeRegistry) -> None:
@@ -251,9 +446,9 @@ def test_without_history_no_ancestor_has_a_reverse_delta_from_a_part(large: Fake
 def test_with_history_each_layer_with_a_part_is_read_once(large: FakeRegistry) -> None:
     image = read(large, with_history=True)
     assert image.manifest == LARGE.manifest
-    assert image.config == ImageConfig("linux/amd64", ("/e",))
+    assert image.config == READ_CONFIG
     assert len(large.requests) == 6
-    assert {*large.requests[1:-1]} == LARGE.blobs(1, 2, 3, 4)
+    assert {*large.requests[1:-1]} == LARGE.blobs(0, 1, 2, 3)
     assert large.requests[-1] == f"config host.io/repo@{image.image.digest}"
 
 
@@ -292,11 +487,14 @@ def test_a_layer_without_its_part_is_refused(
         read(large, with_history=True)
 
 
-def test_a_part_in_a_layer_above_the_top_is_refused(registry: FakeRegistry) -> None:
-    parts = tuple(replace(part, layer=5) for part in LARGE.manifest.parts)
+@pytest.mark.parametrize("layer", [4, 5, 10**18])
+def test_a_part_in_a_layer_above_the_top_is_refused(layer: int, registry: FakeRegistry) -> None:
+    """The layer above is the extractor's."""
+    parts = tuple(replace(part, layer=layer) for part in LARGE.manifest.parts)
     root = encode(replace(LARGE.manifest, parts=parts))
     top = gzip_layer(root)
-    registry.answer(manifest=image_document(BASE, *LARGE.lower, top, manifest=root), blob=top)
+    document = image_document(BASE, *LARGE.lower, top, manifest=root, extractor=EXTRACTOR)
+    registry.answer(manifest=document, blob=top)
     with pytest.raises(InvalidImage, match="in a layer that it does not have"):
         read(registry)
 
@@ -304,20 +502,20 @@ def test_a_part_in_a_layer_above_the_top_is_refused(registry: FakeRegistry) -> N
 # Invalid images
 
 EVIL = ROOT.replace(b'"d/f"', b'"../f"')
-OTHER = encode(Manifest(SMALL.tree, Lineage(BASE, BASE, "linux/arm64")))
+OTHER = encode(Manifest(SMALL.tree, Lineage(generation=7)))
 
 INVALID: dict[str, tuple[dict[str, bytes], str]] = {
     "no JSON": ({"manifest": b"<html>"}, "it is not JSON"),
     "no image": ({"manifest": b"{}"}, "'schemaVersion'"),
-    "index": (
-        {"manifest": b'{"schemaVersion":2,"manifests":[]}'},
-        "it is an index of several platforms",
+    "no layers": ({"manifest": image_document(manifest=ROOT)}, "it has no layers of sources"),
+    "the extractor alone": (
+        {"manifest": image_document(manifest=ROOT, extractor=EXTRACTOR)},
+        "it has no layers of sources",
     ),
-    "no layers": ({"manifest": image_document(manifest=ROOT)}, "it has no layers"),
     "no gzip": ({"blob": b"x" * 99}, "its layer is damaged, or not gzip"),
     "layer of another tool": (
         {"blob": gzip_layer(("etc/passwd", ROOT))},
-        "its top layer does not start with a manifest",
+        "its top layer of sources does not start with a manifest",
     ),
     "manifest of another image": (
         {"blob": gzip_layer(OTHER)},
@@ -340,8 +538,8 @@ INVALID: dict[str, tuple[dict[str, bytes], str]] = {
         "it is not JSON",
     ),
     "manifest of the future": (
-        {"manifest": image_document(BASE, BLOB), "blob": gzip_layer(b'{"version":3}')},
-        "unknown version 3",
+        {"manifest": image_document(BASE, BLOB), "blob": gzip_layer(b'{"version":4}')},
+        "unknown version 4",
     ),
 }
 
@@ -377,7 +575,7 @@ def test_an_invalid_configuration_is_refused_where_it_is_read(
     registry.answer(manifest=DOCUMENT, blob=BLOB, config=config)
     with pytest.raises(InvalidImage):
         read(registry, with_history=True)
-    assert read(registry) == KontextImage(IMAGE, SMALL)
+    assert read(registry) == WITHOUT_HISTORY
 
 
 ERRORS: dict[str, tuple[dict[str, bytes], type[RegistryError]]] = {

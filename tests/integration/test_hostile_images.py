@@ -46,10 +46,13 @@ PARTS = "var/lib/kontext/parts/"
 ZERO = "sha256:" + "0" * 64
 OCI = "application/vnd.oci.image.manifest.v1+json"
 STATE: dict[str, Any] = {
-    "version": 2, "files": {}, "sizes": [], "executable": [], "links": {}, "base": ZERO,
-    "extractor": ZERO, "platform": "linux/amd64", "generation": 0, "content": 0, "layers": [],
-    "ancestors": [], "labels": {}, "replacedDirectories": [],
+    "version": 3, "files": {}, "sizes": [], "executable": [], "links": {}, "generation": 0,
+    "content": 0, "layers": [], "ancestors": [], "replacedDirectories": [],
 }  # fmt: skip
+OLD: dict[str, Any] = {
+    "version": 2, "base": ZERO, "extractor": ZERO, "platform": "linux/amd64", "labels": {},
+}  # fmt: skip
+"""What version 2 has in addition."""
 
 
 def digest_of(content: bytes) -> str:
@@ -64,9 +67,9 @@ def state(**changes: Any) -> bytes:
     return compact(STATE | changes)
 
 
-def state_with(key: str, text: bytes) -> bytes:
+def state_with(key: str, text: bytes, **changes: Any) -> bytes:
     """A manifest with a value that is made as text, since it is large."""
-    return state(**{key: "@"}).replace(b'"@"', text)
+    return state(**changes, **{key: "@"}).replace(b'"@"', text)
 
 
 def entry(
@@ -96,8 +99,9 @@ def part(content: bytes, name: str = "") -> bytes:
 
 PIECE = compact({"executable": [], "files": {"a": ""}, "links": {}, "sizes": []})
 HEX = digest_of(PIECE)[7:]
+OLD_REST = {key: value for key, value in OLD.items() if key != "labels"}
 MILLION = b"{" + b",".join(b'"%x":""' % number for number in range(1_000_000)) + b"}"
-SURROGATE = state_with("labels", rb'{"\ud800":"\udfff"}')
+SURROGATE = state_with("links", rb'{"link":"\udfff"}')
 
 
 def ancestors(count: int, paths: int) -> bytes:
@@ -114,7 +118,7 @@ def ancestors(count: int, paths: int) -> bytes:
 
 LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a million entries": (lambda: holding(state_with("files", MILLION)), ""),
-    "a million labels": (lambda: holding(state_with("labels", MILLION)), "labels"),
+    "a million labels": (lambda: holding(state_with("labels", MILLION, **OLD_REST)), "labels"),
     "a million parts": (lambda: holding(state(parts=[HEX] * 1_000_000, partLayers=[])), "parts"),
     "lists, 120 MB": (
         lambda: holding(state_with("x", b"[" + b"[]," * 40_000_000 + b"0]")),
@@ -128,13 +132,20 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "Infinity": (lambda: holding(state_with("sizes", b"[Infinity]")), "not an integer"),
     "keys twice": (lambda: holding(state()[:-1] + b',"files":{"../x":""}}'), "'../x'"),
     "lone surrogates": (lambda: holding(SURROGATE), "not UTF-8"),
+    "lone surrogates in a path": (
+        lambda: holding(state_with("files", rb'{"\ud800":""}')),
+        r"'\ud800'",
+    ),
     "byte order mark": (lambda: holding(b"\xef\xbb\xbf" + state()), "not JSON"),
     "UTF-16": (lambda: holding(state().decode().encode("utf-16")), "not JSON"),
     "no UTF-8": (lambda: holding(state()[:-1] + b',"\xff":1}'), "not JSON"),
     "escapes in a name": (lambda: holding(state(files={"\x1b[2J/..": ""})), r"\x1b[2J/.."),
     "a name of 1 MB": (lambda: holding(state(files={"/" + "n" * 1_000_000: ""})), "nnn"),
     "NUL in a name": (lambda: holding(state(files={"a\0b": ""})), r"'a\x00b'"),
-    "a line end in a label": (lambda: holding(state(labels={"\nERROR: x": 1})), "labels"),
+    "a line end in a label": (
+        lambda: holding(state(**OLD | {"labels": {"\nERROR: x": 1}})),
+        "labels",
+    ),
     "8 GiB in a header": (lambda: layer(entry(MANIFEST, b"", size=8**11 - 1)), "too large"),
     "2^70 in a header": (lambda: layer(entry(MANIFEST, b"", size=2**70)), "too large"),
     "less than nothing": (lambda: layer(entry(MANIFEST, b"", size=-1000)), "too large"),
@@ -172,6 +183,14 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a part in no layer": (
         lambda: holding(state(parts=[HEX], partLayers=[9]), part(PIECE)),
+        "in a layer that it does not have",
+    ),
+    "a part below all layers": (
+        lambda: holding(state(layers=[ZERO] * 5, parts=[HEX], partLayers=[0])),
+        "in a layer that it does not have",
+    ),
+    "a part of version 2 in no layer": (
+        lambda: holding(state(**OLD, parts=[HEX], partLayers=[9]), part(PIECE)),
         "in a layer that it does not have",
     ),
     "a part in layer 2^63": (
@@ -305,14 +324,32 @@ FOREIGN = LAYER | {"mediaType": "application/vnd.oci.image.layer.nondistributabl
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 INSIDE = {"mediaType": INDEX, "digest": ZERO, "size": 9}
+AMD64 = {"os": "linux", "architecture": "amd64"}
 
 IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "10,000 layers": ({"layers": [LAYER] * 10_000}, "layers: "),
     "layers of not an integer": ({"layers": [LAYER | {"size": 32.0}]}, "layers/0/size"),
     "a media type that is a list": ({"mediaType": [OCI]}, "mediaType"),
-    "an index": ({"mediaType": INDEX, "manifests": []}, "index of several platforms"),
-    "an index of itself": ({"mediaType": INDEX, "manifests": [INSIDE]}, "several platforms"),
-    "a list of docker's": ({"mediaType": DOCKER_LIST, "manifests": [INSIDE]}, "several platforms"),
+    "an index": ({"mediaType": INDEX, "manifests": []}, "an index without images"),
+    "an index without a list": ({"mediaType": INDEX}, "manifests"),
+    "an index of itself": ({"mediaType": INDEX, "manifests": [INSIDE]}, "an index without images"),
+    "a list of docker's": (
+        {"mediaType": DOCKER_LIST, "manifests": [INSIDE]},
+        "an index without images",
+    ),
+    "an index of an image that is not there": (
+        {"mediaType": INDEX, "manifests": [INSIDE | {"mediaType": OCI, "platform": AMD64}]},
+        "a part of the image is gone",
+    ),
+    "platforms that are no names": (
+        {"mediaType": INDEX, "manifests": [INSIDE | {"platform": {"os": [], "architecture": 1}}]},
+        "manifests/0/platform",
+    ),
+    "platforms of escapes": (
+        {"mediaType": INDEX, "manifests": [INSIDE | {"platform": {"os": "\x1b[2J"}}]},
+        "an index without images",
+    ),
+    "an index of 10,000": ({"mediaType": INDEX, "manifests": [INSIDE] * 10_000}, "manifests"),
     "schema 1": ({"schemaVersion": 1, "fsLayers": [], "history": []}, "schemaVersion"),
     "no layers": ({"layers": []}, "no layers"),
     "layers null": ({"layers": None}, "layers"),
@@ -344,6 +381,7 @@ def lying(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def show(exchange: Exchange) -> None:
         headers = {"Content-Type": OCI, "Docker-Content-Digest": digest_of(shown[0])}
+        headers["Content-Length"] = str(len(shown[0]))
         exchange.answer(Response(200, headers, shown[0] if exchange.command == "GET" else b""))
 
     with serve_proxy(

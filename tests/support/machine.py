@@ -115,7 +115,7 @@ class Machine:
         assert ends_within(5, lambda: not self.cranes()), "a crane still runs"
         assert [*self.temporary.iterdir()] == []
         left = [path.name for path in self.cache.glob("*")] if self.cache.is_dir() else []
-        assert set(left) <= {"stats", "published", "pushed"}
+        assert set(left) <= {"stats", "published", "pushed", "layers"}
 
     def assert_failed(self, pushed: Result, message: str) -> None:
         """Assert exit code 1, one error with a hint, and no output, traceback or secret."""

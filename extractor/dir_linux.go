@@ -55,3 +55,12 @@ func (d dir) openFile(name string, flags int, mode uint32) (file, error) {
 	fd, err := retry(func() (int, error) { return syscall.Openat(d.fd, name, flags|always, mode) })
 	return file(fd), err
 }
+
+// rename replaces anything but a directory. os.Root would make a second call for each file.
+func (d dir) rename(from, to string) error {
+	_, err := retry(func() (int, error) { return 0, syscall.Renameat(d.fd, from, d.fd, to) })
+	if err == syscall.EISDIR {
+		return syscall.EEXIST
+	}
+	return err
+}

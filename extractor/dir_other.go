@@ -50,3 +50,6 @@ func (d dir) openFile(name string, flags int, mode uint32) (file, error) {
 	fd, err := retry(func() (int, error) { return syscall.Dup(int(opened.Fd())) })
 	return file(fd), err
 }
+
+// rename replaces anything but a directory.
+func (d dir) rename(from, to string) error { return d.Rename(from, to) }

@@ -26,8 +26,9 @@ type tree map[string]string
 
 // A fixture is the two paths of an image, a workspace, and a directory outside of all three.
 type fixture struct {
-	t                                 *testing.T
-	source, manifest, target, outside string
+	t *testing.T
+	image
+	target, outside string
 }
 
 func newFixture(t *testing.T, sources tree) *fixture {
@@ -38,11 +39,10 @@ func newFixture(t *testing.T, sources tree) *fixture {
 		must(t, os.Chmod(dir, 0o755))
 	}
 	f := &fixture{
-		t:        t,
-		source:   filepath.Join(top, "source"),
-		manifest: filepath.Join(top, "manifest.json"),
-		target:   filepath.Join(top, "workspace"),
-		outside:  filepath.Join(top, "outside"),
+		t:       t,
+		image:   image{source: filepath.Join(top, "source"), manifest: filepath.Join(top, "manifest.json")},
+		target:  filepath.Join(top, "workspace"),
+		outside: filepath.Join(top, "outside"),
 	}
 	for _, dir := range []string{f.source, f.target, f.outside} {
 		must(t, os.Mkdir(dir, 0o755))
@@ -57,7 +57,7 @@ func newFixture(t *testing.T, sources tree) *fixture {
 func (f *fixture) run(options ...string) (code int, stdout, stderr string) {
 	f.t.Helper()
 	var out, errs bytes.Buffer
-	code = run(append(options, f.target), f.source, f.manifest, &out, &errs)
+	code = run(append(options, f.target), f.image, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -96,8 +96,9 @@ func (f *fixture) writeManifest(sources tree) {
 }
 
 func manifestOf(sources tree) map[string]any {
-	files, links, executable := map[string]string{}, map[string]string{}, []string{}
-	for name, what := range sources {
+	files, links, executable, sizes := map[string]string{}, map[string]string{}, []string{}, []int{}
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		what := sources[name]
 		kind, content, _ := strings.Cut(what, ":")
 		sum := sha256.Sum256([]byte(content))
 		switch kind {
@@ -110,9 +111,10 @@ func manifestOf(sources tree) map[string]any {
 			fallthrough
 		case "file":
 			files[name] = hex.EncodeToString(sum[:])
+			sizes = append(sizes, len(content))
 		}
 	}
-	return map[string]any{"version": 2, "files": files, "executable": executable, "links": links, "sizes": []int{1}, "later": nil}
+	return map[string]any{"version": 3, "files": files, "executable": executable, "links": links, "sizes": sizes, "later": nil}
 }
 
 // plant creates a tree in dir. The modes do not depend on the umask.
@@ -205,7 +207,7 @@ func TestMain(m *testing.M) {
 		if err := json.Unmarshal([]byte(encoded), &args); err != nil {
 			panic(err)
 		}
-		os.Exit(run(args[2:], args[0], args[1], os.Stdout, os.Stderr))
+		os.Exit(run(args[2:], image{source: args[0], manifest: args[1]}, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }

@@ -3,33 +3,29 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
-)
-
-const (
-	sourceDir    = "/var/run/kontext"
-	manifestFile = "/var/lib/kontext/manifest.json"
 )
 
 const usage = `Usage: kontext-extractor [--mirror] [--verify] [--quiet] [DIR]
 
 Copies the sources in this image into DIR (default: the working directory).
-Files that are already right stay untouched.
+Files that are already right stay untouched. A file is put into DIR only if
+its content is that of the image's manifest.
 
   --mirror   then remove everything in DIR that the image does not have, but keep every .git
   --verify   then read DIR back and compare it with the image's manifest
   --quiet    print nothing on success
   --help     show this text
+
+If the environment variable KONTEXT_MANIFEST is set, the manifest must have that digest.
 `
 
 const (
@@ -40,36 +36,40 @@ const (
 // maxShown is how many problems are printed. The rest is counted.
 const maxShown = 10
 
+// An image is where its content is, and which digest its manifest must have, if any.
+type image struct{ source, manifest, digest string }
+
 type options struct {
-	mirror, verify, quiet bool
-	dir                   string
+	mirror, verify, quiet, help bool
+	dir                         string
 }
 
 func main() {
-	os.Exit(run(os.Args[1:], sourceDir, manifestFile, os.Stdout, os.Stderr))
+	here := image{"/var/run/kontext", "/var/lib/kontext/manifest.json", os.Getenv(digestVariable)}
+	os.Exit(run(os.Args[1:], here, os.Stdout, os.Stderr))
 }
 
-func run(args []string, source, manifest string, stdout, stderr io.Writer) int {
+func run(args []string, from image, stdout, stderr io.Writer) int {
 	opts, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-		return 0
-	}
 	if err != nil {
-		fmt.Fprintf(stderr, "kontext: %v\n\n%s", err, usage)
+		io.WriteString(stderr, "kontext: "+err.Error()+"\n\n"+usage)
 		return exitUsage
+	}
+	if opts.help {
+		io.WriteString(stdout, usage)
+		return 0
 	}
 
 	// The mode of a directory must not depend on the umask of the container.
 	defer syscall.Umask(syscall.Umask(0))
 
-	summary, problems := work(opts, source, manifest)
+	summary, problems := work(opts, from)
 	if len(problems) > 0 {
 		printProblems(stderr, problems)
 		return exitFailed
 	}
 	if !opts.quiet {
-		fmt.Fprintf(stdout, "kontext: %s\n", summary)
+		io.WriteString(stdout, "kontext: "+summary+"\n")
 	}
 	return 0
 }
@@ -77,78 +77,98 @@ func run(args []string, source, manifest string, stdout, stderr io.Writer) int {
 // parse accepts options before and after DIR, as GNU tools do.
 func parse(args []string) (options, error) {
 	var opts options
-	flags := flag.NewFlagSet("", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.BoolVar(&opts.mirror, "mirror", false, "")
-	flags.BoolVar(&opts.verify, "verify", false, "")
-	flags.BoolVar(&opts.quiet, "quiet", false, "")
-
 	var dirs []string
-	for {
-		if err := flags.Parse(args); err != nil {
-			return opts, err
+	for i, arg := range args {
+		switch {
+		case arg == "--mirror":
+			opts.mirror = true
+		case arg == "--verify":
+			opts.verify = true
+		case arg == "--quiet":
+			opts.quiet = true
+		case arg == "--help" || arg == "-h":
+			return options{help: true}, nil
+		case arg == "--":
+			dirs = append(dirs, args[i+1:]...)
+			return opts, opts.setDir(dirs)
+		case strings.HasPrefix(arg, "-") && arg != "-":
+			return opts, errors.New("unknown option " + strconv.Quote(arg))
+		default:
+			dirs = append(dirs, arg)
 		}
-		if flags.NArg() == 0 {
-			break
-		}
-		dirs = append(dirs, flags.Arg(0))
-		args = flags.Args()[1:]
 	}
+	return opts, opts.setDir(dirs)
+}
+
+func (opts *options) setDir(dirs []string) error {
 	switch {
 	case len(dirs) > 1:
-		return opts, fmt.Errorf("expected at most one DIR, got %d: %q", len(dirs), dirs)
+		return errors.New("expected at most one DIR, got " + strconv.Quote(dirs[0]) + " and " + strconv.Quote(dirs[1]))
 	case len(dirs) == 0:
 		opts.dir = "."
 	case dirs[0] == "":
-		return opts, errors.New("DIR is empty")
+		return errors.New("DIR is empty")
 	default:
 		opts.dir = dirs[0]
 	}
-	return opts, nil
+	return nil
 }
 
 // work runs the steps that the options ask for. It stops after the first step that fails.
-func work(opts options, source, manifest string) (summary string, problems []error) {
+func work(opts options, from image) (summary string, problems []error) {
 	// With an absolute path, every message names a file in full.
 	dir, err := filepath.Abs(opts.dir)
 	if err != nil {
 		return "", []error{err}
 	}
-	var want listing
-	if opts.verify {
-		if want, err = readManifest(manifest); err != nil {
-			return "", []error{err}
-		}
+	p := newPool()
+	want, err := readManifest(p, from.manifest, from.digest)
+	if err != nil {
+		return "", []error{err}
 	}
-	t, err := openTrees(source, dir, opts.mirror)
+	t, err := openTrees(from.source, dir, opts.mirror)
 	if err != nil {
 		return "", []error{err}
 	}
 	defer t.close()
 
-	p := newPool()
-	interrupted, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer restore()
-	defer context.AfterFunc(interrupted, func() { p.fail(errors.New("interrupted")) })()
+	defer p.failOn(os.Interrupt, syscall.SIGTERM)()
 
-	written, unchanged := extract(p, t)
-	summary = fmt.Sprintf("%s: %d written, %d already right", countFiles(written+unchanged), written, unchanged)
-	if opts.mirror && !p.stopped() {
-		summary += fmt.Sprintf(", %d removed", mirror(p, t))
+	written, unchanged := extract(p, t, want)
+	summary = countFiles(written+unchanged) + ": " + count(written) + " written, " + count(unchanged) + " already right"
+	if opts.mirror && p.clean() {
+		summary += ", " + count(mirror(p, t.target, want)) + " removed"
 	}
-	if opts.verify && !p.stopped() {
-		verify(p, t, want, opts.mirror)
+	if opts.verify && p.clean() {
+		verify(p, t.target, want, opts.mirror)
 		summary += ", verified"
 	}
-	return fmt.Sprintf("%s in %q", summary, dir), p.problems()
+	return summary + " in " + strconv.Quote(dir), p.problems()
 }
 
-func countFiles(count int64) string {
-	if count == 1 {
+// failOn lets a signal end the work, until the function that it returns is called.
+func (p *pool) failOn(signals ...os.Signal) (restore func()) {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, signals...)
+	go func() {
+		if _, received := <-interrupted; received {
+			p.fail(errors.New("interrupted"))
+		}
+	}()
+	return func() {
+		signal.Stop(interrupted)
+		close(interrupted)
+	}
+}
+
+func countFiles(files int64) string {
+	if files == 1 {
 		return "1 file"
 	}
-	return fmt.Sprintf("%d files", count)
+	return count(files) + " files"
 }
+
+func count(number int64) string { return strconv.FormatInt(number, 10) }
 
 func printProblems(w io.Writer, problems []error) {
 	lines := make([]string, len(problems))
@@ -157,8 +177,8 @@ func printProblems(w io.Writer, problems []error) {
 	}
 	slices.Sort(lines)
 	shown := lines[:min(len(lines), maxShown)]
-	fmt.Fprintf(w, "kontext: %s\n", strings.Join(shown, "\nkontext: "))
+	io.WriteString(w, "kontext: "+strings.Join(shown, "\nkontext: ")+"\n")
 	if more := len(lines) - len(shown); more > 0 {
-		fmt.Fprintf(w, "kontext: and %d more\n", more)
+		io.WriteString(w, "kontext: and "+strconv.Itoa(more)+" more\n")
 	}
 }

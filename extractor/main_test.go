@@ -14,15 +14,16 @@ func TestUsage(t *testing.T) {
 		args   []string
 		stderr string
 	}{
-		"unknown option": {[]string{"--nope"}, "kontext: flag provided but not defined: -nope\n\n" + usage},
-		"bad value":      {[]string{"--mirror=maybe"}, "kontext: invalid boolean value \"maybe\" for -mirror: parse error\n\n" + usage},
-		"two DIRs":       {[]string{"a", "b\x1b"}, "kontext: expected at most one DIR, got 2: [\"a\" \"b\\x1b\"]\n\n" + usage},
+		"unknown option": {[]string{"--nope"}, "kontext: unknown option \"--nope\"\n\n" + usage},
+		"value":          {[]string{"d", "--mirror=\x1b"}, "kontext: unknown option \"--mirror=\\x1b\"\n\n" + usage},
+		"one dash":       {[]string{"-mirror"}, "kontext: unknown option \"-mirror\"\n\n" + usage},
+		"two DIRs":       {[]string{"a", "b\x1b"}, "kontext: expected at most one DIR, got \"a\" and \"b\\x1b\"\n\n" + usage},
 		"empty DIR":      {[]string{""}, "kontext: DIR is empty\n\n" + usage},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			code := run(test.args, "unused", "unused", &stdout, &stderr)
+			code := run(test.args, image{}, &stdout, &stderr)
 			if code != exitUsage || stdout.Len() > 0 || stderr.String() != test.stderr {
 				t.Errorf("exit code %d, stdout %q, stderr %q", code, &stdout, &stderr)
 			}
@@ -33,7 +34,7 @@ func TestUsage(t *testing.T) {
 func TestHelp(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"DIR", "--help"}} {
 		var stdout, stderr bytes.Buffer
-		if code := run(args, "unused", "unused", &stdout, &stderr); code != 0 || stdout.String() != usage || stderr.Len() > 0 {
+		if code := run(args, image{}, &stdout, &stderr); code != 0 || stdout.String() != usage || stderr.Len() > 0 {
 			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, code, &stdout, &stderr)
 		}
 	}
@@ -45,10 +46,13 @@ func TestParse(t *testing.T) {
 		want options
 	}{
 		"no arguments":       {nil, options{dir: "."}},
-		"all before DIR":     {[]string{"--mirror", "--verify", "--quiet", "d"}, options{true, true, true, "d"}},
+		"all before DIR":     {[]string{"--mirror", "--verify", "--quiet", "d"}, options{mirror: true, verify: true, quiet: true, dir: "d"}},
 		"option after DIR":   {[]string{"d", "--mirror"}, options{mirror: true, dir: "d"}},
 		"DIR with a dash":    {[]string{"--verify", "--", "-d"}, options{verify: true, dir: "-d"}},
 		"DIR like an option": {[]string{"--", "--mirror"}, options{dir: "--mirror"}},
+		"DIR before --":      {[]string{"d", "--quiet", "--"}, options{quiet: true, dir: "d"}},
+		"DIR of one dash":    {[]string{"-"}, options{dir: "-"}},
+		"--help alone":       {[]string{"a", "b", "--help", "--nope"}, options{help: true}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +67,7 @@ func TestDirDefaultsToWorkingDirectory(t *testing.T) {
 	f := newFixture(t, tree{"f": "file:f"})
 	t.Chdir(f.target)
 	var stdout, stderr bytes.Buffer
-	if code := run(nil, f.source, f.manifest, &stdout, &stderr); code != 0 {
+	if code := run(nil, f.image, &stdout, &stderr); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &stderr)
 	}
 	if want := fmt.Sprintf("kontext: 1 file: 1 written, 0 already right in %q\n", f.target); stdout.String() != want {

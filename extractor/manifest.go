@@ -3,22 +3,32 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 )
 
-const manifestVersion = 2
+const (
+	// Version 3 has the columns of version 2.
+	oldestVersion, newestVersion = 2, 3
+
+	digestVariable = "KONTEXT_MANIFEST"
+	digestPrefix   = "sha256:"
+
+	// maxManifest bounds the bytes of a manifest or part. A push writes at most 64 MiB.
+	maxManifest = 256 << 20
+)
 
 // An item is one path of the manifest.
 type item struct {
 	kind       fs.FileMode // fs.ModeDir, fs.ModeSymlink or 0
 	sha256     string      // of a file, in lower-case hex
+	size       int64       // of a file
 	executable bool        // of a file
 	to         string      // of a link
 }
@@ -27,133 +37,175 @@ type item struct {
 // name. The path of the top is ".".
 type listing map[string]map[string]item
 
-// columns are the paths in a manifest or in one of its parts.
-type columns struct {
-	file       string // the path of the manifest or part
-	Files      map[string]string
-	Executable []string
-	Links      map[string]string
+// A listed item is an item with its path.
+type listed struct {
+	path string
+	item item
 }
 
-// readManifest reads a manifest and its parts. It checks everything that verify relies on.
-func readManifest(file string) (listing, error) {
-	data, err := os.ReadFile(file)
+// A part is what a manifest itself or one of its parts lists.
+type part struct {
+	file  string
+	items []listed
+}
+
+// readManifest reads a manifest and its parts. It checks everything that the other steps rely on.
+// The manifest must have the digest, unless that is empty.
+func readManifest(p *pool, file, digest string) (listing, error) {
+	data, err := readFile(file)
+	if err == nil {
+		err = checkDigest(data, digest)
+	}
 	if err != nil {
 		return nil, &problem{"read manifest", file, err}
 	}
-	top, parts, err := parseManifest(data)
+	items, names, err := parseManifest(data)
 	if err != nil {
 		return nil, &problem{"read manifest", file, err}
 	}
-	top.file = file
-	all := []columns{top}
-	for _, name := range parts {
-		file := filepath.Join(filepath.Dir(file), "parts", name+".json")
-		part, err := readPart(file, name)
+	parts, errs := make([]part, len(names)), make([]error, len(names))
+	var group sync.WaitGroup
+	for i, name := range names {
+		parts[i].file = filepath.Join(filepath.Dir(file), "parts", name+".json")
+		p.do(&group, func() { parts[i].items, errs[i] = readPart(parts[i].file, name) })
+	}
+	group.Wait()
+	for i, err := range errs {
 		if err != nil {
-			return nil, &problem{"read manifest", file, err}
-		}
-		all = append(all, part)
-	}
-	return union(all)
-}
-
-func parseManifest(data []byte) (top columns, parts []string, err error) {
-	var version struct {
-		Version int
-	}
-	if err := json.Unmarshal(data, &version); err != nil {
-		return top, nil, err
-	}
-	if version.Version != manifestVersion {
-		return top, nil, fmt.Errorf("unsupported version %d: this extractor reads version %d", version.Version, manifestVersion)
-	}
-	var root struct {
-		columns
-		Parts []string
-	}
-	if err := json.Unmarshal(data, &root); err != nil {
-		return top, nil, err
-	}
-	for _, name := range root.Parts {
-		if !isSHA256(name) { // the name becomes part of a path
-			return top, nil, fmt.Errorf("invalid part name %q: expected a SHA-256", name)
+			return nil, &problem{"read manifest", parts[i].file, err}
 		}
 	}
-	return root.columns, root.Parts, nil
+	return union(append([]part{{file, items}}, parts...))
 }
 
-func readPart(file, name string) (part columns, err error) {
-	data, err := os.ReadFile(file)
+// readFile reads a regular file. Anything else could block the program or never end.
+func readFile(name string) ([]byte, error) {
+	opened, err := os.OpenFile(name, readOnly, 0)
 	if err != nil {
-		return part, err
+		return nil, err
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != name {
-		return part, errors.New("the content does not match the SHA-256 in the file name")
+	defer opened.Close()
+	f := file(opened.Fd())
+	st, err := f.stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case st.Mode&syscall.S_IFMT != syscall.S_IFREG:
+		return nil, errors.New("not a regular file")
+	case st.Size > maxManifest:
+		return nil, errors.New("the file is too large")
 	}
-	part.file = file
-	return part, json.Unmarshal(data, &part)
+	data := make([]byte, st.Size)
+	return data, f.readAt(data, 0)
 }
 
-// union merges the columns of all parts. The directory of a path can be in another part.
-func union(all []columns) (listing, error) {
+func checkDigest(data []byte, want string) error {
+	if want == "" {
+		return nil
+	}
+	name, found := strings.CutPrefix(want, digestPrefix)
+	if !found || !isSHA256(name) {
+		return errors.New(digestVariable + " is " + strconv.Quote(want) + ": expected " + digestPrefix + " and 64 lower-case hex digits")
+	}
+	if have := hexSHA256(data); have != name {
+		return errors.New("the digest is " + digestPrefix + have + ", but " + digestVariable + " is " + want)
+	}
+	return nil
+}
+
+func parseManifest(data []byte) (items []listed, parts []string, err error) {
+	// Another version can have other columns.
+	var version int64
+	err = readObject(data, func(r *reader, key string) (err error) {
+		if key != "version" {
+			return r.skip()
+		}
+		version, err = r.integer()
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if version < oldestVersion || version > newestVersion {
+		return nil, nil, errors.New("unsupported version " + strconv.FormatInt(version, 10) + ": this extractor reads versions 2 and 3")
+	}
+	var c columns
+	err = readObject(data, func(r *reader, key string) (err error) {
+		if key != "parts" {
+			return c.read(r, key)
+		}
+		parts, err = r.strings()
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range parts {
+		if !isSHA256(name) { // the name becomes part of a path
+			return nil, nil, errors.New("invalid part name " + strconv.Quote(name) + ": expected a SHA-256")
+		}
+	}
+	items, err = c.items()
+	return items, parts, err
+}
+
+func readPart(file, name string) ([]listed, error) {
+	data, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if hexSHA256(data) != name {
+		return nil, errors.New("the content does not match the SHA-256 in the file name")
+	}
+	var c columns
+	if err := readObject(data, c.read); err != nil {
+		return nil, err
+	}
+	return c.items()
+}
+
+// union merges all parts. The directory of a path can be in another part.
+func union(parts []part) (listing, error) {
 	l := listing{".": {}}
-	for _, c := range all {
-		for name, sum := range c.Files {
-			if sum == "" {
-				l[name] = map[string]item{}
+	for _, part := range parts {
+		for _, it := range part.items {
+			if it.item.kind == fs.ModeDir {
+				l[it.path] = map[string]item{}
 			}
 		}
 	}
-	for _, c := range all {
-		for name, sum := range c.Files {
-			it := item{sha256: sum}
-			if sum == "" {
-				it.kind = fs.ModeDir
+	for _, part := range parts {
+		for _, it := range part.items {
+			if err := l.add(it.path, it.item); err != nil {
+				return nil, &problem{"read manifest", part.file, err}
 			}
-			if err := l.add(name, it); err != nil {
-				return nil, &problem{"read manifest", c.file, err}
-			}
-		}
-		for name, to := range c.Links {
-			if err := l.add(name, item{kind: fs.ModeSymlink, to: to}); err != nil {
-				return nil, &problem{"read manifest", c.file, err}
-			}
-		}
-	}
-	for _, c := range all {
-		for _, name := range c.Executable {
-			dir, base := path.Dir(name), path.Base(name)
-			it, found := l[dir][base]
-			if !found || it.kind != 0 {
-				return nil, &problem{"read manifest", c.file, fmt.Errorf("%q is executable but not a file", name)}
-			}
-			it.executable = true
-			l[dir][base] = it
 		}
 	}
 	return l, nil
 }
 
-// add adds a path. It rejects a path whose directory is not listed: verify would never reach it.
+// add adds a path. It rejects a path whose directory is not listed: the walk would never reach it.
 func (l listing) add(name string, it item) error {
-	if !fs.ValidPath(name) || name == "." || strings.ContainsRune(name, 0) {
-		return fmt.Errorf("%q is not a clean relative path", name)
+	dir, base := ".", name
+	if slash := strings.LastIndexByte(name, '/'); slash >= 0 {
+		dir, base = name[:slash], name[slash+1:]
 	}
-	if it.kind == 0 && !isSHA256(it.sha256) {
-		return fmt.Errorf("%q has an invalid SHA-256: %q", name, it.sha256)
+	items, found := l[dir]
+	if !found {
+		return errors.New(strconv.Quote(name) + " is listed but its directory is not")
 	}
-	dir, base := path.Dir(name), path.Base(name)
-	if l[dir] == nil {
-		return fmt.Errorf("%q is listed but its directory is not", name)
+	before := len(items)
+	if items[base] = it; len(items) == before {
+		return errors.New(strconv.Quote(name) + " is listed twice")
 	}
-	if _, twice := l[dir][base]; twice {
-		return fmt.Errorf("%q is listed twice", name)
-	}
-	l[dir][base] = it
 	return nil
 }
 
 func isSHA256(text string) bool {
 	return len(text) == 2*sha256.Size && strings.Trim(text, "0123456789abcdef") == ""
+}
+
+func hexSHA256(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }

@@ -10,32 +10,26 @@ import (
 // What was never pushed exists only there.
 const gitName = ".git"
 
-// mirror removes from the target what the source lacks, and returns how many entries it
-// removed. A directory counts as one. Every .git that the source lacks stays, at any depth,
+// mirror removes from the target what the manifest lacks, and returns how many entries it
+// removed. A directory counts as one. Every .git that the manifest lacks stays, at any depth,
 // with the directories that lead to it.
-func mirror(p *pool, t trees) int64 {
+func mirror(p *pool, target dir, want listing) int64 {
 	var removed atomic.Int64
-	walk(p, t, p.fail, func(here trees, _ string) (subdirs []string) {
-		inImage := map[string]bool{}
-		for entry, err := range here.source.list() {
-			if err != nil {
-				p.fail(failed("list", here.source, ".", err))
-				return nil
-			}
-			inImage[entry.name] = true
-			if entry.kind == fs.ModeDir {
-				subdirs = append(subdirs, entry.name)
+	walk(p, target, p.fail, func(here dir, path string) (subdirs []string) {
+		for name, item := range want[path] {
+			if item.kind == fs.ModeDir {
+				subdirs = append(subdirs, name)
 			}
 		}
 
 		// The listing ends before the first removal, which could make it miss names.
 		var extra []entry
-		for entry, err := range here.target.list() {
+		for entry, err := range here.list() {
 			if err != nil {
-				p.fail(failed("list", here.target, ".", err))
+				p.fail(failed("list", here, ".", err))
 				return nil
 			}
-			if !inImage[entry.name] {
+			if _, listed := want[path][entry.name]; !listed {
 				extra = append(extra, entry)
 			}
 		}
@@ -43,14 +37,14 @@ func mirror(p *pool, t trees) int64 {
 			if p.stopped() {
 				return nil
 			}
-			paths, err := stale(here.target, entry)
+			paths, err := stale(here, entry)
 			if err != nil {
 				p.fail(err)
 				return nil
 			}
 			for _, path := range paths {
-				if err := here.target.RemoveAll(path); err != nil {
-					p.fail(failed("remove", here.target, path, err))
+				if err := here.RemoveAll(path); err != nil {
+					p.fail(failed("remove", here, path, err))
 					return nil
 				}
 			}

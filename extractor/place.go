@@ -1,36 +1,44 @@
 package main
 
 import (
-	"bytes"
-	"crypto/rand"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"os"
+	"strconv"
 	"syscall"
 )
 
-// placeFile makes the target's file equal to the source's. It reports whether it changed anything.
-func placeFile(p *pool, here trees, name string) (changed bool, err error) {
+// placeFile makes the target's file that of the manifest, with the source's content. It reports
+// whether it changed anything. It does not read the source if the target is right.
+func placeFile(p *pool, here trees, name string, want item) (changed bool, err error) {
+	mode := uint32(0o644)
+	if want.executable {
+		mode = 0o755
+	}
+	if !here.empty {
+		if done, changed := reconcile(p, here.target, name, want, mode); done {
+			return changed, nil
+		}
+	}
 	in, err := here.source.openFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return false, failed("read", here.source, name, err)
 	}
 	defer in.close()
-	want, err := in.stat()
+	have, err := in.stat()
 	if err != nil {
 		return false, failed("read", here.source, name, err)
 	}
-	mode := uint32(0o644)
-	if executable(uint32(want.Mode)) {
-		mode = 0o755
+	if err = checkMode(uint32(have.Mode), want); err == nil {
+		err = replace(here.target, name, func(temporary string) error {
+			return writeFile(p, in, have, here.target, temporary, want, mode)
+		})
 	}
-	if done, changed := reconcile(p, in, want, here.target, name, mode); done {
-		return changed, nil
-	}
-	err = replace(here.target, name, func(temporary string) error {
-		return writeFile(p, in, want.Size, here.target, temporary, mode)
-	})
-	if err != nil {
+	switch {
+	case isDifference(err):
+		return false, failed("copy", here.source, name, err)
+	case err != nil:
 		return false, failed("write", here.target, name, err)
 	}
 	return true, nil
@@ -38,17 +46,17 @@ func placeFile(p *pool, here trees, name string) (changed bool, err error) {
 
 // reconcile reports whether the file in the target is done: right before, or right with
 // another mode. An unreadable file is not done. Its replacement reports the error, if any.
-func reconcile(p *pool, in file, want syscall.Stat_t, target dir, name string, mode uint32) (done, changed bool) {
+func reconcile(p *pool, target dir, name string, want item, mode uint32) (done, changed bool) {
 	there, err := target.openFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return false, false
 	}
 	defer there.close()
 	old, err := there.stat()
-	if err != nil || old.Mode&syscall.S_IFMT != syscall.S_IFREG || old.Size != want.Size || !sameContent(p, in, there, want.Size) {
+	if err != nil || old.Mode&syscall.S_IFMT != syscall.S_IFREG || p.checkContent(there, old, want) != nil {
 		return false, false
 	}
-	if executable(uint32(old.Mode)) == executable(uint32(want.Mode)) {
+	if executable(uint32(old.Mode)) == want.executable {
 		return true, false
 	}
 	// A file with other hard links may share its mode with a file outside of the target.
@@ -57,18 +65,17 @@ func reconcile(p *pool, in file, want syscall.Stat_t, target dir, name string, m
 	return done, done
 }
 
-// placeLink makes the target's symbolic link equal to the source's. It reports whether it
-// changed anything. It follows neither link.
-func placeLink(_ *pool, here trees, name string) (changed bool, err error) {
-	to, err := here.source.Readlink(name)
-	if err != nil {
-		return false, failed("read", here.source, name, err)
-	}
-	if old, err := here.target.Readlink(name); err == nil && old == to {
+// placeLink makes the target's symbolic link that of the manifest and the source. It reports
+// whether it changed anything. It follows neither link.
+func placeLink(_ *pool, here trees, name string, want item) (changed bool, err error) {
+	if old, err := here.target.Readlink(name); err == nil && old == want.to {
 		return false, nil
 	}
+	if err := checkLink(here.source, name, want); err != nil {
+		return false, failed("copy", here.source, name, err)
+	}
 	err = replace(here.target, name, func(temporary string) error {
-		return here.target.Symlink(to, temporary)
+		return here.target.Symlink(want.to, temporary)
 	})
 	if err != nil {
 		return false, failed("write", here.target, name, err)
@@ -82,7 +89,7 @@ var errGitInTheWay = errors.New("the directory in its place contains a .git; mov
 // program reads an incomplete file. A directory of that name goes, unless it contains a .git.
 // The temporary name does not contain name, which can have the greatest length.
 func replace(target dir, name string, create func(temporary string) error) (err error) {
-	temporary := ".kontext-" + rand.Text()
+	temporary := ".kontext-" + strconv.FormatUint(rand.Uint64(), 36)
 	defer func() {
 		if err != nil {
 			target.Remove(temporary)
@@ -91,10 +98,10 @@ func replace(target dir, name string, create func(temporary string) error) (err 
 	if err := create(temporary); err != nil {
 		return err
 	}
-	err = target.Rename(temporary, name)
+	err = target.rename(temporary, name)
 	if errors.Is(err, fs.ErrExist) { // a directory is in the way
 		if err = removeDir(target, name); err == nil {
-			err = target.Rename(temporary, name)
+			err = target.rename(temporary, name)
 		}
 	}
 	return err
@@ -112,7 +119,7 @@ func removeDir(parent dir, name string) error {
 	return parent.RemoveAll(name)
 }
 
-func writeFile(p *pool, in file, size int64, target dir, name string, mode uint32) error {
+func writeFile(p *pool, in file, have syscall.Stat_t, target dir, name string, want item, mode uint32) error {
 	out, err := target.openFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
@@ -122,7 +129,7 @@ func writeFile(p *pool, in file, size int64, target dir, name string, mode uint3
 		err = syscall.Fchmod(int(out), mode)
 	}
 	if err == nil {
-		err = copyContent(p, out, in, size)
+		err = p.readContent(in, have, want, out.write)
 	}
 	// A network file system can report a full disk here.
 	if closed := out.close(); err == nil {
@@ -130,34 +137,3 @@ func writeFile(p *pool, in file, size int64, target dir, name string, mode uint3
 	}
 	return err
 }
-
-func copyContent(p *pool, out, in file, size int64) error {
-	buf := p.buffer()
-	defer p.release(buf)
-	for at := int64(0); at < size; at += bufferSize {
-		piece := buf[:min(size-at, bufferSize)]
-		if err := in.readAt(piece, at); err != nil {
-			return err
-		}
-		if err := out.write(piece); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sameContent compares two files of the same size.
-func sameContent(p *pool, in, there file, size int64) bool {
-	a, b := p.buffer(), p.buffer()
-	defer p.release(a)
-	defer p.release(b)
-	for at := int64(0); at < size; at += bufferSize {
-		n := min(size-at, bufferSize)
-		if in.readAt(a[:n], at) != nil || there.readAt(b[:n], at) != nil || !bytes.Equal(a[:n], b[:n]) {
-			return false
-		}
-	}
-	return true
-}
-
-func executable(mode uint32) bool { return mode&0o100 != 0 }

@@ -10,40 +10,37 @@ import (
 
 // A pool runs work in a bounded number of goroutines and collects the problems.
 type pool struct {
-	idle    chan struct{}
+	workers int64
+	busy    atomic.Int64
 	stop    atomic.Bool
 	mu      sync.Mutex
 	errs    []error
-	buffers sync.Pool
+	hashers sync.Pool
 }
 
-const (
-	bufferSize = 128 << 10
-	maxWorkers = 32
-)
+const maxWorkers = 32
 
 func newPool() *pool {
 	// The work waits for disks more than for processors. The maximum keeps the program below
 	// 1024 open files: a directory takes four, a copy two.
-	workers := min(4*runtime.GOMAXPROCS(0), maxWorkers)
 	return &pool{
-		idle:    make(chan struct{}, workers),
-		buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }},
+		workers: int64(min(4*runtime.GOMAXPROCS(0), maxWorkers)),
+		hashers: sync.Pool{New: func() any { return newHasher() }},
 	}
 }
 
 // do calls f in an idle worker. If all workers are busy, it calls f itself, so that there is
 // no queue and no deadlock.
 func (p *pool) do(group *sync.WaitGroup, f func()) {
-	select {
-	case p.idle <- struct{}{}:
-		group.Go(func() {
-			defer func() { <-p.idle }()
-			f()
-		})
-	default:
+	if p.busy.Add(1) > p.workers {
+		p.busy.Add(-1)
 		f()
+		return
 	}
+	group.Go(func() {
+		defer p.busy.Add(-1)
+		f()
+	})
 }
 
 // A node is a directory, or the same directory in several trees.
@@ -121,5 +118,8 @@ func (p *pool) problems() []error {
 	return slices.Clone(p.errs)
 }
 
-func (p *pool) buffer() *[bufferSize]byte     { return p.buffers.Get().(*[bufferSize]byte) }
-func (p *pool) release(buf *[bufferSize]byte) { p.buffers.Put(buf) }
+// clean reports whether there is no problem so far.
+func (p *pool) clean() bool { return len(p.problems()) == 0 }
+
+func (p *pool) hasher() *hasher   { return p.hashers.Get().(*hasher) }
+func (p *pool) release(h *hasher) { p.hashers.Put(h) }

@@ -43,7 +43,7 @@ func TestWalkKeepsFewOpen(t *testing.T) {
 	const deep, wide = 100, 200
 	p, c := newPool(), &counter{}
 	// The maximum on any machine.
-	p.idle = make(chan struct{}, maxWorkers)
+	p.workers = maxWorkers
 	var mu sync.Mutex
 	var visited []string
 	walk(p, counted{".", c}, p.fail, func(here counted, whole string) (subdirs []string) {

@@ -2,8 +2,8 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
+	"strconv"
 )
 
 // A problem is a failed operation on a path.
@@ -18,7 +18,7 @@ func failed(verb string, in interface{ Name() string }, name string, err error) 
 
 // Error quotes the path: a file name can contain control sequences of the terminal.
 func (p *problem) Error() string {
-	return fmt.Sprintf("%s %q: %v", p.verb, p.path, innermost(p.err))
+	return p.verb + " " + strconv.Quote(p.path) + ": " + innermost(p.err).Error()
 }
 
 func (p *problem) Unwrap() error { return p.err }

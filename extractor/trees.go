@@ -2,22 +2,23 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // trees are the source and the target of a copy, or a directory that both have.
 type trees struct {
 	source, target dir
+	empty          bool // the target's directory is new
 }
 
 // openTrees opens both trees. It creates the target if it is missing. Both paths are absolute.
 func openTrees(source, target string, mirror bool) (trees, error) {
 	src, err := openDir(source)
 	if errors.Is(err, fs.ErrNotExist) {
-		return trees{}, fmt.Errorf("this image contains no sources: %s does not exist", source)
+		return trees{}, errors.New("this image contains no sources: " + source + " does not exist")
 	}
 	if err != nil {
 		return trees{}, &problem{"open", source, err}
@@ -36,7 +37,7 @@ func openTrees(source, target string, mirror bool) (trees, error) {
 		src.close()
 		return trees{}, &problem{"open", target, err}
 	}
-	return trees{src, dst}, nil
+	return trees{source: src, target: dst}, nil
 }
 
 func (t trees) close() {
@@ -55,7 +56,7 @@ func (t trees) open(path string) (trees, error) {
 		src.close()
 		return trees{}, err
 	}
-	return trees{src, dst}, nil
+	return trees{source: src, target: dst}, nil
 }
 
 // checkOverlap rejects a target whose content would overwrite or remove the sources.
@@ -76,7 +77,7 @@ func checkOverlap(source, target string, mirror bool) error {
 		return &problem{"open", target, err}
 	}
 	if inside {
-		return fmt.Errorf("refusing to write into the sources of the image: %q", target)
+		return errors.New("refusing to write into the sources of the image: " + strconv.Quote(target))
 	}
 	if !mirror || existing != target {
 		return nil
@@ -86,7 +87,7 @@ func checkOverlap(source, target string, mirror bool) error {
 		return &problem{"open", target, err}
 	}
 	if around {
-		return fmt.Errorf("refusing --mirror: it would remove the sources of the image, which are in %q", target)
+		return errors.New("refusing --mirror: it would remove the sources of the image, which are in " + strconv.Quote(target))
 	}
 	return nil
 }

@@ -179,24 +179,25 @@ class Cache:
 
         This machine has written all of their layers, or has checked them.
         """
-        record, _ = self._read(_LAYERS, "")
-        try:
-            if record["version"] != _LAYERS_VERSION:
-                return frozenset()
-            return frozenset(map(Digest, record[how]))
-        except (ValueError, LookupError, TypeError):
-            return frozenset()
+        return frozenset(self._layer_lists()[how])
 
     def save_layers(self, how: LayerOrigin, layers: Iterable[Digest]) -> None:
         """Keep the digests of such layers."""
-        record, _ = self._read(_LAYERS, "")
-        lists: dict[str, Any] = {"version": _LAYERS_VERSION, "written": [], "checked": []}
-        if record.get("version") == _LAYERS_VERSION:
-            lists |= {key: record[key] for key in ("written", "checked") if key in record}
+        lists = self._layer_lists()
         new = [layer for layer in layers if layer not in lists[how]]
         if new:
             lists[how] = [*new, *lists[how]][:_MAX_LAYERS]
-            self._write(_LAYERS, "", lists, ())
+            self._write(_LAYERS, "", {"version": _LAYERS_VERSION} | {**lists}, ())
+
+    def _layer_lists(self) -> dict[LayerOrigin, list[Digest]]:
+        record, _ = self._read(_LAYERS, "")
+        try:
+            if record["version"] == _LAYERS_VERSION:
+                written, checked = record["written"], record["checked"]
+                return {"written": [*map(Digest, written)], "checked": [*map(Digest, checked)]}
+        except (LookupError, TypeError):
+            pass
+        return {"written": [], "checked": []}
 
     # --- All entries ---
 

@@ -20,8 +20,11 @@ from support import unprivileged
 from support.models import described
 from support.trees import Directory, File, Link
 
+from kontext_plugin import cache as cache_module
 from kontext_plugin.cache import (
     Cache,
+    LayerOrigin,
+    PushRecord,
     decode_image,
     decode_stats,
     encode_image,
@@ -30,29 +33,37 @@ from kontext_plugin.cache import (
 )
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer, digest_of
-from kontext_plugin.manifest import Lineage, Manifest, encode
+from kontext_plugin.image.tree import ReverseDelta
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest, encode
 from kontext_plugin.registry.fetch import KontextImage
 
-A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
+A, B, C = (Digest("sha256:" + letter * 64) for letter in "abc")
 STATS = {"d/é\n": b"/\n1\0", "f": b"\xff", "": b""}
 MANIFEST = Manifest(
     described({"d": Directory(), "d/f": File(b"x", executable=True), "l": Link("é\n")}),
     Lineage(
-        A,
-        B,
-        "linux/amd64",
         generation=2,
-        layers=(A, B),
-        labels={"k": "v"},
+        layers=(A,),
+        ancestors=(
+            Ancestor(C, 1, 1, 9, frozenset({"x"}), ReverseDelta(), None, "2026-01-02", "v1"),
+        ),
         replaced_directories=frozenset({"l"}),
     ),
 )
-CONTENT = encode(MANIFEST)
 IMAGE = KontextImage(
-    Image(A, (Layer(B, 5), Layer(A, 7)), digest_of(CONTENT)),
-    MANIFEST,
-    ImageConfig("linux/amd64", ("/e",), "/w", {"k": "v"}, {"Env": ["A=b"]}),
-    known=frozenset({B}),
+    digest=A,
+    image=Image(
+        digest=B,
+        layers=(Layer(C, 3), Layer(A, 5), Layer(B, 7, "application/x"), Layer(C, 9)),
+        manifest=digest_of(encode(MANIFEST)),
+        extractor=C,
+        base=B,
+        base_name="alpine:3",
+        replaces=C,
+    ),
+    manifest=MANIFEST,
+    config=ImageConfig("linux/amd64", ("/e",), "/w", {"k": "v"}, (C, A, B, C), "2026-01-03"),
+    platforms=("linux/amd64", "linux/arm64"),
 )
 
 
@@ -82,28 +93,167 @@ def test_the_last_save_counts(cache: Cache) -> None:
     assert len(files(cache)) == 1
 
 
+# Pushes
+
+
+def pushed(
+    directory: str, tag: str, digest: Digest = A, time: float = 0, **facts: Any
+) -> PushRecord:
+    return PushRecord(directory, f"r/r:{tag}", digest, time, **facts)
+
+
 def test_the_latest_push_comes_first(cache: Cache) -> None:
     assert cache.pushed() == []
-    cache.save_pushed("/é\n", ["r/r:1", "r/r:2"])
-    cache.save_pushed("/\udcff", ["r/r:1"])
-    cache.save_pushed("/é\n", ["r/r:2"])
-    assert cache.pushed() == [("/é\n", "r/r:2"), ("/\udcff", "r/r:1"), ("/é\n", "r/r:1")]
+    one, two = pushed("/é\n", "1"), pushed("/é\n", "2")
+    cache.save_pushed([one, two])
+    assert cache.pushed() == [one, two]
+    three = pushed("/\udcff", "3")
+    cache.save_pushed([three])
+    cache.save_pushed([two])
+    assert cache.pushed() == [two, three, one]
+
+
+def test_a_record_of_a_push_comes_back_with_all_its_facts(cache: Cache) -> None:
+    record = PushRecord("/d", "r/r:t", A, 1.5, 3, "c" * 40, "r/r:main, of a branch", 1, 2, 3, 4)
+    cache.save_pushed([record])
+    assert cache.pushed() == [record]
+
+
+def test_an_image_keeps_the_facts_of_its_first_push(cache: Cache) -> None:
+    """A second push of the same image counts no changes: they are those of the first one."""
+    first = pushed("/d", "t", time=1, added=5, parent="r/r:main", uploaded=77, generation=2)
+    cache.save_pushed([first])
+    cache.save_pushed([pushed("/d", "other", B, time=2)])
+    cache.save_pushed([pushed("/elsewhere", "t", time=3)])
+    again, other = cache.pushed()
+    assert again == replace(first, directory="/elsewhere", time=3)
+    assert other.reference == "r/r:other"
+
+
+def test_another_image_under_a_tag_is_another_push(cache: Cache) -> None:
+    one, two = pushed("/d", "t", A, 1, added=1), pushed("/d", "t", B, 2, added=2)
+    cache.save_pushed([one])
+    cache.save_pushed([two])
+    assert cache.pushed() == [two, one]
 
 
 def test_the_number_of_pushes_is_limited(cache: Cache) -> None:
     for number in range(30):
-        cache.save_pushed("/d", [f"r/r:{number}-{tag}" for tag in range(20)])
-    pushed = cache.pushed()
-    assert len(pushed) == 200
-    assert pushed[0] == ("/d", "r/r:29-0")
+        cache.save_pushed(pushed("/d", f"{number}-{tag}") for tag in range(20))
+    found = cache.pushed()
+    assert len(found) == 500
+    assert found[0].reference == "r/r:29-0"
 
 
-@pytest.mark.parametrize(
-    "pushed", [None, 7, [7], ["ab", "c"], [["a"]], {"a": "b"}, [["a", "b", 1]]]
-)
-def test_a_record_of_pushes_of_another_shape_is_as_if_absent(cache: Cache, pushed: object) -> None:
-    cache._write("pushed", "", {"version": "kontext pushed 1", "pushed": pushed}, ())
+RECORD = {"directory": "/d", "reference": "r/r:t", "digest": A}
+WRONG_PUSHES: dict[str, object] = {
+    "nothing": None,
+    "a number": 7,
+    "of numbers": [7],
+    "of texts": ["ab"],
+    "an object": {"a": "b"},
+    "without a digest": [{"directory": "/d", "reference": "r/r:t"}],
+    "with another field": [RECORD | {"x": 1}],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PUSHES.values(), ids=WRONG_PUSHES)
+def test_a_record_of_pushes_of_another_shape_is_as_if_absent(cache: Cache, wrong: object) -> None:
+    version = cache_module._PUSHED_VERSION
+    cache._write("pushed", "", {"version": version, "pushed": [RECORD]}, ())
+    assert len(cache.pushed()) == 1
+    cache._write("pushed", "", {"version": version, "pushed": wrong}, ())
     assert cache.pushed() == []
+    cache._write("pushed", "", {"version": "kontext pushed 1", "pushed": [RECORD]}, ())
+    assert cache.pushed() == []
+    cache.save_pushed([pushed("/d", "t")])
+    assert cache.pushed() == [pushed("/d", "t")]
+
+
+# Layers
+
+
+def test_layers_are_remembered_by_why_they_are_trusted(cache: Cache) -> None:
+    assert cache.layers("written") == cache.layers("checked") == frozenset()
+    cache.save_layers("written", [A])
+    cache.save_layers("checked", [B])
+    cache.save_layers("written", [C, A])
+    assert cache.layers("written") == {A, C}
+    assert cache.layers("checked") == {B}
+
+
+def test_the_number_of_layers_is_limited(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_MAX_LAYERS", 2)
+    for layer in (A, B, C):
+        cache.save_layers("checked", [layer])
+    assert cache.layers("checked") == {B, C}
+
+
+WRONG_LAYERS: dict[str, dict[str, Any]] = {
+    "of another version": {"version": "kontext layers 0"},
+    "a number": {"written": 7, "checked": 7},
+    "nothing": {"written": None, "checked": None},
+}
+
+
+@pytest.mark.parametrize("changes", WRONG_LAYERS.values(), ids=WRONG_LAYERS)
+def test_a_record_of_layers_of_another_shape_is_as_if_absent(
+    changes: dict[str, Any], cache: Cache
+) -> None:
+    """A layer that is not known is checked once more."""
+    record = {"version": cache_module._LAYERS_VERSION, "written": [A], "checked": [B]}
+    cache._write("layers", "", record | changes, ())
+    origins: tuple[LayerOrigin, ...] = ("written", "checked")
+    for how in origins:
+        assert cache.layers(how) == frozenset()
+
+
+@pytest.mark.parametrize("changes", WRONG_LAYERS.values(), ids=WRONG_LAYERS)
+def test_a_record_of_layers_of_another_shape_is_replaced(
+    changes: dict[str, Any], cache: Cache
+) -> None:
+    record = {"version": cache_module._LAYERS_VERSION, "written": [A], "checked": [B]}
+    cache._write("layers", "", record | changes, ())
+    cache.save_layers("written", [C])
+    assert cache.layers("written") == {C}
+
+
+# Images
+
+
+def test_only_the_latest_images_are_remembered(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each commit may have a tag of its own, and an image of a large tree takes megabytes."""
+    monkeypatch.setattr(cache_module, "_MAX_PUBLISHED", 3)
+    for number in range(6):
+        cache.save_published(f"r/r:{number}", IMAGE)
+        for path in files(cache):
+            status = path.stat()
+            os.utime(path, (status.st_atime, status.st_mtime - 10))
+    kept = [number for number in range(6) if cache.published(f"r/r:{number}", A)]
+    assert kept == [3, 4, 5]
+    assert cache_module._MAX_PUBLISHED == 3
+
+
+def test_the_limit_of_images_is_fifty() -> None:
+    assert cache_module._MAX_PUBLISHED == 50
+
+
+def test_files_that_are_no_records_are_not_counted_as_images(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_MAX_PUBLISHED", 1)
+    (tmp_path / "cache/published").mkdir(parents=True)
+    mine = tmp_path / "cache/published/mine"
+    mine.touch()
+    os.utime(mine, (1, 1))
+    cache.save_published("r/r:1", IMAGE)
+    assert mine.exists()
+    assert cache.published("r/r:1", A)
+
+
+# Records
 
 
 def test_another_key_or_digest_has_no_record(cache: Cache) -> None:
@@ -156,11 +306,15 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_file_is_as_if_absent(damage: Callable[[bytes], bytes], cache: Cache) -> None:
     cache.save_stats("/one", STATS)
     cache.save_published("r/r:t", IMAGE)
-    assert len(files(cache)) == 2
+    cache.save_pushed([pushed("/one", "t")])
+    cache.save_layers("written", [A])
+    assert len(files(cache)) == 4
     for path in files(cache):
         path.write_bytes(damage(path.read_bytes()))
     assert cache.stats("/one") == {}
     assert cache.published("r/r:t", A) is None
+    assert cache.pushed() == []
+    assert cache.layers("written") == frozenset()
     cache.save_stats("/one", STATS)
     assert cache.stats("/one") == STATS
 
@@ -179,8 +333,12 @@ def test_without_a_cache_nothing_fails() -> None:
     cache = Cache(None)
     cache.save_stats("/one", STATS)
     cache.save_published("r/r:t", IMAGE)
+    cache.save_pushed([pushed("/one", "t")])
+    cache.save_layers("written", [A])
     assert cache.stats("/one") == {}
     assert cache.published("r/r:t", A) is None
+    assert cache.pushed() == []
+    assert cache.layers("written") == frozenset()
 
 
 def test_scratch_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +468,8 @@ def test_a_read_only_cache_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     cache = open_cache(read_only=True)
     cache.save_stats("/one", {})
     cache.save_published("r/r:t", IMAGE)
+    cache.save_pushed([pushed("/one", "t")])
+    cache.save_layers("written", [A])
     assert cache.stats("/one") == STATS
     assert files(Cache(str(tmp_path))) == before
 
@@ -541,28 +701,15 @@ def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
 
 # --- How records are encoded ---
 
-A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
-RECORDED_STATS = {"d/é\n": b"/\n1\0", "f": b"\xff", "": b""}
-RECORDED_MANIFEST = Manifest(
-    described({"d": Directory(), "d/f": File(b"x", executable=True), "l": Link("é\n")}),
-    Lineage(A, B, "linux/amd64", generation=2, layers=(A, B), labels={"k": "v"}),
-)
-RECORDED_IMAGE = KontextImage(
-    Image(A, (Layer(B, 5), Layer(A, 7, "application/x")), digest_of(encode(RECORDED_MANIFEST))),
-    RECORDED_MANIFEST,
-    ImageConfig("linux/amd64", ("/e",), "/w", {"k": "v"}, {"Env": ["A=b"]}),
-    known=frozenset({B}),
-)
-
 
 def encoded_image() -> tuple[dict[str, Any], memoryview]:
-    """Return the record and the listing of RECORDED_IMAGE, as they come back from a file."""
-    record, listing = encode_image(RECORDED_IMAGE)
+    """Return the record and the listing of IMAGE, as they come back from a file."""
+    record, listing = encode_image(IMAGE)
     return json.loads(json.dumps(record)), memoryview(b"".join(listing))
 
 
 def test_an_image_comes_back() -> None:
-    assert decode_image(*encoded_image(), A) == replace(RECORDED_IMAGE, is_cached=True)
+    assert decode_image(*encoded_image(), A) == replace(IMAGE, is_cached=True)
 
 
 def test_an_image_of_another_digest_is_as_if_absent() -> None:
@@ -570,13 +717,15 @@ def test_an_image_of_another_digest_is_as_if_absent() -> None:
 
 
 WRONG_IMAGES: dict[str, dict[str, Any]] = {
-    "of another version": {"version": "kontext published 2"},
+    "of another version": {"version": "kontext published 3"},
     "layers of another shape": {"layers": [1]},
     "no layers": {"layers": None},
     "no document": {"document": None},
     "a document of another shape": {"document": []},
     "no configuration": {"config": None},
     "a configuration of another shape": {"config": {"os": "linux"}},
+    "a base of another shape": {"base": ["x"]},
+    "no platforms": {"platforms": None},
     "parts of another shape": {"starts": 7},
 }
 
@@ -598,7 +747,7 @@ def test_no_image() -> None:
     assert decode_image({}, memoryview(b""), A) is None
 
 
-@pytest.mark.parametrize("stats", [RECORDED_STATS, {}], ids=["some", "none"])
+@pytest.mark.parametrize("stats", [STATS, {}], ids=["some", "none"])
 def test_a_stat_cache_comes_back(stats: dict[str, bytes]) -> None:
     index, records = encode_stats(stats)
     content = memoryview(b"".join(records))
@@ -616,7 +765,7 @@ WRONG_STATS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("changes", WRONG_STATS.values(), ids=WRONG_STATS)
 def test_a_stat_cache_of_another_shape_is_as_if_absent(changes: dict[str, Any]) -> None:
-    index, records = encode_stats(RECORDED_STATS)
+    index, records = encode_stats(STATS)
     assert decode_stats(index | changes, memoryview(b"".join(records))) == {}
 
 

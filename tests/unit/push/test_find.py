@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -615,6 +616,29 @@ def test_a_slow_listing_counts_as_far_as_it_came(
     begun = time.monotonic()
     assert names(find(registry, cache)) == [(str(tag("main")), Origin.BRANCH)]
     assert time.monotonic() - begun < 5, "the listing alone takes ten seconds"
+
+
+def test_a_listing_that_stops_in_the_middle_counts_as_far_as_it_came(
+    registry: Registry, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find_module, "_MAX_SECONDS", 0.2)
+    registry.put(tag("main"))
+    is_read, in_time, answers = threading.Event(), list[bool](), registry.manifest
+
+    def manifest(name: str) -> bytes:
+        if name == str(tag("main")):
+            is_read.set()
+        return answers(name)
+
+    def tags(repository: str) -> Iterator[str]:
+        yield "main"
+        in_time.append(is_read.wait(20))
+        raise RegistryError("the connection was closed")
+
+    monkeypatch.setattr(registry, "manifest", manifest)
+    monkeypatch.setattr(registry, "tags", tags)
+    assert names(find(registry, cache)) == [(str(tag("main")), Origin.BRANCH)]
+    assert in_time == [True], "the push has waited for the next page"
 
 
 def test_only_so_many_tags_are_looked_at(

@@ -19,12 +19,18 @@ from support.slow_line import Line, line
 from support.terminal import Terminal, terminal
 from support.trees import Directory, File, plant
 
+from kontext_plugin.registry.base_image import shipped_base
+from kontext_plugin.terminal.text import size
+
 RATE = 4e6  # bytes per second
 LARGE = random.Random(0).randbytes(12_000_000)
 NAME = "[red]x:smile:\x1b[31my"  # rich's markup, its emoji, and a terminal's own red
 SHOWN = r"skipped '[red]x:smile:\x1b[31my': it is a FIFO"
 
-_PERCENT = re.compile(r"Uploading +(\d+) %.* of 12MB")
+TOTAL = len(LARGE) + shipped_base("linux/amd64").extractor.layer.size
+"""Bytes of a push, but for some small documents."""
+
+_PERCENT = re.compile(rf"Uploading +(\d+) %.* of {re.escape(size(TOTAL))}")
 _UPLOADING = re.compile(r"[|/\\-] Uploading")
 
 
@@ -82,13 +88,14 @@ def test_a_slow_push_draws_its_progress_and_leaves_only_its_messages(
     assert percents == sorted(percents)
     assert percents[-1] <= 100
     # Ahead by what the line has buffered: the kernel lets it have 6 MB.
-    ahead = [percent - carried * 100 / len(LARGE) for percent, carried in seen]
+    ahead = [percent - carried * 100 / TOTAL for percent, carried in seen]
     assert min(ahead) > -5
     assert max(ahead) < 50
     assert lines[0] == f"WARNING: {SHOWN}"
-    assert [line.split()[0] for line in lines[1:4]] == ["Scanned", "Pushed", "Largest"]
-    assert "node_modules/[red] 100 % (12MB)" in lines[3]
-    assert re.fullmatch(r"\S+@sha256:.*", lines[4])
+    words = [line.split()[0] for line in lines[1:5]]
+    assert words == ["Scanned", "Starting", "Pushed", "Largest"]
+    assert "node_modules/[red] 100 % (12MB)" in lines[4]
+    assert re.fullmatch(r"\S+@sha256:.*", lines[5])
     assert "━━━".encode() in shown.sent
     assert b"\x1b[?25l" not in shown.sent, "a push that is killed would leave the cursor hidden"
     assert not re.search(rb"\x1b\[[0-9;]*m", shown.sent), "no colours"
@@ -102,14 +109,15 @@ def test_a_terminal_without_utf_8_gets_an_ascii_bar(pushing: Machine) -> None:
 
 
 def test_a_quick_push_draws_nothing(docker: Docker, registry: Registry, tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
+    plant(tmp_path / "source", {"file": File(b"")})
     arguments = [SHIM, "kontext", "push", "-t", registry.repository(), tmp_path / "source"]
     variables = os.environ | {"DOCKER_CONFIG": str(docker.config), "TERM": "xterm"}
     with terminal(arguments, variables) as shown:
         assert shown.ends() == 0
     # On a slow machine it is drawn, with sequences that only move the cursor and erase.
     assert b"\x1b[" not in re.sub(rb"\x1b\[(2K|1A|K)", b"", shown.sent)
-    assert [text.split()[0] for text in shown.lines()[:2]] == ["Scanned", "Pushed"]
+    words = [text.split()[0] for text in shown.lines()[:3]]
+    assert words == ["Scanned", "Starting", "Pushed"]
 
 
 def test_twenty_columns(pushing: Machine) -> None:
@@ -179,7 +187,7 @@ def test_an_interrupted_upload_ends_at_once_and_cleans_up(
             assert shown.ends(20) == 130
             assert time.monotonic() - started < 1
             lines = shown.lines()
-    assert lines[-1].startswith("Interrupted; the tag shows what it showed before")
+    assert lines[-1].startswith("Interrupted; each tag shows what it showed before")
     assert not any("Uploading" in text for text in lines)
     assert b"\x1b[?25l" not in shown.sent
     assert ends_within(1, lambda: not pushing.cranes())
@@ -202,11 +210,11 @@ def test_json_has_events_of_each_step_and_the_result(pushing: Machine) -> None:
     for name in {event["step"] for event in steps}:
         states = [event["state"] for event in steps if event["step"] == name]
         assert states == ["running"] * (len(states) - 1) + ["done"], name
-    uploads = [event for event in steps if event["step"] == "crane mutate"]
+    uploads = [event for event in steps if event["step"] == "crane push"]
     carried = [event.get("bytes", 0) for event in uploads]
     assert len(uploads) > 3, "one event a second"
     assert carried == sorted(carried)
-    assert carried[-1] == uploads[-1]["totalBytes"] > len(LARGE)
+    assert carried[-1] == uploads[-1]["totalBytes"] > TOTAL
     (scan,) = (event for event in steps if (event["step"], event["state"]) == ("scan", "done"))
     assert scan["files"] == 1
     assert {"type": "warning", "text": SHOWN} in seen
@@ -242,7 +250,8 @@ def test_plain_shows_a_line_every_few_seconds(pushing: Machine) -> None:
     assert pushed.image
     assert "\x1b" not in pushed.stderr
     (shown, *_) = (text for text in lines if text.startswith("Uploading: "))
-    assert re.fullmatch(r"Uploading: \d+ %, \S+B of 24MB, \S+B/s, \d+s", shown)
+    total = re.escape(size(len(LARGE) + TOTAL))
+    assert re.fullmatch(rf"Uploading: \d+ %, \S+B of {total}, \S+B/s, \d+s", shown)
 
 
 def test_quiet_shows_nothing(pushing: Machine) -> None:

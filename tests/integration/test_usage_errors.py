@@ -95,10 +95,15 @@ def test_limits_out_of_range_are_usage_errors(docker: Docker, source: Path, limi
 
 
 CONTRADICTIONS = {
-    "unknown": (["--reuse", "sometimes"], "it must be auto, always or never"),
+    "unknown": (["--reuse", "sometimes"], "it must be auto, always, own or never"),
     "single layer upon others": (["--single-layer", "--base", "x/y"], "--base cannot be given"),
     "single layer of several": (["--single-layer", "--max-layers", "9"], "--max-layers cannot be"),
     "single layer, reused": (["--single-layer", "--reuse", "always"], "--reuse cannot be given"),
+    "single layer on others": (["--single-layer", "--from", "x/y/z"], "--from cannot be given"),
+    "single layer for all": (["--single-layer", "--platform", "all"], "several platforms cannot"),
+    "fresh and from": (["--fresh", "--from", "x/y/z"], "--fresh and --from cannot be given"),
+    "another platform": (["--platform", "linux/amd64,linux/s390x"], 'for "--platform" flag'),
+    "no platform": (["--platform", ""], 'for "--platform" flag'),
     "fresh and reused": (["--fresh", "--reuse", "always"], "--fresh and --reuse cannot be given"),
 }
 

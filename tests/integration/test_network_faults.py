@@ -36,12 +36,11 @@ REQUESTS = {
     "manifest read": ("GET", r"/manifests/sha256:"),
     "blob read": ("GET", r"/blobs/sha256:"),
     "tag asked": ("HEAD", r"/manifests/v1$"),
-    "manifest asked": ("HEAD", r"/manifests/sha256:"),
+    "tags listed": ("GET", r"/tags/list"),
     "blob asked": ("HEAD", r"/blobs/sha256:"),
     "upload begun": ("POST", r"/blobs/uploads/"),
     "upload": ("PATCH", r"/blobs/uploads/"),
     "upload ended": ("PUT", r"/blobs/uploads/"),
-    "base written": ("PUT", r"/manifests/sha256:"),
     "tag written": ("PUT", r"/manifests/v1$"),
 }
 
@@ -51,7 +50,6 @@ PATIENCE = 6
 SILENT = f"has not answered for {PATIENCE} s"
 BROKEN = "closed the connection"
 NO_HTTP = "does not speak HTTP"
-DAMAGED = "sent damaged data"
 LIMITED = "accepts no more requests"
 
 
@@ -69,9 +67,11 @@ FIRST = {
     "ping, silent": Case("ping", proxy.silent, SILENT),
     "tag read, garbage": Case("tag read", proxy.garbage, NO_HTTP),
     "tag read, failing": Case("tag read", status(503), "failed with status 503", ALWAYS),
-    "manifest asked, closed": Case("manifest asked", proxy.closed),
-    "manifest read, corrupted": Case("manifest read", corrupted(0.5), DAMAGED),
-    "blob read, shortened": Case("blob read", proxy.shortened, DAMAGED),
+    "tags listed, failing": Case("tags listed", status(503), count=ALWAYS),
+    "tags listed, garbage": Case("tags listed", proxy.garbage),
+    "tags listed, silent": Case("tags listed", proxy.silent),
+    "blob asked, closed": Case("blob asked", proxy.closed),
+    "tag asked, closed": Case("tag asked", proxy.closed),
     "upload begun, cut": Case("upload begun", proxy.cut),
     "upload begun, limited": Case("upload begun", status(429), LIMITED, ALWAYS),
     "upload, cut in the body": Case("upload", proxy.cut_in_the_body),
@@ -81,8 +81,6 @@ FIRST = {
     "upload, answer lost": Case("upload", proxy.lost_answer),
     "upload ended, failing once": Case("upload ended", status(500)),
     "upload ended, silent": Case("upload ended", proxy.silent_after_all, SILENT),
-    "base written, answer lost": Case("base written", proxy.lost_answer),
-    "base written, failing": Case("base written", status(500), "failed with status 500", ALWAYS),
     "tag written, cut": Case("tag written", proxy.cut, BROKEN, ALWAYS),
     "tag written, answer lost": Case("tag written", proxy.lost_answer),
     "tag written, silent": Case("tag written", proxy.silent_after_all, SILENT),

@@ -54,7 +54,7 @@ _SINGLE_LAYER = Option(
     "single-layer", "Put everything into one layer, for tools that read only one"
 )
 
-_BASE = Option("base", "Base image (default: the extractor alone)", kind="string")
+_BASE = Option("base", "Base image (default: none)", kind="string")
 
 _LABEL = Option("label", "Set a label on the image: KEY=VALUE", kind="list")
 
@@ -70,13 +70,13 @@ _PLATFORM = Option(
 )
 
 _FROM = Option(
-    "from", "Another image to build on, if that is cheaper", kind="list", completes="reference"
+    "from", "Also build on this image, if that uploads less", kind="list", completes="reference"
 )
 
 _REUSE = Option(
     "reuse",
-    "Which images to build on: auto, always (also if starting fresh is cheaper), own (only those "
-    "that this machine has pushed) or never (default auto)",
+    "Which images to build on: auto, always (also if starting fresh is better), own (only those "
+    "that this machine pushed) or never (default auto)",
     kind="string",
     values=REUSE,
 )
@@ -120,7 +120,7 @@ PUSH = Command(
             completes="reference",
         ),
         _BASE,
-        Option("check-parent", "Read the layers of the image to build on, and check their files"),
+        Option("check-parent", "Check the files in the layers of the image to build on"),
         Option("directory", "The same as DIR", kind="string", hidden=True, completes="directory"),
         Option("dry-run", "Show what a push would upload, and change nothing"),
         Option("fresh", "Build on no earlier image, and read all files again"),
@@ -164,7 +164,7 @@ DIFF = Command(
     options=(
         Option(
             "tag",
-            "Image to compare with: REGISTRY/REPOSITORY[:TAG] (required)",
+            "Image to compare DIR with: REGISTRY/REPOSITORY[:TAG]",
             "t",
             kind="string",
             completes="reference",

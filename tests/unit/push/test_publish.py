@@ -1,98 +1,128 @@
-"""Publishing a plan: the layers as they are written, and the requests, the tag's the last."""
+"""Publishing a plan: the layers as they are written, and what crane is asked to do with them."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import pytest
-from support.layouts import check_layout, write_layout
-from support.models import BASE, SPEC, described, published
+from support.models import ARM, NOTHING, SPEC, described, published
+from support.models import plan_on as plan_on_image
 from support.trees import Directory, File, Tree, in_archive, plant
 
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Published as CranePublished
-from kontext_plugin.crane_driver.errors import NotFound, RegistryError
+from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.layout import read_documents
-from kontext_plugin.image.oci import MANIFEST_ANNOTATION, Digest, Image, Layer, digest_of
+from kontext_plugin.image.assembly import Assembly, assemble
+from kontext_plugin.image.layout import StagedLayer
+from kontext_plugin.image.oci import OCI_INDEX, Digest, Layer, digest_of
 from kontext_plugin.image.reference import Reference, parse_reference
 from kontext_plugin.image.spec import BaseImage, ImageSpec
-from kontext_plugin.image.tree import ReverseDelta
 from kontext_plugin.layer import tar
-from kontext_plugin.manifest import MANIFEST_PATH, Ancestor, encode
+from kontext_plugin.manifest import MANIFEST_PATH, encode
 from kontext_plugin.push import partition as partition_module
 from kontext_plugin.push import publish as publish_module
-from kontext_plugin.push.parent import BuildOn, StartFresh
+from kontext_plugin.push.parent import Candidate, Origin, StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import Plan, make_plan
-from kontext_plugin.push.prepare import PushSession
 from kontext_plugin.push.publish import (
     Published,
     StagedLayers,
-    add_tags,
-    check_lost_update,
+    assemble_undamaged,
+    count_upload,
+    find_damage,
+    missing_blobs,
     publish,
     stage_layers,
 )
-from kontext_plugin.registry.base_image import ENTRYPOINT, WORKDIR
+from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.terminal.messages import Report
 
 TAG = parse_reference("host.io/r1:t")
-NEW = Digest("sha256:" + "e" * 64)
-NOTHING = StartFresh("there is nothing")
+SECOND, OTHER = parse_reference("host.io/r1:u"), parse_reference("host.io/r2:t")
+BEFORE = Digest("sha256:" + "7" * 64)
 TREE: Tree = {
     "ballast": File(b"b" * 10_000),
     "d": Directory(),
     "d/key": File(b"AKIA" + b"Q7RT2VWXK3MLNP4Z" + b"\n"),
 }
+EARLIER: Tree = {"ballast": File(b"b" * 10_000)}
 
 
 @dataclass
 class FakeCrane:
-    """A crane that notes its requests, and has uploaded the blobs that are named here."""
+    """A crane that notes its requests, and that knows which blobs each repository has."""
 
-    uploaded: frozenset[Digest] = frozenset()
-    error: RegistryError | None = None
-    shown: Digest = NEW  # under the tag
+    blobs: dict[str, set[str]] = field(default_factory=dict)  # by repository
+    images: set[str] = field(default_factory=set)  # REPO@sha256:…
+    contents: dict[str, set[str]] = field(default_factory=dict)  # layers of images to bring
+    errors: dict[str, RegistryError] = field(default_factory=dict)  # by name
     requests: list[tuple[str, ...]] = field(default_factory=list)
-    appended: dict[str, Any] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)  # of the last layout
+    layout: set[str] = field(default_factory=set)  # the names of all its blobs
 
-    def push_layout(self, layout: str, name: str, progress: object) -> CranePublished:
-        self.requests.append(("push", layout, name))
-        return CranePublished(Digest(name.rpartition("@")[2]), self.uploaded)
-
-    def append(
-        self, base: str, layers: Sequence[str], tag: str, *, progress: Any, **settings: Any
+    def push_layout(
+        self, layout: str, name: str, *, is_index: bool, progress: object
     ) -> CranePublished:
-        self.requests.append(("append", base, *layers, tag))
-        self.appended = settings
-        if self.error:
-            raise self.error
-        return CranePublished(NEW, self.uploaded)
+        self.requests.append(("push", name, *(["index"] if is_index else [])))
+        if name in self.errors:
+            raise self.errors[name]
+        index = (Path(layout) / "index.json").read_bytes()
+        there = {f"sha256:{path.name}": path for path in (Path(layout) / "blobs/sha256").iterdir()}
+        self.layout = set(there)
+        digests = [entry["digest"] for entry in json.loads(index)["manifests"]]
+        held = self.blobs.setdefault(name.rpartition(":")[0], set())
+        uploaded = set()
+        for document in (json.loads(there[digest].read_bytes()) for digest in digests):
+            for blob in [document["config"], *document["layers"]]:
+                if blob["digest"] in held:
+                    continue
+                if blob["digest"] not in there:
+                    raise NotFound(f"the registry has lost {blob['digest']}")
+                uploaded.add(Digest(blob["digest"]))
+        held |= uploaded
+        digest = digest_of(index) if is_index else Digest(digests[0])
+        self.images.add(f"{name.rpartition(':')[0]}@{digest}")
+        return CranePublished(digest, frozenset(uploaded))
 
-    def tag(self, image: str, tag: str) -> None:
-        self.requests.append(("tag", image, tag))
-        if self.error:
-            raise self.error
+    def bring(
+        self, image: str, repository: str, annotations: Mapping[str, str]
+    ) -> frozenset[Digest]:
+        self.requests.append(("bring", image, repository))
+        assert annotations, "crane sends nothing if the very manifest is there"
+        if image in self.errors:
+            raise self.errors[image]
+        new = self.contents[image] - self.blobs.setdefault(repository, set())
+        self.blobs[repository] |= new
+        return frozenset(map(Digest, new))
 
-    def copy(self, image: str, name: str) -> None:
-        self.requests.append(("copy", image, name))
-
-    def digest(self, name: str, *, timeout: float) -> Digest:
+    def digest(self, name: str) -> Digest:
         self.requests.append(("digest", name))
-        if self.error:
-            raise self.error
-        return self.shown
+        if name not in self.images:
+            raise NotFound(f"{name} was not found")
+        return Digest(name.rpartition("@")[2])
+
+    @contextlib.contextmanager
+    def blob(self, name: str) -> Iterator[IO[bytes]]:
+        self.requests.append(("blob", name))
+        if name in self.errors:
+            raise self.errors[name]
+        repository, _, digest = name.partition("@")
+        if digest not in self.blobs.get(repository, ()):
+            raise NotFound(f"{name} was not found")
+        yield io.BytesIO(b"x")
 
 
 @pytest.fixture
@@ -120,10 +150,25 @@ def root(tmp_path: Path) -> str:
     return str(tmp_path / "source")
 
 
+@pytest.fixture
+def spec(tmp_path: Path) -> ImageSpec:
+    """What a push asks for, with an extractor whose layer is a file."""
+    path = tmp_path / "extractor.tar.gz"
+    path.write_bytes(b"the extractor")
+    layer = Layer(digest_of(b"the extractor"), 13)
+    extractor = StagedLayer(str(path), layer, digest_of(b"its archive"))
+    return replace(SPEC, bases=(replace(SPEC.bases[0], extractor=extractor),))
+
+
 def plan_on(
-    tag_image: KontextImage | StartFresh, spec: ImageSpec = SPEC, tree: Tree = TREE
+    tag_image: KontextImage | StartFresh,
+    spec: ImageSpec = SPEC,
+    tree: Tree = TREE,
+    reference: Reference = TAG,
 ) -> Plan:
-    return make_plan(tag_image, spec, described(tree))
+    if isinstance(tag_image, StartFresh):
+        return plan_on_image(tag_image, spec, described(tree))
+    return make_plan([Candidate(tag_image, reference, Origin.TAG)], NOTHING, spec, described(tree))
 
 
 def stage(
@@ -144,11 +189,10 @@ def test_the_top_layer_has_the_manifest_and_the_sources(
     content = Path(layers.top.path).read_bytes()
     assert layers.top.layer == Layer(digest_of(content), len(content))
     assert layers.top.diff_id == digest_of(gzip.decompress(content))
-    assert layers.sizes == (len(content),)
     assert in_archive(io.BytesIO(gzip.decompress(content))) == TREE
     assert layers.root == encode(layers.manifest) == first_file(content)
     assert layers.manifest.tree == described(TREE)
-    assert layers.manifest.lineage == replace(plan.lineage, layers=(BASE,))
+    assert layers.manifest.lineage == plan.lineage
     assert layers.findings == ()
 
 
@@ -183,17 +227,17 @@ def test_the_sources_of_a_large_fresh_start_lie_in_lower_layers(
     top = Path(layers.top.path).read_bytes()
     assert in_archive(io.BytesIO(gzip.decompress(top))) == {}
     assert layers.manifest.lineage is not None
-    assert layers.manifest.lineage.layers == (BASE, *(s.layer.digest for s in layers.lower))
+    assert layers.manifest.lineage.layers == tuple(s.layer.digest for s in layers.lower)
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_layers_that_are_written_nowhere_have_the_same_sizes(
+def test_layers_that_are_written_nowhere_make_the_same_image(
     session: PushSession, root: str, scratch: str
 ) -> None:
     plan = plan_on(NOTHING)
     written, measured = (stage(session, root, plan, directory) for directory in (scratch, ""))
-    assert measured.sizes == written.sizes
     assert measured.root == written.root
+    assert measured.sources(plan) == written.sources(plan)
     assert {staged.path for staged in measured.all} == {os.devnull}
 
 
@@ -215,169 +259,96 @@ def test_a_layer_that_cannot_be_written_is_an_error_with_a_hint(
     assert "KONTEXT_CACHE_DIR" in raised.value.hint
 
 
-# The publication on an earlier image
+# The publication
 
 
-def publish_staged(
+@dataclass(frozen=True)
+class Pushed:
+    done: Published
+    layers: StagedLayers
+    assembly: Assembly
+
+
+def push(
     session: PushSession,
     plan: Plan,
     root: str,
     directory: str,
     tags: Sequence[Reference] = (TAG,),
-) -> tuple[Published, StagedLayers]:
+    shown: Mapping[Reference, Digest | None] | None = None,
+) -> Pushed:
+    """Write the layers of a plan, and publish it under tags that show nothing yet."""
     layers = stage(session, root, plan, directory)
-    return publish(session, plan.parent, layers, plan.spec, tags, directory), layers
+    assembly = assemble(plan.spec, layers.sources(plan), plan.labels)
+    shown = dict.fromkeys(tags) if shown is None else shown
+    done = publish(session, plan, layers.manifest, assembly, layers.all, shown, directory)
+    return Pushed(done, layers, assembly)
 
 
-EARLIER: Tree = {"ballast": File(b"b" * 10_000)}
+def hold(crane: FakeCrane, image: KontextImage, reference: Reference = TAG) -> set[str]:
+    """Let a repository have all layers of an image."""
+    layers = {layer.digest for layer in image.image.layers}
+    crane.blobs.setdefault(reference.repository, set()).update(layers)
+    crane.contents[reference.at(image.image.digest)] = set(layers)
+    return set(layers)
 
 
-def test_a_delta_is_one_expectedfor_one_layer(
-    session: PushSession, crane: FakeCrane, root: str, scratch: str
+def test_a_first_push_publishes_the_layers_and_the_extractor_with_one_request(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
 ) -> None:
-    tag_image = published(plan_on(NOTHING, tree=EARLIER))
-    plan = plan_on(tag_image, replace(SPEC, labels={"k": "v"}))
-    done, layers = publish_staged(session, plan, root, scratch)
-    assert crane.requests == [("append", TAG.at(tag_image.image.digest), layers.top.path, str(TAG))]
-    assert crane.appended == {
-        "labels": {"k": "v"},
-        "annotations": {MANIFEST_ANNOTATION: digest_of(layers.root)},
-        "entrypoint": ENTRYPOINT,
-        "workdir": WORKDIR,
-    }
-    assert done.image == Image(
-        NEW, (*tag_image.image.layers, layers.top.layer), digest_of(layers.root)
+    pushed = push(session, plan_on(NOTHING, replace(spec, labels={"k": "v"})), root, scratch)
+    assert crane.requests == [("push", str(TAG))]
+    new = {staged.layer.digest for staged in (*pushed.layers.all, spec.bases[0].extractor)}
+    assert crane.layout == new | pushed.assembly.documents.keys()
+    assert pushed.done.written == (TAG,)
+    assert pushed.done.uploaded == sum(pushed.assembly.blobs.values())
+    image = pushed.done.image
+    assert (image.digest, image.image) == (pushed.assembly.digest, pushed.assembly.images[0])
+    assert image.manifest == pushed.layers.manifest
+    assert image.config is not None and image.config.labels == {"k": "v"}
+
+
+def test_a_delta_publishes_its_layer_and_nothing_of_the_parent(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    """The parent's layers are in the registry. Its manifest may be gone."""
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent)
+    pushed = push(session, plan_on(parent, spec), root, scratch)
+    assert crane.requests == [("push", str(TAG))]
+    assert not crane.layout & {layer.digest for layer in parent.sources}
+    (image,) = pushed.assembly.images
+    assert image.layers == (
+        *parent.sources,
+        pushed.layers.top.layer,
+        spec.bases[0].extractor.layer,
     )
-
-
-def test_the_published_image_is_in_the_cache(session: PushSession, root: str, scratch: str) -> None:
-    tag_image = published(plan_on(NOTHING, tree=EARLIER))
-    plan = plan_on(tag_image, replace(SPEC, labels={"k": "v"}))
-    done, layers = publish_staged(session, plan, root, scratch)
-    cached = session.cache.published(str(TAG), NEW)
-    assert cached == KontextImage(
-        done.image,
-        layers.manifest,
-        SPEC.config.with_labels({"k": "v"}),
-        known=frozenset({tag_image.image.digest}),
-        is_cached=True,
+    config = next(digest for digest in pushed.assembly.documents if digest != image.digest)
+    assert pushed.done.uploaded == (
+        pushed.layers.top.layer.size + len(pushed.assembly.documents[config])
     )
-
-
-def test_only_ancestors_of_the_new_image_stay_known(
-    session: PushSession, root: str, scratch: str
-) -> None:
-    tag_image = published(plan_on(NOTHING, tree=EARLIER))
-    kept, other = (Digest("sha256:" + letter * 64) for letter in "12")
-    plan = plan_on(replace(tag_image, known=frozenset({kept, other})))
-    assert isinstance(plan.parent, BuildOn)
-    older = Ancestor(kept, 1, 0, 0, frozenset(), ReverseDelta())
-    parent = replace(plan.parent, ancestors=(older, *plan.parent.ancestors))
-    publish_staged(session, replace(plan, parent=parent), root, scratch)
-    cached = session.cache.published(str(TAG), NEW)
-    assert cached is not None
-    assert cached.known == {kept, tag_image.image.digest}
-
-
-def test_the_uploaded_bytes_are_those_of_new_blobs_of_the_image(
-    session: PushSession, crane: FakeCrane, root: str, scratch: str
-) -> None:
-    plan = plan_on(published(plan_on(NOTHING, tree=EARLIER)))
-    layers = stage(session, root, plan, scratch)
-    other = Digest("sha256:" + "9" * 64)  # the configuration is a blob, too
-    for uploaded, expected in (
-        ({layers.top.layer.digest, other}, layers.top.layer.size),
-        ({other}, 0),
-    ):
-        crane.uploaded = frozenset(uploaded)
-        done = publish(session, plan.parent, layers, plan.spec, [TAG], scratch)
-        assert done.uploaded == expected
-
-
-def test_a_parent_that_is_gone_is_not_found(
-    session: PushSession, crane: FakeCrane, root: str, scratch: str
-) -> None:
-    plan = plan_on(published(plan_on(NOTHING, tree=EARLIER)))
-    crane.error = NotFound("gone")
-    with pytest.raises(NotFound):
-        publish_staged(session, plan, root, scratch, [TAG, parse_reference("host.io/r1:u")])
-    assert [request[0] for request in crane.requests] == ["append"], "the other tag is not written"
-    assert session.cache.published(str(TAG), NEW) is None
-
-
-# A fresh start
-
-
-@pytest.fixture
-def shipped(tmp_path: Path) -> BaseImage:
-    layout = tmp_path / "base"
-    image = write_layout(layout, [tar.END], SPEC.config)
-    return BaseImage(image, SPEC.config, image.digest, layout=str(layout))
-
-
-def test_a_small_fresh_start_pushes_the_shipped_base_by_its_digest_first(
-    session: PushSession, crane: FakeCrane, shipped: BaseImage, root: str, scratch: str
-) -> None:
-    plan = plan_on(NOTHING, replace(SPEC, base=shipped))
-    crane.uploaded = frozenset({shipped.image.layers[0].digest})
-    done, layers = publish_staged(session, plan, root, scratch)
-    base = TAG.at(shipped.image.digest)
-    assert crane.requests == [
-        ("push", shipped.layout, base),
-        ("append", base, layers.top.path, str(TAG)),
-    ]
-    assert done.image.layers == (*shipped.image.layers, layers.top.layer)
-    assert done.uploaded == shipped.image.layers[0].size
-    cached = session.cache.published(str(TAG), NEW)
-    assert cached is not None and cached.known == frozenset()
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_large_fresh_start_pushes_the_lower_layers_with_the_base(
-    session: PushSession, crane: FakeCrane, shipped: BaseImage, root: str, scratch: str
+def test_a_large_fresh_start_publishes_all_its_layers_at_once(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
 ) -> None:
-    plan = plan_on(NOTHING, replace(SPEC, base=shipped))
-    done, layers = publish_staged(session, plan, root, scratch)
-    (_, layout, name), append = crane.requests
-    assert layout == os.path.join(scratch, "layout")
-    index, document, _ = read_documents(layout)
-    digest = index["manifests"][0]["digest"]
-    assert name == TAG.at(digest)
-    assert append == ("append", TAG.at(digest), layers.top.path, str(TAG))
-    lower = [staged.layer.digest for staged in layers.lower]
-    in_layout = [layer["digest"] for layer in document["layers"]]
-    assert in_layout == [shipped.image.layers[0].digest, *lower]
-    check_layout(Path(layout))
-    assert [layer.digest for layer in done.image.layers] == [*in_layout, layers.top.layer.digest]
+    pushed = push(session, plan_on(NOTHING, spec), root, scratch)
+    assert len(pushed.layers.lower) > 1
+    assert crane.requests == [("push", str(TAG))]
+    assert {staged.layer.digest for staged in pushed.layers.all} <= crane.layout
 
 
-@pytest.mark.parametrize("is_large", [False, True])
-def test_a_fresh_start_on_the_users_base_appends_all_layers_to_it(
-    is_large: bool,
-    session: PushSession,
-    crane: FakeCrane,
-    root: str,
-    scratch: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_several_platforms_are_published_as_an_index(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
 ) -> None:
-    if is_large:
-        monkeypatch.setattr(partition_module, "CHUNK_BYTES", 5000)
-    own = Image(Digest("sha256:" + "7" * 64), (Layer(Digest("sha256:" + "8" * 64), 9),), None)
-    extractor = Layer(Digest("sha256:" + "6" * 64), 3)
-    base = BaseImage(
-        own,
-        SPEC.config,
-        BASE,
-        source=f"host.io/own@{own.digest}",
-        extractor_layer=extractor,
-        extractor_path="/extractor.tar.gz",
-    )
-    plan = plan_on(NOTHING, replace(SPEC, base=base))
-    done, layers = publish_staged(session, plan, root, scratch)
-    assert bool(layers.lower) == is_large
-    paths = [staged.path for staged in layers.all]
-    assert crane.requests == [("append", base.source, "/extractor.tar.gz", *paths, str(TAG))]
-    assert done.image.layers == (*own.layers, extractor, *(s.layer for s in layers.all))
+    both = replace(spec, bases=(*spec.bases, replace(ARM, extractor=spec.bases[0].extractor)))
+    pushed = push(session, plan_on(NOTHING, both), root, scratch)
+    assert crane.requests == [("push", str(TAG), "index")]
+    assert pushed.done.image.digest == digest_of(pushed.assembly.index)
+    assert json.loads(pushed.assembly.index)["mediaType"] == OCI_INDEX
+    assert pushed.done.image.platforms == ("linux/amd64", "linux/arm64")
+    assert session.cache.published(str(TAG), pushed.assembly.digest) == pushed.done.image
 
 
 def test_a_single_layer_has_the_extractor_in_it(
@@ -385,96 +356,340 @@ def test_a_single_layer_has_the_extractor_in_it(
     crane: FakeCrane,
     root: str,
     scratch: str,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    empty = write_layout(tmp_path / "empty", [], SPEC.config)
-    base = BaseImage(empty, SPEC.config, BASE, layout=str(tmp_path / "empty"), single_layer=True)
     entry = tar.header("kontext-extractor", tar.REGTYPE, 0o755)
     monkeypatch.setattr(publish_module, "extractor_entries", lambda base: entry)
-    done, layers = publish_staged(
-        session, plan_on(NOTHING, replace(SPEC, base=base)), root, scratch
-    )
-    assert done.image.layers == (layers.top.layer,)
-    content = Path(layers.top.path).read_bytes()
+    pushed = push(session, plan_on(NOTHING, replace(SPEC, single_layer=True)), root, scratch)
+    (image,) = pushed.assembly.images
+    assert image.layers == (pushed.layers.top.layer,)
+    assert crane.layout == {pushed.layers.top.layer.digest, *pushed.assembly.documents}
+    content = Path(pushed.layers.top.path).read_bytes()
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         assert archive.getnames()[:2] == [MANIFEST_PATH, "kontext-extractor"]
     assert in_archive(io.BytesIO(gzip.decompress(content))) == TREE
-    assert [request[0] for request in crane.requests] == ["push", "append"]
 
 
-# Other tags
+def test_another_label_uploads_a_configuration_alone(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, scratch: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec))
+    hold(crane, parent)
+    plan = plan_on(parent, replace(spec, labels={"n": "w"}))
+    assert plan.sources is not None
+    assembly = assemble(plan.spec, plan.sources, plan.labels)
+    done = publish(session, plan, parent.manifest, assembly, (), {TAG: parent.digest}, scratch)
+    assert crane.requests == [("push", str(TAG))]
+    assert 0 < done.uploaded < 1000
+    assert done.image.manifest == parent.manifest
+    assert session.cache.layers("written") == frozenset(), "no layer was written"
 
-OTHERS: Mapping[str, tuple[str, ...]] = {
-    "host.io/r1:u": ("tag", f"host.io/r1@{NEW}", "u"),
-    "host.io/r2:t": ("copy", f"host.io/r1@{NEW}", "host.io/r2:t"),
-    "other.io/r1:t": ("copy", f"host.io/r1@{NEW}", "other.io/r1:t"),
+
+# Which tags are written
+
+
+def test_a_tag_that_shows_the_image_already_is_not_written(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    """Tags may be immutable."""
+    plan = plan_on(NOTHING, spec)
+    digest = push(session, plan, root, scratch).assembly.digest
+    crane.requests.clear()
+    os.rename(f"{scratch}/layout", f"{scratch}/first")
+    pushed = push(session, plan, root, scratch, shown={TAG: digest, SECOND: BEFORE})
+    assert crane.requests == [("push", str(SECOND))]
+    assert (pushed.done.written, pushed.done.uploaded) == ((SECOND,), 0)
+    crane.requests.clear()
+    pushed = push(session, plan, root, scratch, shown={TAG: digest, SECOND: digest})
+    assert crane.requests == []
+    assert (pushed.done.written, pushed.done.uploaded) == ((), 0)
+
+
+def test_each_tag_is_pushed_to_in_its_order(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    pushed = push(session, plan_on(NOTHING, spec), root, scratch, [TAG, OTHER, SECOND])
+    assert crane.requests == [("push", str(tag)) for tag in (TAG, OTHER, SECOND)]
+    sizes = pushed.assembly.blobs
+    assert pushed.done.uploaded == 2 * sum(sizes.values()), "once for each repository"
+
+
+@pytest.mark.parametrize(
+    "error", [RegistryError("it is full", hint="Make room."), NotFound("gone")]
+)
+def test_an_error_at_a_later_tag_says_what_is_published(
+    error: RegistryError,
+    session: PushSession,
+    crane: FakeCrane,
+    spec: ImageSpec,
+    root: str,
+    scratch: str,
+) -> None:
+    crane.errors[str(SECOND)] = error
+    with pytest.raises(KontextError) as raised:
+        push(session, plan_on(NOTHING, spec), root, scratch, [TAG, SECOND, OTHER])
+    (image,) = crane.images
+    assert not isinstance(raised.value, NotFound), "another start would not help"
+    assert raised.value.message == (
+        f"{image} is published as {TAG}, but not as {SECOND}: {error.message}"
+    )
+    assert raised.value.hint == error.hint
+    assert [request[1] for request in crane.requests] == [str(TAG), str(SECOND)]
+
+
+def test_a_lost_layer_of_the_parent_is_not_found_and_nothing_is_remembered(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    with pytest.raises(NotFound):
+        push(session, plan_on(parent, spec), root, scratch, [TAG, SECOND])
+    assert crane.requests == [("push", str(TAG))], "the other tag is not written"
+    assert session.cache.entries() == []
+
+
+def test_a_layout_that_cannot_be_written_is_an_error_with_a_hint(
+    session: PushSession, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    Path(scratch, "layout").write_bytes(b"")
+    with pytest.raises(KontextError, match="the layer cannot be written to") as raised:
+        push(session, plan_on(NOTHING, spec), root, scratch)
+    assert "KONTEXT_CACHE_DIR" in raised.value.hint
+
+
+# Layers that are elsewhere
+
+
+def test_a_parent_of_another_repository_brings_its_layers_along(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    there = hold(crane, parent, OTHER)
+    plan = plan_on(parent, spec, reference=OTHER)
+    pushed = push(session, plan, root, scratch)
+    source = OTHER.at(parent.image.digest)
+    assert crane.requests == [
+        ("push", str(TAG)),
+        ("bring", source, TAG.repository),
+        ("push", str(TAG)),
+    ]
+    sizes = {layer.digest: layer.size for layer in parent.image.layers} | pushed.assembly.blobs
+    new = there | pushed.assembly.blobs.keys()
+    assert pushed.done.uploaded == sum(sizes[Digest(blob)] for blob in new)
+
+
+def test_layers_that_are_there_already_are_not_brought(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent, OTHER)
+    hold(crane, parent, TAG)
+    push(session, plan_on(parent, spec, reference=OTHER), root, scratch)
+    assert crane.requests == [("push", str(TAG))]
+
+
+def test_an_index_brings_the_image_whose_layers_are_wanted(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    """By the digest of the image: crane would bring the images of all platforms."""
+    both = replace(spec, bases=(*spec.bases, replace(ARM, extractor=spec.bases[0].extractor)))
+    parent = published(plan_on(NOTHING, both, EARLIER))
+    assert parent.digest != parent.image.digest
+    hold(crane, parent, OTHER)
+    push(session, plan_on(parent, spec, reference=OTHER), root, scratch)
+    assert ("bring", OTHER.at(parent.image.digest), TAG.repository) in crane.requests
+
+
+LOWER = Layer(digest_of(b"of the base"), 9)
+
+
+def with_base(spec: ImageSpec, *platforms: str) -> ImageSpec:
+    """Return the spec on the user's own base of one layer."""
+    bases = tuple(
+        BaseImage(
+            platform,
+            dict(zip(("os", "architecture"), platform.split("/"), strict=True))
+            | {"rootfs": {"type": "layers", "diff_ids": [BEFORE]}},
+            spec.bases[0].extractor,
+            layers=(LOWER,),
+            source=f"host.io/own@{digest_of(platform.encode())}",
+            name="host.io/own:3",
+        )
+        for platform in platforms or ("linux/amd64",)
+    )
+    return replace(spec, bases=bases)
+
+
+@pytest.mark.parametrize("platforms", [("linux/amd64",), ("linux/amd64", "linux/arm64")])
+def test_the_layers_of_a_base_are_brought_where_they_are_missing(
+    platforms: tuple[str, ...],
+    session: PushSession,
+    crane: FakeCrane,
+    spec: ImageSpec,
+    root: str,
+    scratch: str,
+) -> None:
+    on_base = with_base(spec, *platforms)
+    for base in on_base.bases:
+        crane.contents[base.source] = {LOWER.digest}
+    pushed = push(session, plan_on(NOTHING, on_base), root, scratch, [TAG, SECOND])
+    again = ("index",) if len(platforms) > 1 else ()
+    assert crane.requests == [
+        ("push", str(TAG), *again),
+        *(("bring", base.source, TAG.repository) for base in on_base.bases),
+        ("push", str(TAG), *again),
+        ("push", str(SECOND), *again),
+    ]
+    assert LOWER in pushed.assembly.images[0].layers
+    assert pushed.done.uploaded == sum(pushed.assembly.blobs.values())
+
+
+def test_a_base_that_is_gone_meanwhile_is_told(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    on_base = with_base(spec)
+    crane.errors[on_base.bases[0].source] = NotFound("host.io/own was not found")
+    with pytest.raises(NotFound, match=r"host\.io/own was not found"):
+        push(session, plan_on(NOTHING, on_base), root, scratch)
+
+
+# The cache
+
+
+def test_the_published_image_is_in_the_cache(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent)
+    pushed = push(session, plan_on(parent, spec), root, scratch, [TAG, SECOND])
+    cached = session.cache.published(str(TAG), pushed.assembly.digest)
+    assert cached == pushed.done.image
+    assert cached is not None and cached.is_cached
+    assert session.cache.published(str(SECOND), pushed.assembly.digest) is None, "once is enough"
+
+
+TRUST: dict[str, tuple[str, str]] = {
+    "written here": ("written", "written"),
+    "checked": ("checked", "checked"),
+    "of another machine": ("", ""),
 }
 
 
-@pytest.mark.parametrize(("other", "expected"), OTHERS.items(), ids=OTHERS)
-def test_another_tag_is_set_by_the_digest_of_the_image(
-    other: str, expected: tuple[str, ...], session: PushSession, crane: FakeCrane
+@pytest.mark.parametrize(("of_parent", "expected"), TRUST.values(), ids=TRUST)
+def test_a_layer_is_trusted_as_the_parents_are(
+    of_parent: str,
+    expected: str,
+    session: PushSession,
+    crane: FakeCrane,
+    spec: ImageSpec,
+    root: str,
+    scratch: str,
 ) -> None:
-    add_tags(session, NEW, [TAG, parse_reference(other)])
-    assert crane.requests == [expected]
+    """--reuse own builds on images of which this machine has written all layers."""
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent)
+    if of_parent:
+        session.cache.save_layers(of_parent, [parent.sources[-1].digest])  # type: ignore[arg-type]
+    before = {how: session.cache.layers(how) for how in ("written", "checked")}  # type: ignore[arg-type]
+    pushed = push(session, plan_on(parent, spec), root, scratch)
+    new = {pushed.layers.top.layer.digest}
+    for how in ("written", "checked"):
+        added = session.cache.layers(how) - before[how]  # type: ignore[arg-type]
+        assert added == (new if how == expected else set())
 
 
-def test_the_first_tag_is_written_before_the_others(
-    session: PushSession, crane: FakeCrane, root: str, scratch: str
+def test_the_layers_of_a_fresh_start_are_written_here(
+    session: PushSession, spec: ImageSpec, root: str, scratch: str
 ) -> None:
-    plan = plan_on(published(plan_on(NOTHING, tree=EARLIER)))
-    publish_staged(session, plan, root, scratch, [TAG, *map(parse_reference, OTHERS)])
-    assert [request[0] for request in crane.requests] == ["append", "tag", "copy", "copy"]
+    pushed = push(session, plan_on(NOTHING, spec), root, scratch)
+    assert session.cache.layers("written") == {pushed.layers.top.layer.digest}
 
 
-def test_a_tag_that_cannot_be_set_is_named_with_the_image_that_is_published(
+# Lost blobs, and what a push would upload
+
+
+def test_a_blob_is_missing_where_the_repository_cannot_show_it(
     session: PushSession, crane: FakeCrane
 ) -> None:
-    crane.error = NotFound("no such repository", hint="Create it.")
-    with pytest.raises(KontextError) as raised:
-        add_tags(session, NEW, [TAG, parse_reference("host.io/r1:u")])
-    assert not isinstance(raised.value, RegistryError), "a fresh push would not help"
-    assert raised.value.message == (
-        f"host.io/r1@{NEW} is published as host.io/r1:t, but not as host.io/r1:u: "
-        "no such repository"
-    )
-    assert raised.value.hint == "Create it."
+    one, two = digest_of(b"1"), digest_of(b"2")
+    crane.blobs[TAG.repository] = {one}
+    assert missing_blobs(session, [one, two], TAG) == {two}
+    crane.errors[TAG.at(one)] = RegistryError("connection refused")
+    with pytest.raises(RegistryError):
+        missing_blobs(session, [one, two], TAG)
 
 
-# Lost updates
+def damaged_push(
+    session: PushSession, crane: FakeCrane, plan: Plan, root: str, scratch: str
+) -> Assembly:
+    """Publish a plan, and let the registry lose a blob of it."""
+    assembly = push(session, plan, root, scratch).assembly
+    crane.blobs[TAG.repository].remove(assembly.images[0].layers[0].digest)
+    crane.requests.clear()
+    return assembly
 
-BEFORE, FOREIGN = (Digest("sha256:" + letter * 64) for letter in "34")
-SHOWN = {
-    "the new image": (NEW, BEFORE, False),
-    "the image before, as some registries answer for a while": (BEFORE, BEFORE, False),
-    "the image of another push": (FOREIGN, BEFORE, True),
-    "the image of another first push": (FOREIGN, None, True),
-}
 
-
-@pytest.mark.parametrize(("shown", "before", "is_lost"), SHOWN.values(), ids=SHOWN)
-def test_a_tag_with_another_push_on_it_is_a_warning(
-    shown: Digest,
-    before: Digest | None,
-    is_lost: bool,
+def test_an_image_that_has_lost_a_blob_is_published_with_another_digest(
+    session: PushSession,
     crane: FakeCrane,
+    spec: ImageSpec,
+    root: str,
+    scratch: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    crane.shown = shown
-    check_lost_update(crane, TAG, NEW, before, Report(quiet=True))  # type: ignore[arg-type]
-    assert capsys.readouterr().err == (
-        f"WARNING: another push replaced your image: {TAG} is now {FOREIGN}. "
-        f"Your image is still at {TAG.at(NEW)}\n"
-        if is_lost
-        else ""
-    )
+    """crane sends nothing where it finds the manifest, so the image would stay damaged."""
+    plan = plan_on(NOTHING, spec)
+    assembly = damaged_push(session, crane, plan, root, scratch)
+    assert find_damage(session, assembly, TAG)
+    sources = stage(session, root, plan, "").sources(plan)
+    healed = assemble_undamaged(session, plan, sources, TAG)
+    assert healed.digest != assembly.digest
+    assert healed.images[0].replaces == assembly.digest
+    assert healed.images[0].layers == assembly.images[0].layers
+    assert f"{TAG.at(assembly.digest)} has lost a blob" in capsys.readouterr().err
+    assert not find_damage(session, healed, TAG)
 
 
-def test_a_registry_that_does_not_answer_after_the_push_is_no_error(
-    crane: FakeCrane, capsys: pytest.CaptureFixture[str]
+def test_an_image_that_is_whole_or_not_there_keeps_its_digest(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
 ) -> None:
-    crane.error = RegistryError("connection refused")
-    check_lost_update(crane, TAG, NEW, None, Report())  # type: ignore[arg-type]
-    assert capsys.readouterr().err == ""
-    assert crane.requests == [("digest", str(TAG))]
+    plan = plan_on(NOTHING, spec)
+    sources = stage(session, root, plan, "").sources(plan)
+    wanted = assemble(plan.spec, sources, plan.labels)
+    assert assemble_undamaged(session, plan, sources, TAG) == wanted
+    assert crane.requests == [("digest", TAG.at(wanted.digest))], "one request for a new image"
+    push(session, plan, root, scratch)
+    assert assemble_undamaged(session, plan, sources, TAG) == wanted
+
+
+def test_a_dry_run_counts_the_blobs_that_the_registry_lacks(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent)
+    plan = plan_on(parent, spec)
+    layers = stage(session, root, plan, "")
+    assembly = assemble(plan.spec, layers.sources(plan), plan.labels)
+    counted = count_upload(session, plan, assembly, TAG)
+    asked = {request[1].partition("@")[2] for request in crane.requests}
+    assert not asked & {layer.digest for layer in parent.sources}, "the parent has these"
+    assert push(session, plan, root, scratch).done.uploaded == counted
+
+
+def test_a_dry_run_for_another_repository_asks_for_all_blobs(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent, OTHER)
+    plan = plan_on(parent, spec, reference=OTHER)
+    sources = stage(session, root, plan, "").sources(plan)
+    assembly = assemble(plan.spec, sources, plan.labels)
+    assert count_upload(session, plan, assembly, TAG) == sum(assembly.blobs.values())
+
+
+def test_a_dry_run_where_the_registry_refuses_counts_everything(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str
+) -> None:
+    plan = plan_on(NOTHING, spec)
+    assembly = assemble(plan.spec, stage(session, root, plan, "").sources(plan), plan.labels)
+    crane.errors |= {TAG.at(blob): Refused("no access") for blob in assembly.blobs}
+    assert count_upload(session, plan, assembly, TAG) == sum(assembly.blobs.values())

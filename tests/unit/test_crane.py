@@ -21,7 +21,7 @@ from kontext_plugin.crane import (
     connect,
     find_crane,
 )
-from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError
+from kontext_plugin.crane_driver.errors import Damaged, NotFound, Refused, RegistryError
 from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest
@@ -52,10 +52,9 @@ def test_reading_verbs(fake: Maker, tmp_path: Path) -> None:
         with crane.blob(f"r/r@{DIGEST}") as stream:
             assert stream.read() == b"document\n"
         assert last_arguments(tmp_path) == ["blob", f"r/r@{DIGEST}"]
-        crane.tag(f"r/r@{DIGEST}", "new")
-        assert last_arguments(tmp_path) == ["tag", f"r/r@{DIGEST}", "new"]
-        crane.copy(f"r/r@{DIGEST}", "other/r:t")
-        assert last_arguments(tmp_path) == ["copy", f"r/r@{DIGEST}", "other/r:t"]
+        with crane.export(f"r/r@{DIGEST}", whole=True) as stream:
+            assert stream.read() == b"document\n"
+        assert last_arguments(tmp_path) == ["export", f"r/r@{DIGEST}"]
 
 
 def test_version(fake: Maker, tmp_path: Path) -> None:
@@ -109,6 +108,49 @@ def test_tags(fake: Maker, tmp_path: Path) -> None:
     assert last_arguments(tmp_path) == ["ls", "r/r"]
 
 
+def test_tags_come_one_by_one(fake: Maker, tmp_path: Path) -> None:
+    """A repository may have a hundred thousand: a push looks at those that come in time."""
+    with fake("echo first; exec sleep 1000") as crane:
+        tags = crane.tags("r/r")
+        assert next(tags) == "first"
+    with pytest.raises(RegistryError):
+        next(tags)
+    assert all_ended(tmp_path)
+
+
+TAGS = {
+    "none": ("true", []),
+    "without a line end": ("printf one", ["one"]),
+    "not UTF-8": (r"printf '\377\n'", ["\ufffd"]),
+    "a line without end": ("head -c 2500 /dev/zero | tr '\\0' x", ["x" * 1000] * 2 + ["x" * 500]),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), TAGS.values(), ids=TAGS)
+def test_strange_tags(body: str, expected: list[str], fake: Maker) -> None:
+    with fake(body) as crane:
+        assert [*crane.tags("r/r")] == expected
+
+
+def test_a_listing_that_fails_in_the_middle_gives_the_tags_before(fake: Maker) -> None:
+    listed = []
+    refused = pytest.raises(Refused)
+    with fake("echo one; echo 'Error: UNAUTHORIZED: no' >&2; exit 1") as crane, refused:
+        for tag in crane.tags("r/r"):
+            listed.append(tag)
+    assert listed == ["one"]
+
+
+def test_a_whole_blob_is_read_to_its_end(fake: Maker, tmp_path: Path) -> None:
+    """crane compares the digest at the end of the stream alone."""
+    bad = "printf content; echo 'Error: error verifying sha256 checksum' >&2; exit 1"
+    with fake(bad) as crane, crane.blob(f"r/r@{DIGEST}") as stream:
+        assert stream.read(3) == b"con"
+    with pytest.raises(Damaged), fake(bad) as crane, crane.blob("r/r@x", whole=True) as stream:
+        assert stream.read() == b"content"
+    assert all_ended(tmp_path)
+
+
 def test_digest(fake: Maker, tmp_path: Path) -> None:
     with fake(f"echo {DIGEST}", insecure=True) as crane:
         assert crane.digest("r/r:t", "linux/arm64") == DIGEST
@@ -131,9 +173,12 @@ def test_push_layout(fake: Maker, tmp_path: Path) -> None:
         published = crane.push_layout("/a layout", f"r/r@{DIGEST}")
     assert published == Published(DIGEST, frozenset({OTHER}))
     assert last_arguments(tmp_path) == ["push", "/a layout", f"r/r@{DIGEST}"]
+    with fake(f"echo r/r@{DIGEST}") as crane:
+        assert crane.push_layout("/l", "r/r:t", is_index=True) == Published(DIGEST, frozenset())
+    assert last_arguments(tmp_path) == ["push", "--index", "/l", "r/r:t"]
 
 
-LABELS: dict[str, tuple[dict[str, str], list[str]]] = {
+ANNOTATIONS: dict[str, tuple[dict[str, str], list[str]]] = {
     "one": ({"k": "v"}, ["k=v", "k=v"]),
     "two, sorted": ({"z": "1", "a": "2"}, ["a=2", "z=1"]),
     "comma": ({"k": "a,b"}, ["k=a,b"] * 2),
@@ -145,40 +190,23 @@ LABELS: dict[str, tuple[dict[str, str], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("labels", "pairs"), LABELS.values(), ids=LABELS)
-def test_append(labels: dict[str, str], pairs: list[str], fake: Maker, tmp_path: Path) -> None:
-    with fake(f"echo r/r@{DIGEST}") as crane:
-        published = crane.append(
-            "r/r@base",
-            ["/tmp/a,b.tar.gz", '/tmp/"q".tar.gz'],
-            "r/r:t",
-            labels=labels,
-            annotations={"a": "1"},
-            entrypoint="/x,y",
-            workdir="/w,s",
-        )
-    assert published == Published(DIGEST, frozenset())
-    given = last_arguments(tmp_path)
-    assert given[:4] == ["mutate", "r/r@base", "--tag", "r/r:t"]
-    assert given[4::2] == [
-        "--append", "--append", "--label", "--annotation", "--entrypoint", "--workdir"
-    ]  # fmt: skip
-    first, second, label, annotation, entrypoint, workdir = given[5::2]
-    # pflag parses a list as one CSV record.
-    assert [*csv.reader([first])] == [["/tmp/a,b.tar.gz"]]
-    assert [*csv.reader([second])] == [['/tmp/"q".tar.gz']]
-    assert [*csv.reader(label.splitlines(keepends=True))] == [pairs]
-    # pflag does not parse a value with one `=`, and strips its quotes: a single pair comes twice.
-    assert [*csv.reader([annotation])] == [["a=1", "a=1"]]
-    assert [*csv.reader([entrypoint])] == [["/x,y"]]
-    assert workdir == "/w,s"
+@pytest.mark.parametrize(("annotations", "pairs"), ANNOTATIONS.values(), ids=ANNOTATIONS)
+def test_bring(annotations: dict[str, str], pairs: list[str], fake: Maker, tmp_path: Path) -> None:
+    messages = f"mounted blob: {DIGEST}\npushed blob: {OTHER}\nexisting blob: {DIGEST}"
+    with fake(f"echo '{messages}' >&2; echo o/o@{DIGEST}") as crane:
+        assert crane.bring("r/r@base", "o/o", annotations) == {OTHER}
+    *given, flag, annotation = last_arguments(tmp_path)
+    assert given == ["mutate", "r/r@base", "--repo", "o/o"]
+    assert flag == "--annotation"
+    # pflag parses a list as one CSV record. It does not parse a value with one `=`, and strips its
+    # quotes: a single pair comes twice.
+    assert [*csv.reader(annotation.splitlines(keepends=True))] == [pairs]
 
 
-def test_no_labels_give_no_flag(fake: Maker, tmp_path: Path) -> None:
+def test_no_annotations_give_no_flag(fake: Maker, tmp_path: Path) -> None:
     with fake(f"echo r/r@{DIGEST}") as crane:
-        crane.append("b", [], "r/r:t", labels={}, annotations={}, entrypoint="/x", workdir="/w")
-    assert "--label" not in last_arguments(tmp_path)
-    assert "--annotation" not in last_arguments(tmp_path)
+        crane.bring("r/r@base", "o/o", {})
+    assert last_arguments(tmp_path) == ["mutate", "r/r@base", "--repo", "o/o"]
 
 
 # --- Answers and failures ---
@@ -214,8 +242,8 @@ VERBS: dict[str, Callable[[Crane], object]] = {
     "digest": lambda crane: crane.digest("r/r:t", "linux/amd64"),
     "blob": read_blob,
     "push": lambda crane: crane.push_layout("/l", "r/r:t"),
-    "tag": lambda crane: crane.tag("r/r@x", "t"),
-    "copy": lambda crane: crane.copy("r/r@x", "r/r:t"),
+    "bring": lambda crane: crane.bring("r/r@x", "o/o", {"a": "b"}),
+    "tags": lambda crane: [*crane.tags("r/r")],
 }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kontext_plugin.cli.options import DIFF
 from kontext_plugin.errors import USAGE, UsageError
 from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.image.spec import LAYER_LIMIT, MAX_LAYERS
-from kontext_plugin.push.options import PushOptions, missing_tag, parse_push
+from kontext_plugin.push.options import PushOptions, parse_push, parse_tagged
 from kontext_plugin.secret_scan import SecretMode
 
 TAG = ["-t", "host.io/r1:t"]
@@ -20,11 +22,14 @@ DEFAULTS = PushOptions((parse_reference("host.io/r1:t"),))
 def test_a_tag_is_enough() -> None:
     options, mode = parse_push(TAG)
     assert options == DEFAULTS
-    assert (options.directory, options.platform) == (".", "linux/amd64")
+    assert (options.directory, options.platforms) == (".", ())
     assert (options.reuse, options.secrets) == ("auto", SecretMode.AUTO)
     assert options.max_layers == MAX_LAYERS
     assert mode == "plain", "no terminal"
 
+
+BOTH = ("linux/amd64", "linux/arm64")
+DIGEST = "sha256:" + "a" * 64
 
 GIVEN: dict[str, tuple[list[str], dict[str, Any]]] = {
     "two tags": (
@@ -34,7 +39,25 @@ GIVEN: dict[str, tuple[list[str], dict[str, Any]]] = {
     "DIR": (["dir"], {"directory": "dir"}),
     "--directory": (["--directory", "dir"], {"directory": "dir"}),
     "--base": (["--base", "alpine"], {"base": "alpine"}),
-    "--platform": (["--platform", "linux/arm64"], {"platform": "linux/arm64"}),
+    "--platform": (["--platform", "linux/arm64"], {"platforms": ("linux/arm64",)}),
+    "two platforms, sorted": (["--platform", "linux/arm64,linux/amd64"], {"platforms": BOTH}),
+    "a platform twice": (["--platform", "linux/arm64,linux/arm64"], {"platforms": BOTH[1:]}),
+    "all platforms": (["--platform", "all"], {"platforms": BOTH}),
+    "--from": (
+        ["--from", "host.io/r1:main", "--from", f"other.io/r3@{DIGEST}"],
+        {
+            "sources": (
+                parse_reference("host.io/r1:main"),
+                replace(parse_reference("other.io/r3"), digest=DIGEST),
+            )
+        },
+    ),
+    "--from some generations back": (
+        ["--from", "host.io/r1:main~2"],
+        {"sources": (replace(parse_reference("host.io/r1:main"), back=2),)},
+    ),
+    "--reuse own": (["--reuse", "own"], {"reuse": "own"}),
+    "--check-parent": (["--check-parent"], {"check_parent": True}),
     "--label": (["--label", "a=1", "--label", "b=c=d"], {"labels": {"a": "1", "b": "c=d"}}),
     "--label with spaces": (["--label", "a= x\n"], {"labels": {"a": " x\n"}}),
     "--ignore-file": (["--ignore-file", "f"], {"ignore_file": "f"}),
@@ -85,7 +108,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a label without a key": (["--label", "=v"], "it must be KEY=VALUE, with both parts"),
     "a label with a carriage return": (["--label", "k=a\rb"], "it must be KEY=VALUE"),
     "a label that is not UTF-8": (["--label", "k=\udcff"], "it is not UTF-8"),
-    "an unknown reuse": (["--reuse", "sometimes"], "auto, always or never"),
+    "an unknown reuse": (["--reuse", "sometimes"], "auto, always, own or never"),
+    "an unknown platform": (["--platform", "linux/s390x"], '"linux/s390x" for "--platform" flag'),
+    "an unknown platform beside another": (
+        ["--platform", "linux/amd64,windows/amd64"],
+        'for "--platform" flag',
+    ),
+    "an empty platform": (["--platform", "linux/amd64,"], 'for "--platform" flag'),
+    "a bad image to build on": (["--from", "Upper"], "invalid reference 'Upper'"),
     "an unknown mode for secrets": (["--secrets", "x"], '"x" for "--secrets" flag'),
 }
 
@@ -98,11 +128,46 @@ def test_a_wrong_option_is_a_usage_error(arguments: list[str], message: str) -> 
     assert raised.value.exit_code == USAGE
 
 
+def test_a_single_layer_has_one_platform() -> None:
+    """Its one layer has the extractor, which is of one platform."""
+    for several in ("all", "linux/amd64,linux/arm64"):
+        with pytest.raises(UsageError, match="--single-layer and several platforms"):
+            parse_push([*TAG, "--single-layer", "--platform", several])
+    options, _ = parse_push([*TAG, "--single-layer", "--platform", "linux/arm64"])
+    assert options.single_layer
+
+
+EPOCHS: dict[str, tuple[str, str]] = {
+    "not set": ("", ""),
+    "the start": ("0", "1970-01-01T00:00:00Z"),
+    "some time": ("1700000000", "2023-11-14T22:13:20Z"),
+}
+
+
+@pytest.mark.parametrize(("epoch", "created"), EPOCHS.values(), ids=EPOCHS)
+def test_source_date_epoch_is_the_time_of_the_image(
+    epoch: str, created: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    assert parse_push(TAG)[0].created == created
+
+
+@pytest.mark.parametrize("epoch", ["now", "1.5", "9" * 30, "1e9"])
+def test_a_wrong_source_date_epoch_is_a_usage_error(
+    epoch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    with pytest.raises(UsageError, match="invalid SOURCE_DATE_EPOCH"):
+        parse_push(TAG)
+
+
 EXCLUSIVE = [
     (["--single-layer"], ["--base", "alpine"]),
     (["--single-layer"], ["--reuse", "always"]),
     (["--single-layer"], ["--max-layers", "9"]),
     (["--fresh"], ["--reuse", "auto"]),
+    (["--fresh"], ["--from", "host.io/r1:main"]),
+    (["--single-layer"], ["--from", "host.io/r1:main"]),
     (["--dry-run"], ["--iidfile", "f"]),
     (["--dry-run"], ["--metadata-file", "f"]),
 ]
@@ -151,14 +216,14 @@ def test_a_reference_without_a_tag_option_gets_a_hint(
     (tmp_path / "dir").mkdir()
     (tmp_path / "host.io/r2").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    error = missing_tag("push", positional)
-    assert (error.message, error.hint) == (MISSING, hint)
     with pytest.raises(UsageError) as raised:
         parse_push(positional)
     assert (raised.value.message, raised.value.hint) == (MISSING, hint)
 
 
 def test_the_hint_names_the_command() -> None:
-    error = missing_tag("diff", ["host.io/r1"])
+    with pytest.raises(UsageError) as raised:
+        parse_tagged(DIFF, ["host.io/r1"])
+    error = raised.value
     assert error.message == "docker: 'docker kontext diff' requires --tag"
     assert error.hint == "Did you mean 'docker kontext diff -t host.io/r1'?"

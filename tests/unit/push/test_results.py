@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models import SPEC, described, published
+from support.models import ARM, SPEC, described, published
+from support.models import plan_on as plan_on_image
 from support.trees import Directory, File, Link, Tree
 
+from kontext_plugin.cache import PushRecord
 from kontext_plugin.errors import USAGE, KontextError
-from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.image.reference import Reference, parse_reference
+from kontext_plugin.image.spec import REVISION
 from kontext_plugin.push.options import PushOptions
-from kontext_plugin.push.parent import BuildOn, StartFresh
-from kontext_plugin.push.plan import Plan, make_plan
+from kontext_plugin.push.parent import Candidate, Origin, StartFresh
+from kontext_plugin.push.plan import Plan, counted_since, make_plan
 from kontext_plugin.push.results import (
     Pushed,
     metadata,
+    records_of,
     remove_stale_results,
     write_results,
 )
 from kontext_plugin.registry.fetch import KontextImage
 
-NOTHING = StartFresh("there is no image under the tag yet", is_ordinary=True)
+NOTHING = StartFresh("there is no image to build on")
 TAGS = (parse_reference("host.io/r1:t"), parse_reference("host.io/r2:u"))
 TREE: Tree = {
     "ballast": File(b"b" * 10_000),
@@ -35,15 +40,14 @@ TREE: Tree = {
 }
 
 
-def push(plan: Plan, uploaded: int = 7) -> Pushed:
+def push(plan: Plan, uploaded: int = 7, written: tuple[Reference, ...] = TAGS) -> Pushed:
     """Return the result of carrying a plan out."""
-    if isinstance(plan.parent, BuildOn) and plan.is_up_to_date:
-        return Pushed(plan.parent.tag_image.image, TAGS, plan, 0)
-    return Pushed(published(plan).image, TAGS, plan, uploaded)
+    return Pushed(published(plan), TAGS, plan, written, uploaded)
 
 
 def plan_on(tag_image: KontextImage | StartFresh, **changed: File) -> Plan:
-    return make_plan(tag_image, replace(SPEC, always_reuse=False), described({**TREE, **changed}))
+    spec = replace(SPEC, always_reuse=False)
+    return plan_on_image(tag_image, spec, described({**TREE, **changed}))
 
 
 def facts(pushed: Pushed) -> dict[str, Any]:
@@ -57,7 +61,10 @@ SAME = {
     "tags": ["host.io/r1:t", "host.io/r2:u"],
     "up_to_date": False,
     "built_on": None,
+    "built_on_name": None,
+    "built_on_reason": None,
     "fresh": None,
+    "platforms": ["linux/amd64"],
     "generation": 0,
     "layers": 2,
     "files": 3,
@@ -71,14 +78,16 @@ def test_the_metadata_of_a_fresh_start_has_its_reason() -> None:
     assert metadata(pushed) == {
         "containerimage.digest": pushed.image.digest,
         "image.name": "host.io/r1:t,host.io/r2:u",
-        "kontext.push": SAME | {"fresh": "there is no image under the tag yet"},
+        "kontext.push": SAME | {"fresh": "there is no image to build on"},
     }
 
 
 def test_the_metadata_of_a_delta_names_its_parent() -> None:
     pushed = push(plan_on(IMAGE, b=File(b"22")))
     assert facts(pushed) == SAME | {
-        "built_on": IMAGE.image.digest,
+        "built_on": IMAGE.digest,
+        "built_on_name": "host.io/repo:t",
+        "built_on_reason": "the tag",
         "generation": 1,
         "layers": 3,
         "files": 4,
@@ -90,7 +99,9 @@ def test_the_metadata_of_a_delta_on_an_ancestor_names_the_ancestor() -> None:
     second = published(plan_on(IMAGE, b=File(b"22")))
     pushed = push(plan_on(second, b=File(b"33")))
     assert facts(pushed) == SAME | {
-        "built_on": IMAGE.image.digest,
+        "built_on": IMAGE.digest,
+        "built_on_name": "host.io/repo:t",
+        "built_on_reason": "the tag",
         "generation": 2,
         "layers": 3,
         "files": 4,
@@ -101,9 +112,9 @@ def test_the_metadata_of_a_delta_on_an_ancestor_names_the_ancestor() -> None:
 def test_the_metadata_of_an_image_that_is_up_to_date_is_that_of_the_tag() -> None:
     second = published(plan_on(IMAGE, b=File(b"22")))
     plan = plan_on(second, b=File(b"22"))
-    assert plan.is_up_to_date
-    pushed = push(plan)
-    assert metadata(pushed)["containerimage.digest"] == second.image.digest
+    assert plan.sources
+    pushed = push(plan, 0, ())
+    assert metadata(pushed)["containerimage.digest"] == second.digest
     assert facts(pushed) == SAME | {
         "up_to_date": True,
         "generation": 1,
@@ -114,17 +125,78 @@ def test_the_metadata_of_an_image_that_is_up_to_date_is_that_of_the_tag() -> Non
     }
 
 
+def test_the_metadata_names_the_image_of_another_tag_that_was_built_on() -> None:
+    """Also if another tag shows it now, without a new layer."""
+    main = Candidate(IMAGE, parse_reference("host.io/r1:main"), Origin.BRANCH)
+    pushed = push(make_plan([main], NOTHING, SPEC, described(TREE)))
+    assert facts(pushed) == SAME | {
+        "built_on": IMAGE.digest,
+        "built_on_name": "host.io/r1:main",
+        "built_on_reason": "a branch",
+    }
+
+
 def test_the_layers_in_the_metadata_are_those_of_the_image() -> None:
     large: Tree = {f"f{number:03}": File(b"x") for number in range(3)}
     tree = described(large)
     tree = replace(tree, sizes=dict.fromkeys(tree.sizes, 40_000_000))
-    plan = make_plan(NOTHING, SPEC, tree)
+    pushed = push(plan_on_image(NOTHING, SPEC, tree))
+    assert facts(pushed)["layers"] == len(pushed.image.image.layers) > 3
+
+
+def test_the_metadata_of_several_platforms_has_the_digest_of_the_index() -> None:
+    spec = replace(SPEC, bases=(*SPEC.bases, ARM))
+    pushed = push(plan_on_image(NOTHING, spec, described(TREE)))
+    assert metadata(pushed)["containerimage.digest"] == pushed.image.digest
+    assert pushed.image.digest != pushed.image.image.digest
+    assert facts(pushed)["platforms"] == ["linux/amd64", "linux/arm64"]
+
+
+# What this machine remembers
+
+
+def test_each_tag_has_a_record_with_the_facts_of_the_push() -> None:
+    spec = replace(SPEC, git_labels={REVISION: "c" * 40})
+    plan = plan_on_image(IMAGE, spec, described(TREE | {"a": File(b"aa"), "n": File(b"")}))
     pushed = push(plan)
-    assert facts(pushed)["layers"] == len(pushed.image.layers) > 3
+    one, two = records_of("/d", pushed)
+    assert abs(one.time - time.time()) < 60
+    assert one == PushRecord(
+        directory="/d",
+        reference="host.io/r1:t",
+        digest=pushed.image.digest,
+        time=one.time,
+        generation=1,
+        revision="c" * 40,
+        parent="host.io/repo:t",
+        added=1,
+        changed=1,
+        removed=0,
+        uploaded=7,
+    )
+    assert replace(two, reference=one.reference, time=one.time) == one
+    assert two.reference == "host.io/r2:u"
+
+
+def test_the_record_of_a_fresh_start_names_no_parent() -> None:
+    (one, _) = records_of("/d", push(FIRST))
+    assert (one.parent, one.generation, one.revision) == ("", 0, "")
+    assert (one.added, one.changed, one.removed) == (3, 0, 0)
+
+
+def test_a_record_counts_since_the_image_under_the_tag() -> None:
+    """Also where the push has built on another image."""
+    tag_tree: Tree = {"a": File(b"other"), "gone": File(b"")}
+    plan = counted_since(plan_on(IMAGE), described(tag_tree))
+    (one, _) = records_of("/d", push(plan))
+    assert (one.added, one.changed, one.removed) == (2, 1, 1)
+
+
+# Standard output
 
 
 def test_the_line_on_standard_output_names_the_image_by_its_digest() -> None:
-    assert str(push(FIRST)) == f"host.io/r1@{IMAGE.image.digest}"
+    assert str(push(FIRST)) == f"host.io/r1@{IMAGE.digest}"
 
 
 # The files

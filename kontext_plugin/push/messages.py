@@ -125,7 +125,7 @@ def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -
         if 2 * removed > before:
             yield f"this push removes {removed:,} of the {number(before, 'file')} in {tag}"
         last = next((record for record in pushed if record.reference == str(tag)), None)
-        if last and last.directory != prepared.source.root:
+        if last and last.directory not in ("", prepared.source.root):
             yield f"the last push to {tag} was of another directory, {last.directory!r}"
 
 
@@ -150,7 +150,7 @@ def candidates(candidate: Candidate, plan: Plan) -> str:
         )
     lines.append(
         f"{'*' if isinstance(plan.parent, StartFresh) else ' '} "
-        f"the base alone: {size(tree_bytes(plan.tree))} "
+        f"a fresh start: {size(tree_bytes(plan.tree))} "
         f"in {number(len(plan.tree.paths()), 'path')}"
     )
     return "\n".join(lines)

@@ -10,48 +10,55 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.models import SPEC, described, published
+from support.models import NOTHING, SPEC, TAG, described, plan_on, published
 from support.trees import Directory, File, Tree, plant
 
-from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.cache import PushRecord
+from kontext_plugin.image.assembly import Assembly, assemble
+from kontext_plugin.image.oci import Digest
+from kontext_plugin.image.reference import Reference, parse_reference
+from kontext_plugin.push.find import Found
 from kontext_plugin.push.messages import (
     Share,
     advise,
     builds_on,
     candidates,
     counts,
+    is_remarkable,
     largest,
     largest_line,
     lines_to_add,
     pushed,
     report_scan,
     scanned,
+    warnings,
     would_upload,
 )
-from kontext_plugin.push.parent import BuildOn, StartFresh
+from kontext_plugin.push.parent import BuildOn, Candidate, Origin, StartFresh
 from kontext_plugin.push.partition import partition
-from kontext_plugin.push.plan import Plan, make_plan
+from kontext_plugin.push.plan import Plan, counted_since, make_plan
+from kontext_plugin.push.prepare import Prepared
+from kontext_plugin.push.publish import Published
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.source.directory import open_source
 from kontext_plugin.source.scan import Scan, SpecialFile
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import size
 
-NOTHING = StartFresh("there is nothing")
-TAG = parse_reference("host.io/repo:t")
+OTHER = parse_reference("host.io/repo:main")
 DIR, X = Directory(), File(b"x")
 
 
 def plan_after(*history: Tree) -> Plan:
     """Return the plan for the last tree, after a push of each earlier one."""
     *earlier, last = history
-    return make_plan(image_after(*earlier), SPEC, described(last))
+    return plan_on(image_after(*earlier), SPEC, described(last))
 
 
 def image_after(*history: Tree) -> KontextImage | StartFresh:
     tag_image: KontextImage | StartFresh = NOTHING
     for tree in history:
-        tag_image = published(make_plan(tag_image, SPEC, described(tree)))
+        tag_image = published(plan_on(tag_image, SPEC, described(tree)))
     return tag_image
 
 
@@ -86,11 +93,11 @@ BALLAST: Tree = {"ballast": File(b"b" * 100_000)}
 
 
 def test_the_line_about_the_parent() -> None:
-    assert builds_on(TAG, plan_after(BALLAST)) == "Starting fresh: there is nothing"
+    assert builds_on(plan_after(BALLAST)) == "Starting fresh: there is nothing"
     plan = plan_after(BALLAST, BALLAST | {"a": X})
     assert isinstance(plan.parent, BuildOn)
     total = size(sum(layer.size for layer in plan.parent.layers))
-    assert builds_on(TAG, plan) == f"Building on {TAG}, generation 0: 2 layers, {total}"
+    assert builds_on(plan) == f"Building on {TAG}, generation 0: 1 layer, {total}"
 
 
 ABOVE = {1: "; the new layer replaces the layer above", 2: "; the new layer replaces all 2 layers"}
@@ -105,28 +112,87 @@ def test_the_line_about_the_parent_says_which_layers_are_replaced(above: int) ->
     history[-1] |= BALLAST
     plan = plan_after(*history)
     assert isinstance(plan.parent, BuildOn)
-    assert len(plan.parent.tag_image.image.layers) - len(plan.parent.layers) == above
-    assert ABOVE[above] in builds_on(TAG, plan)
+    assert len(plan.parent.found.sources) - len(plan.parent.layers) == above
+    assert ABOVE[above] in builds_on(plan)
+
+
+ORIGINS: dict[Origin, str] = {
+    Origin.TAG: "Building on host.io/repo:main, generation 0: ",
+    Origin.FROM: "Building on host.io/repo:main (named with --from), generation 0: ",
+    Origin.OWN_PUSH: "Building on host.io/repo:main (a push of this machine), generation 0: ",
+    Origin.COMMIT: "Building on host.io/repo:main (the nearest commit), generation 0: ",
+    Origin.BRANCH: "Building on host.io/repo:main (a branch), generation 0: ",
+}
+
+
+def test_every_origin_has_a_line() -> None:
+    assert set(ORIGINS) == set(Origin)
+
+
+def plan_from(origin: Origin, tree: Tree = BALLAST) -> Plan:
+    """Return a plan of the tree on an image of BALLAST that was found elsewhere."""
+    image = image_after(BALLAST)
+    assert isinstance(image, KontextImage)
+    return make_plan([Candidate(image, OTHER, origin)], NOTHING, SPEC, described(tree))
+
+
+@pytest.mark.parametrize(("origin", "line"), ORIGINS.items(), ids=lambda value: str(value)[:20])
+def test_the_line_about_the_parent_says_where_it_was_found(origin: Origin, line: str) -> None:
+    assert builds_on(plan_from(origin)).startswith(line)
+
+
+def test_only_an_unexpected_parent_is_told_without_being_asked() -> None:
+    edited = BALLAST | {"a": X}
+    assert not is_remarkable(plan_after(BALLAST, edited), TAG)
+    assert is_remarkable(plan_after(BALLAST, edited), OTHER)
+    assert is_remarkable(plan_from(Origin.COMMIT), TAG)
+    assert is_remarkable(plan_after(BALLAST), TAG), "why it starts fresh"
+    ordinary = StartFresh("--fresh was given", is_ordinary=True)
+    assert not is_remarkable(plan_on(ordinary, SPEC, described(BALLAST)), TAG)
+
+
+def candidate_of(plan: Plan) -> Candidate:
+    assert plan.candidate is not None
+    return plan.candidate
 
 
 def test_all_candidates_are_listed_and_the_choice_has_a_star() -> None:
     history = [BALLAST, BALLAST | {"a": X}]
     tag_image = image_after(*history)
     assert isinstance(tag_image, KontextImage)
-    plan = make_plan(tag_image, SPEC, described(BALLAST | {"a": File(b"y"), "b": X}))
-    title, *lines = candidates(tag_image, plan).splitlines()
-    assert title == "Candidates, with the size of the new layer on each (uncompressed):"
+    plan = plan_on(tag_image, SPEC, described(BALLAST | {"a": File(b"y"), "b": X}))
+    candidate = candidate_of(plan)
+    title, *lines = candidates(candidate, plan).splitlines()
+    assert title == (f"Candidates at {TAG}, with the size of the new layer on each (uncompressed):")
     assert lines == [
-        "  generation 1, 3 layers: 1.03kB in 2 paths, 0 whiteouts",
-        "* generation 0, 2 layers: 1.03kB in 2 paths, 0 whiteouts",
+        "  generation 1, 2 layers: 1.03kB in 2 paths, 0 whiteouts",
+        "* generation 0, 1 layer: 1.03kB in 2 paths, 0 whiteouts",
         "  the base alone: 102kB in 3 paths",
     ]
-    full = make_plan(tag_image, replace(SPEC, max_layers=2), described({"a": X}))
-    *table, base = candidates(tag_image, full).splitlines()
+    full = plan_on(tag_image, replace(SPEC, max_layers=2), described({"a": X}))
+    *table, base = candidates(candidate, full).splitlines()
     assert [line.partition("; ")[2] for line in table[1:]] == [
         "not usable: the image has reached 2 layers"
     ] * 2
     assert base.startswith("* the base alone")
+
+
+def test_another_candidate_has_no_star() -> None:
+    """Its parent may have the same digest: two tags may show one image."""
+    plan = plan_after(BALLAST, BALLAST | {"a": X})
+    other = replace(candidate_of(plan), reference=OTHER, origin=Origin.BRANCH)
+    title, *lines = candidates(other, plan).splitlines()
+    assert title.startswith("Candidates at host.io/repo:main (a branch), with")
+    assert not [line for line in lines if line.startswith("*")]
+
+
+def test_a_candidate_that_cannot_be_the_parent_has_its_reason() -> None:
+    plan = plan_after(BALLAST, BALLAST | {"a": X})
+    strange = candidate_of(plan)
+    strange = replace(strange, image=replace(strange.image, config=None))
+    assert candidates(strange, plan) == (
+        f"Candidates at {TAG}: none, the image's configuration does not list its layers"
+    )
 
 
 # The counts
@@ -147,46 +213,129 @@ COUNTS: dict[str, tuple[Tree, Tree, str]] = {
 
 @pytest.mark.parametrize(("old", "new", "text"), COUNTS.values(), ids=COUNTS)
 def test_the_counts_of_a_push_are_those_of_files(old: Tree, new: Tree, text: str) -> None:
-    tag_image = published(make_plan(NOTHING, SPEC, described(old))) if old else NOTHING
-    assert counts(make_plan(tag_image, SPEC, described(new))) == text
+    tag_image = published(plan_on(NOTHING, SPEC, described(old))) if old else NOTHING
+    assert counts(plan_on(tag_image, SPEC, described(new))) == text
 
 
 def test_the_counts_are_since_the_image_under_the_tag_and_not_since_the_parent() -> None:
     tag_image: KontextImage | StartFresh = NOTHING
     for number in range(3):
         tree = BALLAST | {name: File(bytes([number])) for name in ("a", "b")[: number + 1]}
-        plan = make_plan(tag_image, SPEC, described(tree))
+        plan = plan_on(tag_image, SPEC, described(tree))
         tag_image = published(plan)
     assert isinstance(plan.parent, BuildOn) and len(plan.parent.ancestors) == 1
     assert counts(plan) == "2 changed"
 
 
+def test_the_counts_are_since_the_tags_image_if_another_one_is_the_parent() -> None:
+    plan = counted_since(plan_from(Origin.BRANCH, BALLAST | {"a": X}), described({"b": X}))
+    assert counts(plan) == "2 added, 1 removed"
+
+
+def test_a_push_of_labels_alone_changes_no_file() -> None:
+    plan = plan_on(image_after(BALLAST), replace(SPEC, labels={"k": "v"}), described(BALLAST))
+    assert counts(plan) == "no file changed"
+
+
 # The result
 
 
+def result(plan: Plan, written: tuple[Reference, ...], uploaded: int) -> Published:
+    return Published(published(plan), written, uploaded)
+
+
 def test_the_line_about_the_publication() -> None:
-    tags = [TAG, parse_reference("host.io/repo:u")]
-    assert pushed(tags, plan_after({"a": X}), 2500) == (
-        "Pushed host.io/repo:t, host.io/repo:u: 1 added; uploaded 2.5kB"
+    plan = plan_after({"a": X})
+    assert pushed([TAG, OTHER], plan, result(plan, (TAG, OTHER), 2500)) == (
+        f"Pushed {TAG}, {OTHER}: 1 added; uploaded 2.5kB"
+    )
+    assert pushed([TAG, OTHER], plan, result(plan, (OTHER,), 0)) == (
+        f"Pushed {OTHER}: 1 added; uploaded 0B"
+    ), "the other tag shows it already"
+
+
+def test_the_line_about_a_push_of_nothing() -> None:
+    plan = plan_after({"a": X}, {"a": X})
+    assert pushed([TAG], plan, result(plan, (), 0)) == (
+        f"Nothing changed: {TAG} is up to date, nothing uploaded"
+    )
+    assert pushed([TAG, OTHER], plan, result(plan, (), 0)) == (
+        f"Nothing changed: {TAG}, {OTHER} are up to date, nothing uploaded"
     )
 
 
-def test_the_line_about_what_a_push_would_upload() -> None:
-    first, sizes = plan_after({"a": X, "b": X}), [1000, 2000]
-    assert would_upload(TAG, first, sizes) == (
-        "Would upload 3kB in 2 layers: everything, 2 files; "
-        "and the base image, if the repository does not have it"
+def prepared(plan: Plan, tag_image: KontextImage | StartFresh, root: Path) -> Prepared:
+    """Return what a push of a directory knows, with this image under the tag."""
+    scan = Scan(plan.tree, (), (), {}, 0)
+    image = tag_image if isinstance(tag_image, KontextImage) else None
+    found = Found(NOTHING, {TAG: image.digest if image else None}, (), image)
+    assembly: Assembly | None = None
+    if plan.sources:
+        assembly = assemble(plan.spec, plan.sources, plan.labels)
+    return Prepared(open_source(str(root)), scan, found, plan, None, assembly)
+
+
+def test_the_line_about_what_a_push_would_upload(tmp_path: Path) -> None:
+    first, edit = plan_after({"a": X, "b": X}), plan_after({"a": X}, {"a": File(b"y")})
+    for plan, what in ((first, "everything, 2 files"), (edit, "1 changed")):
+        image = published(plan)
+        sources = plan_on(image, SPEC, plan.tree).sources
+        assert sources is not None
+        assembly = assemble(SPEC, sources, {})
+        assert would_upload(TAG, prepared(plan, NOTHING, tmp_path), assembly, 3000) == (
+            f"Would publish {TAG.at(image.digest)} and upload 3kB: {what}"
+        ), "the digest that the push will print"
+    same = prepared(plan_after({"a": X}, {"a": X}), image_after({"a": X}), tmp_path)
+    assert same.is_up_to_date
+    assert would_upload(TAG, same, None, 0) == (
+        f"Nothing changed: {TAG} is up to date, nothing would be uploaded"
     )
-    single = replace(first, spec=replace(SPEC, base=replace(SPEC.base, single_layer=True)))
-    assert would_upload(TAG, single, sizes[:1]) == (
-        "Would upload 1kB in one layer: everything, 2 files"
-    )
-    edit = plan_after({"a": X}, {"a": File(b"y")})
-    assert would_upload(TAG, edit, [500]) == "Would upload 500B in one layer: 1 changed"
-    same = plan_after({"a": X}, {"a": X})
-    assert would_upload(TAG, same, []) == (
-        "Nothing changed: host.io/repo:t is up to date, nothing would be uploaded"
-    )
+
+
+# What looks like a mistake
+
+MANY: Tree = {f"f{number}": X for number in range(10)}
+FEW: Tree = dict(list(MANY.items())[:4])
+HALF: Tree = dict(list(MANY.items())[:5])
+
+
+def warned(
+    old: Tree | None, new: Tree, root: Path, records: tuple[PushRecord, ...] = ()
+) -> list[str]:
+    tag_image = image_after(old) if old is not None else NOTHING
+    plan = plan_on(tag_image, SPEC, described(new))
+    return [*warnings(prepared(plan, tag_image, root), records, TAG)]
+
+
+def record(directory: object, tag: Reference = TAG) -> PushRecord:
+    return PushRecord(str(directory), str(tag), Digest("sha256:" + "a" * 64))
+
+
+def test_an_ordinary_push_has_no_warning(tmp_path: Path) -> None:
+    assert warned(None, MANY, tmp_path) == []
+    assert warned(MANY, HALF, tmp_path, (record(tmp_path), record("/other"))) == []
+    assert warned(MANY, MANY | {"n": X}, tmp_path, (record("/other", OTHER),)) == []
+
+
+def test_a_directory_without_files_is_a_warning(tmp_path: Path) -> None:
+    for empty in ({}, {"d": DIR}):
+        (warning,) = warned(None, empty, tmp_path)
+        assert warning == f"{str(tmp_path)!r} has no file to push: the image is empty"
+
+
+def test_a_push_that_removes_most_files_is_a_warning(tmp_path: Path) -> None:
+    """It may be of the wrong directory."""
+    (warning,) = warned(MANY, FEW, tmp_path)
+    assert warning == f"this push removes 6 of the 10 files in {TAG}"
+
+
+def test_a_push_of_another_directory_than_before_is_a_warning(tmp_path: Path) -> None:
+    (warning,) = warned(MANY, HALF, tmp_path, (record("/other"), record(tmp_path)))
+    assert warning == f"the last push to {TAG} was of another directory, '/other'"
+
+
+def test_a_push_that_changes_nothing_has_no_warning(tmp_path: Path) -> None:
+    assert warned(MANY, MANY, tmp_path, (record("/other"),)) == []
 
 
 # The largest directories

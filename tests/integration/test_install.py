@@ -34,12 +34,12 @@ def test_the_wheel_has_all_files(wheel: Path) -> None:
         names = {name.removeprefix("kontext_plugin/") for name in archive.namelist()}
         shim = archive.getinfo("kontext_plugin/docker-kontext")
         assert b"SchemaVersion" in archive.read("kontext_plugin/plugin.json")
-    assert {"docker-kontext", "plugin.json", "schemas/manifest-v2.json", "py.typed"} <= names
+    assert {"docker-kontext", "plugin.json", "py.typed"} <= names
+    assert {f"schemas/manifest-v{version}.json" for version in (2, 3)} <= names
     for platform in ("linux-amd64", "linux-arm64"):
-        for kind, blobs in (("extractor", 3), ("empty", 2)):
-            layout = f"base/{kind}/{platform}"
-            assert f"{layout}/index.json" in names
-            assert len([n for n in names if n.startswith(f"{layout}/blobs/sha256/")]) == blobs
+        layout = f"base/{platform}"
+        assert f"{layout}/index.json" in names
+        assert len([n for n in names if n.startswith(f"{layout}/blobs/sha256/")]) == 3
     assert shim.external_attr >> 16 & 0o111, "the shim is executable"
 
 

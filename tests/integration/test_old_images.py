@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sysconfig
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import old_images
-from support.services import Docker, Registry, install_plugin
+from support.images import documents, layers, uploaded
+from support.services import Docker, Registry
 
 Crane = Callable[..., bytes]
 
 LAYERS = {"first": 2, "generations": 7, "parts": 4, "single": 1, "base": 4}
 
 
-ON_THE_SHIPPED_BASE = ("first", "generations", "parts")
+BELOW = {"first": 1, "generations": 1, "parts": 1, "single": 0, "base": 2}
+"""The layers below the sources: the extractor's, and that of a user's base."""
 
 
 @pytest.fixture(params=old_images.NAMES)
@@ -42,27 +41,6 @@ def pulled(docker: Docker, tag: str, tmp_path: Path) -> Path:
     directory = tmp_path / "pulled"
     assert docker("kontext", "pull", tag, str(directory)).code == 0
     return directory
-
-
-@pytest.fixture(scope="module")
-def same_extractor(
-    registry: Registry, root: Path, crane_path: str, tmp_path_factory: pytest.TempPathFactory
-) -> Docker:
-    """An installation of today's Kontext that ships the old extractor."""
-    folder = tmp_path_factory.mktemp("same-extractor")
-    package = folder / "site" / "kontext_plugin"
-    shutil.copytree(root / "kontext_plugin", package, ignore=shutil.ignore_patterns("base"))
-    old_images.write_layout(old_images.EXTRACTOR_IMAGE, package / "base/extractor/linux-amd64")
-    old_images.write_layout(old_images.EMPTY_IMAGE, package / "base/empty/linux-amd64")
-    environment = package.parent / ".venv"  # of its own: this one's Python has today's checkout
-    venv.create(environment)
-    (packages,) = environment.glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (environment / "bin/crane").symlink_to(crane_path)
-    command = Docker(folder / "config")
-    install_plugin(command.config, package / "docker-kontext")
-    command.log_in(registry.host)
-    return command
 
 
 def options_of(name: str, tag: str, crane: Crane) -> list[str]:
@@ -112,37 +90,81 @@ def test_pull_verify_ls_and_inspect_show_the_directory_that_was_pushed(
     assert ancestors == old_images.ancestors(name)
 
 
-def test_an_unchanged_directory_uploads_nothing(
-    name: str, same_extractor: Docker, tag: str, pulled: Path, crane: Crane
+def sources_of(name: str, tag: str, crane: Crane) -> list[str]:
+    """Return the layers of sources of the image, which lie above its base and its extractor."""
+    return layers(crane, tag)[BELOW[name] :]
+
+
+def test_an_unchanged_directory_uploads_no_sources(
+    name: str, docker: Docker, registry: Registry, tag: str, pulled: Path, crane: Crane
 ) -> None:
-    pushed = same_extractor.push(tag, pulled, *options_of(name, tag, crane))
-    assert pushed.image.endswith(old_images.digest(name)), pushed.stderr
+    """A small layer brings the manifest of today. The new image then stays as it is."""
+    before, options = sources_of(name, tag, crane), options_of(name, tag, crane)
+    said = docker("kontext", "diff", "--exit-code", "-t", tag, *options, str(pulled))
+    assert said.code == 0 and "would publish a new image" in said.stderr
+
+    registry.requests()
+    pushed = docker.push(tag, pulled, *options)
+    assert pushed.code == 0 and "Starting fresh" not in pushed.stderr
+    sent = uploaded(registry.requests())
+    assert not sent & set(before)
+    document = json.loads(crane("manifest", tag))
+    if name == "single":
+        assert layers(crane, tag) == before
+        assert sent == documents(crane, tag)
+    else:
+        extractor = document["annotations"]["dev.kontext.extractor"]
+        base = [] if name != "base" else layers(crane, tag)[:1]
+        new = layers(crane, tag)[-2]
+        assert layers(crane, tag) == [*base, *before, new, extractor]
+        assert sent == {new, extractor, *documents(crane, tag)}
+        assert registry.blob_size(new) < 10_000
+    assert docker("kontext", "verify", tag, str(pulled)).code == 0
+
+    again = docker.push(tag, pulled, *options)
+    assert again.image == pushed.image
+    assert "Nothing changed" in again.stderr
+
+
+def change(directory: Path, name: str) -> dict[str, old_images.Node]:
+    """Remove a file and add one; return what the directory has then."""
+    tree = old_images.tree(name)
+    removed = next(path for path, node in sorted(tree.items()) if node["kind"] == "file")
+    (directory / removed).unlink()
+    (directory / "new file").write_text("new\n")
+    return old_images.tree_on_disk(directory)
 
 
 def test_an_edit_is_a_delta_on_the_image_or_one_of_its_ancestors(
     name: str,
-    same_extractor: Docker,
     docker: Docker,
+    registry: Registry,
     tag: str,
     pulled: Path,
     tmp_path: Path,
     crane: Crane,
 ) -> None:
-    tree = old_images.tree(name)
-    removed = next(path for path, node in sorted(tree.items()) if node["kind"] == "file")
-    (pulled / removed).unlink()
-    (pulled / "new file").write_text("new\n")
-    expected = old_images.tree_on_disk(pulled)
+    before, options = sources_of(name, tag, crane), options_of(name, tag, crane)
+    expected = change(pulled, name)
     result = tmp_path / "metadata.json"
-
-    options = options_of(name, tag, crane)
-    pushed = same_extractor.push(tag, pulled, *options, "--metadata-file", str(result))
+    registry.requests()
+    pushed = docker.push(tag, pulled, *options, "--metadata-file", str(result))
     assert pushed.code == 0, pushed.stderr
     facts = json.loads(result.read_text())["kontext.push"]
     if name == "single":
         assert "--single-layer" in facts["fresh"]
     else:
         assert facts["built_on"] in {old_images.digest(name), *old_images.ancestors(name).values()}
+        base = 1 if name == "base" else 0
+        *kept, new, extractor = layers(crane, tag)[base:]
+        assert kept == before[: len(kept)] and kept
+        sent = uploaded(registry.requests())
+        assert sent == {new, extractor, *documents(crane, tag)}
+        assert sum(map(registry.blob_size, sent - {extractor})) < 30_000
+        document = docker("kontext", "inspect", "--format", "json", tag).json
+        assert document["intact"] and document["version"] == 3
+        roles = [layer["role"] for layer in document["layers"]]
+        assert roles == ["base"] * base + ["sources"] + ["delta"] * len(kept) + ["extractor"]
 
     again = tmp_path / "again"
     assert docker("kontext", "pull", tag, str(again)).code == 0
@@ -150,13 +172,78 @@ def test_an_edit_is_a_delta_on_the_image_or_one_of_its_ancestors(
     assert docker("kontext", "verify", tag, str(pulled)).code == 0
 
 
-@pytest.mark.parametrize("name", ON_THE_SHIPPED_BASE, indirect=True)
-def test_another_extractor_starts_fresh_and_says_so(
-    name: str, docker: Docker, tag: str, pulled: Path, crane: Crane
+def test_another_machine_goes_on_from_there(
+    name: str,
+    docker: Docker,
+    registry: Registry,
+    tag: str,
+    pulled: Path,
+    tmp_path: Path,
+    crane: Crane,
 ) -> None:
-    pushed = docker.push(tag, pulled, *options_of(name, tag, crane))
-    assert pushed.code == 0, pushed.stderr
-    assert "Starting fresh: the image was made with another version of the extractor" in (
-        pushed.stderr
-    )
+    """It reads parts and reverse deltas that the earlier Kontext wrote, from a new manifest."""
+    options = options_of(name, tag, crane)
+    change(pulled, name)
+    assert docker.push(tag, pulled, *options).image
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
+    for content in ("newer", "newest"):
+        before = set(layers(crane, tag))
+        (pulled / "new file").write_text(content)
+        registry.requests()
+        pushed = docker.push(tag, pulled, *options)
+        assert pushed.code == 0
+        if name != "single":
+            assert "Starting fresh" not in pushed.stderr
+            assert not uploaded(registry.requests()) & before
+    again = tmp_path / "again"
+    assert docker("kontext", "pull", tag, str(again)).code == 0
+    assert old_images.tree_on_disk(again) == old_images.tree_on_disk(pulled)
+
+
+@pytest.mark.parametrize("name", ["first", "generations", "parts"], indirect=True)
+def test_a_new_tag_builds_on_the_image(
+    name: str, docker: Docker, registry: Registry, tag: str, pulled: Path, crane: Crane
+) -> None:
+    before = sources_of(name, tag, crane)
+    crane("tag", tag, "main")
+    change(pulled, name)
+    registry.requests()
+    other = tag.removesuffix("v1") + "other"
+    pushed = docker.push(other, pulled, *options_of(name, tag, crane))
+    assert f"Building on {tag.removesuffix('v1')}main" in pushed.stderr
+    assert not uploaded(registry.requests()) & set(before)
+
+
+@pytest.mark.parametrize("name", ["first", "parts"], indirect=True)
+def test_platforms_are_added_without_an_upload_of_sources(
+    name: str, docker: Docker, registry: Registry, tag: str, pulled: Path, crane: Crane
+) -> None:
+    before = sources_of(name, tag, crane)
+    registry.requests()
+    pushed = docker.push(tag, pulled, *options_of(name, tag, crane), "--platform", "all")
+    assert pushed.code == 0 and "Starting fresh" not in pushed.stderr
+    assert not uploaded(registry.requests()) & set(before)
     assert docker("kontext", "verify", tag, str(pulled)).code == 0
+
+
+def test_purge(name: str, docker: Docker, tag: str, tmp_path: Path, crane: Crane) -> None:
+    """An old image does not name its base, so it must be given."""
+    options = options_of(name, tag, crane)
+    base = options[options.index("--base") :][:2] if name == "base" else []
+    if base:
+        purged = docker("kontext", "purge", tag)
+        assert purged.code == 1
+        assert "built on a base that it does not name" in purged.stderr
+        assert "--base" in purged.stderr
+    assert docker("kontext", "purge", tag, *base).image
+    assert docker("kontext", "pull", tag, str(tmp_path / "purged")).code == 0
+    assert old_images.tree_on_disk(tmp_path / "purged") == old_images.tree(name)
+
+
+def test_run_extracts_the_directory_that_was_pushed(
+    name: str, docker: Docker, daemon: str, tag: str, tmp_path: Path
+) -> None:
+    """By the extractor of that time, which the image has."""
+    ran = docker("kontext", "run", "-w", str(tmp_path / "out"), tag, "--", "--verify")
+    assert ran.code == 0, ran.stderr
+    assert old_images.tree_on_disk(tmp_path / "out") == old_images.tree(name)

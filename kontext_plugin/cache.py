@@ -27,7 +27,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain, islice, pairwise
 from typing import Any, Literal
@@ -173,6 +173,20 @@ class Cache:
             new[key] = replace(first, directory=record.directory, time=record.time)
         after = [asdict(record) for record in (*new.values(), *before.values())][:_MAX_PUSHED]
         self._write(_PUSHED, "", {"version": _PUSHED_VERSION, "pushed": after}, ())
+
+    def forget_layers(self, layers: Collection[Digest]) -> None:
+        """Remove the images that have one of these layers: no push of this machine builds on them.
+
+        Raises KontextError.
+        """
+        if self.root is None or self.read_only:
+            return
+        with self._explained():
+            for kind, path in self._files():
+                if kind == _PUBLISHED:
+                    record, _ = _load(path)
+                    if not {digest for digest, *_ in record.get("layers", ())}.isdisjoint(layers):
+                        os.unlink(path)
 
     def layers(self, how: LayerOrigin) -> frozenset[Digest]:
         """Return the top layers of sources of images that are known to be as their manifests say.

@@ -128,6 +128,7 @@ class Manifest:
     tree: Tree
     lineage: Lineage | None  # None: version 1
     parts: tuple[Part, ...] = ()  # sorted by path; (): manifest.json lists the tree itself
+    version: int = VERSION
 
 
 # --- Encoding ---
@@ -258,7 +259,7 @@ def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
     _check_tree(manifest.tree)
     if manifest.lineage is not None:
         _check_lineage(manifest.lineage)
-    return manifest
+    return replace(manifest, version=root.version)
 
 
 def restore(

@@ -16,7 +16,7 @@ from kontext_plugin.terminal.text import aligned, json_document, line_safe, numb
 _KINDS = {
     "stats": "directory",
     "published": "image",
-    "pushed": "completion",
+    "pushed": "pushes",
     "layers": "layers",
     "scratch": "temporary",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, positional = parse_flags(DIFF, arguments)
     report, as_json = Report(show_debug=flags.debug), parsed.format == "json"
     try:
-        if not parsed.tag and len(positional) == 2:
+        if not parsed.tag and len(positional) == 2 and not os.path.exists(positional[1]):
             differs = show_images_diff(parsed, positional, as_json, report)
         else:
             parsed, directories = parse_tagged(DIFF, arguments)

@@ -12,7 +12,6 @@ from kontext_plugin.crane import connect
 from kontext_plugin.delta import tree_bytes
 from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.manifest import VERSION
 from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
 from kontext_plugin.terminal.messages import Report, write_stdout
@@ -53,7 +52,7 @@ def describe(name: Reference, kontext_image: KontextImage, config: ImageConfig) 
     return {
         "reference": str(name),
         "digest": kontext_image.digest,
-        "version": VERSION if lineage else 1,
+        "version": manifest.version,
         "manifest": image.manifest,
         "intact": kontext_image.is_intact if lineage else None,
         "generation": lineage.generation if lineage else None,

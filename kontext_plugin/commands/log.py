@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from kontext_plugin.push.history import Generation, generations, records_of_tag,
 from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import aligned, json_array, line_safe, size
+
+_DIGITS = 12
+"""Of a digest or a commit: enough to name it, as docker has it."""
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -45,12 +49,17 @@ def _row(name: Reference, one: Generation) -> tuple[str, ...]:
     return (
         (f"~{one.back}" if one.back else str(name)) if one.back is not None else "-",
         str(one.number),
-        one.digest,
+        _short(one.digest, len("sha256:")),
         one.time or "-",
-        line_safe(one.revision) or "-",
+        _short(line_safe(one.revision)) or "-",
         changes,
         size(one.bytes) if one.bytes is not None else "-",
     )
+
+
+def _short(text: str, prefix: int = 0) -> str:
+    """Return the first 12 digits on a terminal, all of them in a pipe."""
+    return text[: prefix + _DIGITS] if sys.stdout.isatty() else text
 
 
 def _document(name: Reference, one: Generation) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kontext_plugin.cache import PushRecord, open_cache
+from kontext_plugin.cache import Cache, PushRecord, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, timeout_of
 from kontext_plugin.crane import Crane
@@ -21,6 +21,7 @@ from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import plan_fresh
 from kontext_plugin.push.publish import (
     WHEN_INTERRUPTED,
+    Published,
     assemble_undamaged,
     publish,
     stage_layers,
@@ -120,10 +121,24 @@ def purge(options: PurgeOptions, report: Report) -> str:
         shown = {tag: old.digest}
         new = publish(session, plan, layers.manifest, assembly, layers.all, shown, directory)
         report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")
-        report.notice(remaining(tag, _find_remains(session, tag, old, new.image.image)))
-        record = PushRecord("", str(tag), new.image.digest, time.time(), uploaded=new.uploaded)
-        cache.save_pushed([record])
+        remains = _find_remains(session, tag, old, new.image.image)
+        report.notice(remaining(tag, remains))
+        cache.forget_layers({layer.digest for layer in remains.layers})
+        cache.save_pushed([_record(cache, tag, new)])
     return tag.at(new.image.digest)
+
+
+def _record(cache: Cache, tag: Reference, new: Published) -> PushRecord:
+    """Return the record of the new image: the last push to the tag, of the directory as before."""
+    before = (record.directory for record in cache.pushed() if record.reference == str(tag))
+    return PushRecord(
+        directory=next(before, ""),
+        reference=str(tag),
+        digest=new.image.digest,
+        time=time.time(),
+        revision=new.image.revision,
+        uploaded=new.uploaded,
+    )
 
 
 def _spec(session: PushSession, options: PurgeOptions, old: KontextImage) -> ImageSpec:

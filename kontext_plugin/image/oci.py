@@ -35,6 +35,9 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 
+_NO_TIME = "0002"
+"""What tools write that do not want to name a time is less than this: 0001-01-01T00:00:00Z."""
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _INDEX_TYPES = {
@@ -96,7 +99,7 @@ class ImageConfig:
     working_directory: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     diff_ids: tuple[Digest, ...] = ()  # of each layer, uncompressed
-    created: str = ""  # as it is written there (RFC 3339)
+    created: str = ""  # when (RFC 3339); "": it names no time
 
     def document(self) -> dict[str, Any]:
         """Return the part of a configuration document that `config_from_document` reads."""
@@ -124,7 +127,7 @@ def config_from_document(document: Mapping[str, Any]) -> ImageConfig:
         working_directory=settings.get("WorkingDir") or "",
         labels=settings.get("Labels") or {},
         diff_ids=tuple((document.get("rootfs") or {}).get("diff_ids") or ()),
-        created=document.get("created") or "",
+        created=created if (created := document.get("created") or "") > _NO_TIME else "",
     )
 
 

@@ -31,6 +31,7 @@ from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.fetch import InvalidImage, KontextImage, fetch_by_document
 from kontext_plugin.source import git
 from kontext_plugin.source.git import History
+from kontext_plugin.terminal.text import line_safe
 
 _MAX_IMAGES = 3
 """The most images whose manifests are read."""
@@ -71,6 +72,7 @@ class _Finder:
         self._options = options
         self._root = root
         self._records = session.cache.pushed()
+        self._read_history: History | None = None
         self._candidates: list[Candidate] = []
         self._reasons: list[StartFresh] = []  # why an image cannot be built on
 
@@ -81,14 +83,13 @@ class _Finder:
             tag: digest_of(document) if isinstance(document, bytes) else None
             for tag, document in documents.items()
         }
-        if options.fresh:
-            return Found(StartFresh("--fresh was given", is_ordinary=True), shown)
-        if options.reuse == "never":
-            return Found(StartFresh("--reuse never was given", is_ordinary=True), shown)
         for tag, document in documents.items():
             if isinstance(document, bytes):
                 self._read(tag, document, Origin.TAG)
         tag_image = self._candidates[0].image if self._candidates else None
+        if options.fresh or options.reuse == "never":
+            option = "--fresh" if options.fresh else "--reuse never"
+            return Found(StartFresh(f"{option} was given", is_ordinary=True), shown, (), tag_image)
         for name in options.sources:
             self._read_source(name)
         self._take_own_pushes({digest for digest in shown.values() if digest})
@@ -104,9 +105,7 @@ class _Finder:
                 f"{options.tags[0].registry} refuses to show the tag", is_refused=True
             )
         else:
-            fresh = StartFresh(
-                "there is no image to build on. If there is one elsewhere, name it with --from"
-            )
+            fresh = StartFresh(f"there is no image to build on. {self._advice()}")
         return Found(fresh, shown, tuple(self._candidates), tag_image)
 
     def _look_at_tags(self) -> dict[Reference, bytes | RegistryError]:
@@ -186,7 +185,20 @@ class _Finder:
                     self._candidates.append(_candidate_of(nearest, image))
 
     def _history(self) -> History:
-        return git.read_history(self._root, self._session.report.debug)
+        if self._read_history is None:
+            self._read_history = git.read_history(self._root, self._session.report.debug)
+        return self._read_history
+
+    def _advice(self) -> str:
+        """Return how a push that finds nothing may find more."""
+        if problem := self._history().problem:
+            return f"git does not tell its history: {line_safe(problem)}"
+        if self._history().is_shallow:
+            return (
+                "The clone is shallow, so git knows few earlier commits: fetch 50 of them, or name "
+                "an image with --from"
+            )
+        return "If there is one elsewhere, name it with --from"
 
     def _cached(self, digest: Digest, reference: str = "") -> KontextImage | None:
         """Return an image that this machine has pushed, or has read under this reference."""

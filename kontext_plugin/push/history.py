@@ -13,9 +13,7 @@ from kontext_plugin.delta import FileCounts, count_files, earlier_tree
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.spec import REVISION
 from kontext_plugin.image.tree import ReverseDelta
-from kontext_plugin.push.parent import created_of
 from kontext_plugin.registry.fetch import KontextImage, fetch
 
 
@@ -82,7 +80,8 @@ def generations(image: KontextImage, records: Iterable[PushRecord]) -> list[Gene
             record.uploaded,
         )
         if (place := known.get(record.digest)) is not None:
-            found[place] = replace(one, bytes=found[place].bytes)
+            known_counts = counts if counts != FileCounts() else found[place].counts
+            found[place] = replace(one, counts=known_counts, bytes=found[place].bytes)
             last = record.generation
         elif is_same_line and record.generation <= last:
             found.append(one)
@@ -100,7 +99,7 @@ def _of_manifest(image: KontextImage) -> list[Generation]:
     tree = image.manifest.tree
     found: list[Generation] = []
     number, digest = lineage.generation, image.digest
-    time, revision, height = created_of(config), config.labels.get(REVISION, ""), len(sources)
+    time, revision, height = config.created, image.revision, len(sources)
     for ancestor in (*reversed(lineage.ancestors), None):
         below = ancestor.layers if ancestor else 0
         counts = None

@@ -20,9 +20,9 @@ from kontext_plugin.delta import (
     reverse_delta,
     tree_bytes,
 )
-from kontext_plugin.image.oci import ImageConfig, Layer
+from kontext_plugin.image.oci import Layer
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.spec import REVISION, ImageSpec
+from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
 from kontext_plugin.manifest import Ancestor
 from kontext_plugin.registry.fetch import KontextImage
@@ -30,9 +30,6 @@ from kontext_plugin.registry.fetch import KontextImage
 _PUSHES = 15
 """The pushes whose layers an image keeps: 16 layers with the extractor's, or more if the first push
 made several (push.partition)."""
-
-_NO_TIME = "0002"
-"""What a configuration says that names no time is less than this."""
 
 _MAX_REVISION = 100  # characters
 
@@ -134,8 +131,8 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
             content=lineage.content,
             replaced_directories=lineage.replaced_directories,
             reverse_delta=ReverseDelta(),
-            created=created_of(config),
-            revision=config.labels.get(REVISION, "")[:_MAX_REVISION],
+            created=config.created,
+            revision=found.revision[:_MAX_REVISION],
         ),
     )
     for index in range(len(chain) - 1, -1, -1):
@@ -152,11 +149,6 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
             generation=lineage.generation + 1,
             to_found=to_found,
         )
-
-
-def created_of(config: ImageConfig) -> str:
-    """Return when an image was made, as its configuration says; "" if that names no time."""
-    return config.created if config.created > _NO_TIME else ""
 
 
 def mismatch(found: KontextImage, spec: ImageSpec) -> str:

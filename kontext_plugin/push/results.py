@@ -15,7 +15,6 @@ from kontext_plugin.cache import PushRecord
 from kontext_plugin.delta import count_files
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.spec import REVISION
 from kontext_plugin.push.messages import parent_name
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import BuildOn, StartFresh
@@ -100,7 +99,7 @@ def metadata(pushed: Pushed) -> Mapping[str, Any]:
 
 def records_of(root: str, pushed: Pushed) -> list[PushRecord]:
     """Return the records of a push of the directory `root`, one for each tag."""
-    plan, config = pushed.plan, pushed.image.config
+    plan = pushed.plan
     counts = count_files(plan.since, plan.tree)
     return [
         PushRecord(
@@ -109,7 +108,7 @@ def records_of(root: str, pushed: Pushed) -> list[PushRecord]:
             digest=pushed.image.digest,
             time=time.time(),
             generation=pushed.image.lineage.generation,
-            revision=config.labels.get(REVISION, "") if config else "",
+            revision=pushed.image.revision,
             parent=parent_name(plan.candidate) if plan.candidate else "",
             added=counts.added,
             changed=counts.changed,

@@ -26,6 +26,7 @@ from kontext_plugin.image.oci import (
     is_index,
 )
 from kontext_plugin.image.reference import Reference
+from kontext_plugin.image.spec import REVISION
 from kontext_plugin.layer.reader import Budget, first_name, read_documents, take_manifest
 from kontext_plugin.manifest import MAX_READ, VERSION, Lineage, Manifest, part_name
 from kontext_plugin.runtime.schema import (
@@ -86,6 +87,11 @@ class KontextImage:
         """Whether the layers of sources are those that the manifest names."""
         lower = tuple(layer.digest for layer in self.sources[:-1])
         return self.height >= 0 and lower == self.lineage.layers
+
+    @property
+    def revision(self) -> str:
+        """The git commit that the image's label names; "" if none, or fetched without history."""
+        return self.config.labels.get(REVISION, "") if self.config else ""
 
     @property
     def all_platforms(self) -> tuple[str, ...]:

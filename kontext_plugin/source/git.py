@@ -15,6 +15,7 @@ buildx, `git describe` and Go's tools. A push never starts fresh because of thes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -278,6 +279,8 @@ class History:
 
     commits: tuple[str, ...] = ()  # HEAD and its first parents, the nearest first
     branches: tuple[str, ...] = ()  # the likeliest first
+    is_shallow: bool = False  # it ends with a clone's depth
+    problem: str = ""  # why git does not tell it
 
 
 def read_history(root: str, debug: Debug) -> History:
@@ -285,27 +288,27 @@ def read_history(root: str, debug: Debug) -> History:
     if _find_work_tree(root) is None:
         return History()
     branches = [os.environ.get(name, "") for name in _CI_BRANCHES]
+
+    def ask(*arguments: str) -> str:
+        return _run(root, *arguments, timeout=_ADVICE_TIMEOUT, debug=debug)
+
     try:
-        commits = _run(
-            root,
-            *("rev-list", "--first-parent", f"--max-count={_DEPTH + 1}", "HEAD"),
-            timeout=_ADVICE_TIMEOUT,
-            debug=debug,
-        ).split()
-        names = _run(
-            root,
+        names = ask(
             *("for-each-ref", "--format=%(HEAD)%(refname:lstrip=2)%00%(upstream:lstrip=3)"),
             "refs/heads",
-            timeout=_ADVICE_TIMEOUT,
-            debug=debug,
         )
+        shallow = ask("rev-parse", "--is-shallow-repository")
     except _GitFailed as error:
         debug(f"no history from git: {error}")
-        return History(branches=tuple(filter(None, branches)))
+        return History(branches=tuple(filter(None, branches)), problem=str(error))
+    commits: list[str] = []
+    with contextlib.suppress(_GitFailed):  # the repository has no commit yet
+        commits = ask("rev-list", "--first-parent", f"--max-count={_DEPTH + 1}", "HEAD").split()
     for line in names.splitlines():
         if line.startswith("*"):  # the branch that is checked out
             branches = [*line[1:].split("\0"), *branches]
-    return History(tuple(commits), tuple(dict.fromkeys(filter(None, branches))))
+    named = tuple(dict.fromkeys(filter(None, branches)))
+    return History(tuple(commits), named, shallow.strip() == "true")
 
 
 # --- Running git ---

@@ -208,7 +208,7 @@ def test_a_dry_run_lists_the_candidates(
     assert (
         "* generation 1, 2 layers: 518B in 1 path, 0 whiteouts\n"
         "  generation 0, 1 layer: 31kB in 2 paths, 0 whiteouts\n"
-        "  the base alone: 233kB in 5 paths\n"
+        "  a fresh start: 233kB in 5 paths\n"
     ) in said.stderr
     registry.requests()
     pushed = docker.push(tag, source)

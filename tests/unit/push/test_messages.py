@@ -167,14 +167,14 @@ def test_all_candidates_are_listed_and_the_choice_has_a_star() -> None:
     assert lines == [
         "  generation 1, 2 layers: 1.03kB in 2 paths, 0 whiteouts",
         "* generation 0, 1 layer: 1.03kB in 2 paths, 0 whiteouts",
-        "  the base alone: 102kB in 3 paths",
+        "  a fresh start: 102kB in 3 paths",
     ]
     full = plan_on(tag_image, replace(SPEC, max_layers=2), described({"a": X}))
     *table, base = candidates(candidate, full).splitlines()
     assert [line.partition("; ")[2] for line in table[1:]] == [
         "not usable: the image has reached 2 layers"
     ] * 2
-    assert base.startswith("* the base alone")
+    assert base.startswith("* a fresh start")
 
 
 def test_another_candidate_has_no_star() -> None:

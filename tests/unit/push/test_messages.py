@@ -170,7 +170,7 @@ def test_all_candidates_are_listed_and_the_choice_has_a_star() -> None:
         "  a fresh start: 102kB in 3 paths",
     ]
     full = plan_on(tag_image, replace(SPEC, max_layers=2), described({"a": X}))
-    *table, base = candidates(candidate, full).splitlines()
+    *table, fresh = candidates(candidate, full).splitlines()
     assert [line.partition("; ")[2] for line in table[1:]] == [
         "not usable: the image has reached 2 layers"
     ] * 2
@@ -332,6 +332,11 @@ def test_a_push_that_removes_most_files_is_a_warning(tmp_path: Path) -> None:
 def test_a_push_of_another_directory_than_before_is_a_warning(tmp_path: Path) -> None:
     (warning,) = warned(MANY, HALF, tmp_path, (record("/other"), record(tmp_path)))
     assert warning == f"the last push to {TAG} was of another directory, '/other'"
+
+
+def test_a_purge_is_no_push_of_another_directory(tmp_path: Path) -> None:
+    assert warned(MANY, HALF, tmp_path, (record(""), record(tmp_path))) == []
+    assert warned(MANY, HALF, tmp_path, (record(""),)) == []
 
 
 def test_a_push_that_changes_nothing_has_no_warning(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_all_candidates_are_listed_and_the_choice_has_a_star() -> None:
     assert [line.partition("; ")[2] for line in table[1:]] == [
         "not usable: the image has reached 2 layers"
     ] * 2
-    assert base.startswith("* a fresh start")
+    assert fresh.startswith("* a fresh start")
 
 
 def test_another_candidate_has_no_star() -> None:

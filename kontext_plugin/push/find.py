@@ -104,6 +104,8 @@ class _Finder:
             fresh = StartFresh(
                 f"{options.tags[0].registry} refuses to show the tag", is_refused=True
             )
+        elif self._candidates:  # if none is usable, each has a reason of its own
+            fresh = StartFresh("there is no image to build on")
         else:
             fresh = StartFresh(f"there is no image to build on. {self._advice()}")
         return Found(fresh, shown, tuple(self._candidates), tag_image)

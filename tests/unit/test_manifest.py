@@ -327,6 +327,7 @@ def test_version_2_stays_readable() -> None:
         version_2(files={"a": HEX}, layers=[A, B, C], generation=7, ancestors=[ancestor(2)])
     )
     assert read.tree.paths() == {"a"}
+    assert read.version == 2
     assert read.lineage is not None
     assert (read.lineage.generation, read.lineage.layers) == (7, (A, B, C))
     (former,) = read.lineage.ancestors
@@ -410,7 +411,7 @@ def test_a_manifest_without_a_base_is_as_it_was(lineage: Lineage | None) -> None
 
 @pytest.mark.parametrize("content", [b"{}", b'{"files":{}}'], ids=["nothing", "no files"])
 def test_an_empty_version_1_is_an_empty_tree(content: bytes) -> None:
-    assert decode_bytes(content) == Manifest(Tree(), None)
+    assert decode_bytes(content) == Manifest(Tree(), None, version=1)
 
 
 # Parts

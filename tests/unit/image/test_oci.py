@@ -229,6 +229,8 @@ EMPTY: dict[str, dict[str, Any]] = {
         "config": {"Entrypoint": None, "WorkingDir": None, "Labels": None, "Cmd": None}
     },
     "false": {"config": {"ArgsEscaped": False}},
+    "no time": {"created": ""},
+    "no time, as crane writes it": {"created": "0001-01-01T00:00:00Z"},
     "null fields": {"rootfs": None, "created": None},
     "no diff IDs": {"rootfs": {"type": "layers", "diff_ids": None}},
 }

@@ -37,6 +37,7 @@ from kontext_plugin.terminal.messages import Report
 
 REPOSITORY = TAG.repository
 OPTIONS = PushOptions((TAG,))
+SOURCE = parse_reference("other.io/team/app:main")
 HERE, ELSEWHERE = "/here", "/elsewhere"
 
 
@@ -271,12 +272,18 @@ ASKED_FOR = {
 def test_an_option_finds_nothing_but_what_the_tag_shows(
     options: PushOptions, reason: str, registry: Registry, cache: Cache
 ) -> None:
-    """That is needed: a tag that shows the new image already is not written again."""
+    """Its platforms are kept, and a tag that shows the new image already is not written again."""
     digest = registry.put(TAG)
+    registry.listed = ["main"]
     remember(cache, own_image())
-    found = find(registry, cache, options)
-    assert found == Found(StartFresh(reason, is_ordinary=True), {TAG: digest})
-    assert registry.requests == [f"manifest {TAG}"]
+    found = find(registry, cache, replace(options, sources=(SOURCE,)))
+    assert (found.fresh, found.candidates) == (StartFresh(reason, is_ordinary=True), ())
+    assert found.shown == {TAG: digest}
+    assert found.tag_image is not None and found.tag_image.digest == digest
+    assert registry.read() == [str(TAG)]
+    assert not [request for request in registry.requests if request.startswith("ls")]
+    registry.documents.clear()
+    assert find(registry, cache, options) == Found(found.fresh, {TAG: None})
 
 
 # --- Reasons ---
@@ -292,6 +299,27 @@ def test_without_any_image_the_reason_names_from(
     assert "--from" in found.fresh.reason
     assert not found.fresh.is_refused
     assert capsys.readouterr().err == "", "a first push is nothing to warn of"
+
+
+ADVICE: dict[str, tuple[History, str]] = {
+    "no work tree": (History(), "If there is one elsewhere, name it with --from"),
+    "a shallow clone": (History((A,), (), True), "The clone is shallow"),
+    "git fails": (History(problem="detected dubious\x1b ownership"), r"dubious\x1b ownership"),
+}
+
+
+@pytest.mark.parametrize(("read", "advice"), ADVICE.values(), ids=ADVICE)
+def test_the_reason_says_how_to_find_more(
+    read: History, advice: str, registry: Registry, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CI systems clone one commit, and git refuses directories of another user."""
+    asked: list[str] = []
+    monkeypatch.setattr(
+        find_module.git, "read_history", lambda root, debug: asked.append(root) or read
+    )
+    found = find(registry, cache)
+    assert advice in found.fresh.reason
+    assert asked == [HERE], "once"
 
 
 def test_a_registry_that_refuses_may_have_no_image_yet(registry: Registry, cache: Cache) -> None:
@@ -333,7 +361,6 @@ def test_a_lost_layer_is_the_reason(registry: Registry, cache: Cache) -> None:
 
 # --- --from ---
 
-SOURCE = parse_reference("other.io/team/app:main")
 WITH_SOURCE = replace(OPTIONS, sources=(SOURCE,))
 
 
@@ -549,10 +576,10 @@ def test_a_purge_by_another_machine_is_never_undone_by_the_cache(
 def test_a_purge_by_this_machine_is_never_undone_by_the_cache(
     registry: Registry, cache: Cache
 ) -> None:
-    """A purge is a push of no directory. It comes after the push that it replaces."""
+    """A purge counts as a push: it comes after the one that it replaces."""
     remember(cache, own_image(b"a secret"), TAG)
     purged = registry.put(TAG)
-    cache.save_pushed([PushRecord("", str(TAG), purged)])
+    cache.save_pushed([PushRecord(HERE, str(TAG), purged)])
     found = find(registry, cache)
     assert [one.image.digest for one in found.candidates] == [purged]
 

@@ -25,13 +25,7 @@ from kontext_plugin.image.tree import Tree
 from kontext_plugin.manifest import Lineage, Manifest
 from kontext_plugin.push import plan
 from kontext_plugin.push.messages import counts
-from kontext_plugin.push.parent import (
-    BuildOn,
-    StartFresh,
-    candidates_of,
-    choose,
-    created_of,
-)
+from kontext_plugin.push.parent import BuildOn, StartFresh, candidates_of, choose
 from kontext_plugin.push.partition import manifest_on, partition
 from kontext_plugin.push.plan import Plan
 from kontext_plugin.registry.fetch import KontextImage
@@ -174,12 +168,15 @@ def test_the_labels_of_a_base_are_not_taken_for_the_users() -> None:
 
 def test_an_ancestor_is_listed_with_its_time_and_its_commit() -> None:
     assert LABELLED.config is not None
-    dated = replace(LABELLED, config=replace(LABELLED.config, created="2026-01-02T03:04:05Z"))
-    choice = choose(dated, ALWAYS, CHANGED)
-    assert isinstance(choice, BuildOn)
-    assert (choice.parent.created, choice.parent.revision) == ("2026-01-02T03:04:05Z", "a" * 40)
-    for nothing in ("", "0001-01-01T00:00:00Z"):
-        assert created_of(ImageConfig("linux/amd64", created=nothing)) == ""
+    for labels, revision in (
+        (LABELLED.config.labels, "a" * 40),
+        ({REVISION: "x" * 999}, "x" * 100),
+    ):
+        config = replace(LABELLED.config, created="2026-01-02T03:04:05Z", labels=labels)
+        choice = choose(replace(LABELLED, config=config), ALWAYS, CHANGED)
+        assert isinstance(choice, BuildOn)
+        assert choice.parent.created == "2026-01-02T03:04:05Z"
+        assert choice.parent.revision == revision, "as much as a manifest may name"
 
 
 # Whether the image that was found can be the parent

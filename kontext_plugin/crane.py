@@ -157,6 +157,10 @@ class Crane:
         output, messages = self.runner.run("push", *flags, layout, name, progress=progress)
         return Published(_parse_printed_digest(output, name), pushed_blobs(messages))
 
+    def tag(self, image: str, tag: str) -> None:
+        """Add a tag, given without its repository, to an image. Raises RegistryError."""
+        self.runner.run("tag", image, tag)
+
     def bring(
         self, image: str, repository: str, annotations: Mapping[str, str]
     ) -> frozenset[Digest]:

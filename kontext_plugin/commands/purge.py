@@ -16,6 +16,7 @@ from kontext_plugin.image.oci import Digest, Image, Layer
 from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_reference, repository_of
 from kontext_plugin.image.spec import MAX_LAYERS, ImageSpec
+from kontext_plugin.push.find import Found
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import plan_fresh
@@ -95,7 +96,8 @@ def purge(options: PurgeOptions, report: Report) -> str:
             )
         spec = _spec(session, options, old)
         labels = _own_labels(spec, old)
-        plan = plan_fresh(StartFresh("purge"), replace(spec, labels=labels), old.manifest.tree)
+        fresh = StartFresh("purge")
+        plan = plan_fresh(fresh, replace(spec, labels=labels), old.manifest.tree)
 
         report.info(
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
@@ -118,8 +120,8 @@ def purge(options: PurgeOptions, report: Report) -> str:
                 hint="Run the purge again.",
             )
         assembly = assemble_undamaged(session, plan, layers.sources(plan), tag)
-        shown = {tag: old.digest}
-        new = publish(session, plan, layers.manifest, assembly, layers.all, shown, directory)
+        found = Found(fresh, {tag: old.digest})
+        new = publish(session, plan, layers.manifest, assembly, layers.all, found, directory)
         report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")
         remains = _find_remains(session, tag, old, new.image.image)
         report.notice(remaining(tag, remains))

@@ -86,7 +86,7 @@ def _publish(
     try:
         with session.cache.scratch() as directory:
             new, held, assembly = _write(session, prepared, options, policy, directory)
-            published = publish(session, plan, held, assembly, new, prepared.found.shown, directory)
+            published = publish(session, plan, held, assembly, new, prepared.found, directory)
     except NotFound:
         if isinstance(plan.parent, StartFresh):
             raise

@@ -100,6 +100,20 @@ _CASES = (
         Damaged,
     ),
     _Case(
+        r"(?P<said>(?:TAG_INVALID\b[^\n;]*|[A-Z_]{4,}: [^\n;]*(?i:immutab|overwrit|already exists)"
+        r"[^\n;]*))",
+        "{registry} refuses to change {name}: {said}",
+        "Push to another tag.",
+        Refused,
+        frozenset({"push", "tag"}),
+    ),
+    _Case(
+        r"did not include Docker-Content-Digest",
+        "{registry} does not say which image {name} shows: it sends no Docker-Content-Digest",
+        "This is a fault of the registry, or of a proxy before it (OCI distribution specification, "
+        '"Pulling manifests"). Push to a new tag, or repair it.',
+    ),
+    _Case(
         r"(?P<said>UNAUTHORIZED\b[^\n;]*|status code 401[^\n;(]*)",
         "{registry} refused access to {repository}: {said}",
         "Run 'docker login {registry}'. Kontext uses the credentials that docker has in {config}.",
@@ -108,8 +122,8 @@ _CASES = (
     _Case(
         r"(?P<said>DENIED\b[^\n;]*|status code 403[^\n;(]*)",
         "{registry} refused access to {repository}: {said}",
-        "Check the repository's name and your account's rights, or log in with another account: "
-        "'docker login {registry}'.",
+        "Check the repository's name, your account's rights and the registry's rules for tags. "
+        "'docker login {registry}' takes another account.",
         Refused,
     ),
     _Case(

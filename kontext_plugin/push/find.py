@@ -42,6 +42,9 @@ _MAX_TAGS = 20_000
 _MAX_SECONDS = 5.0
 """The most seconds that a listing of tags may take."""
 
+_SETTLES = 60.0
+"""Seconds after which a registry's answer about a tag counts more than this machine's last push."""
+
 _USUAL_BRANCHES = ("main", "master", "trunk", "latest", "dev", "edge")
 
 _COMMIT_TAG = re.compile(r"(?:.*[-_.])?([0-9a-f]{7,64})")
@@ -56,6 +59,7 @@ class Found:
     shown: Mapping[Reference, Digest | None]  # what each tag shows, in their order
     candidates: tuple[Candidate, ...] = ()
     tag_image: KontextImage | None = None  # the image under the first tag that shows one
+    unsettled: frozenset[Reference] = frozenset()  # tags about which the answer may be outdated
 
 
 def find_images(session: PushSession, options: PushOptions, root: str) -> Found:
@@ -83,13 +87,15 @@ class _Finder:
             tag: digest_of(document) if isinstance(document, bytes) else None
             for tag, document in documents.items()
         }
+        unsettled = unsettled_tags(shown, self._records, time.time())
         for tag, document in documents.items():
             if isinstance(document, bytes):
                 self._read(tag, document, Origin.TAG)
         tag_image = self._candidates[0].image if self._candidates else None
         if options.fresh or options.reuse == "never":
             option = "--fresh" if options.fresh else "--reuse never"
-            return Found(StartFresh(f"{option} was given", is_ordinary=True), shown, (), tag_image)
+            fresh = StartFresh(f"{option} was given", is_ordinary=True)
+            return Found(fresh, shown, (), tag_image, unsettled)
         for name in options.sources:
             self._read_source(name)
         self._take_own_pushes({digest for digest in shown.values() if digest})
@@ -108,7 +114,7 @@ class _Finder:
             fresh = StartFresh("there is no image to build on")
         else:
             fresh = StartFresh(f"there is no image to build on. {self._advice()}")
-        return Found(fresh, shown, tuple(self._candidates), tag_image)
+        return Found(fresh, shown, tuple(self._candidates), tag_image, unsettled)
 
     def _look_at_tags(self) -> dict[Reference, bytes | RegistryError]:
         """Return the manifest document under each tag, or the error where there is none."""
@@ -235,6 +241,23 @@ class _Finder:
                     return
         except RegistryError as error:  # there is no such repository, or its tags are not shown
             self._session.report.debug(f"no tags of {repository}: {error.message}")
+
+
+def unsettled_tags(
+    shown: Mapping[Reference, Digest | None], records: Sequence[PushRecord], now: float
+) -> frozenset[Reference]:
+    """Return the tags that this machine moved a moment ago, and that show a former image. Pure.
+
+    Some registries answer for seconds as they did before. `records` are this machine's pushes, the
+    latest first, and `now` is in seconds since 1970.
+    """
+    unsettled = set()
+    for tag, digest in shown.items():
+        pushes = [one for one in records if one.reference == str(tag)]
+        former = {one.digest for one in pushes[1:]}
+        if pushes and 0 <= now - pushes[0].time < _SETTLES and digest in former:
+            unsettled.add(tag)
+    return frozenset(unsettled)
 
 
 def _own(records: list[PushRecord], root: str, repositories: set[str]) -> Iterator[PushRecord]:

@@ -46,8 +46,10 @@ class Prepared:
     @property
     def is_up_to_date(self) -> bool:
         """Whether all tags show the wanted image already."""
-        return self.assembly is not None and all(
-            shown == self.assembly.digest for shown in self.found.shown.values()
+        return (
+            self.assembly is not None
+            and not self.found.unsettled
+            and all(shown == self.assembly.digest for shown in self.found.shown.values())
         )
 
 

@@ -23,6 +23,7 @@ from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree, parents
 from kontext_plugin.manifest import MANIFEST_PATH, Manifest
+from kontext_plugin.push.find import Found
 from kontext_plugin.push.partition import Partition, manifest_on
 from kontext_plugin.push.plan import Plan
 from kontext_plugin.push.session import PushSession
@@ -169,7 +170,7 @@ def publish(
     held: Manifest,
     assembly: Assembly,
     new: Sequence[StagedLayer],
-    shown: Mapping[Reference, Digest | None],
+    found: Found,
     directory: str,
 ) -> Published:
     """Publish an image under all tags that show something else; `held` is its manifest.
@@ -179,7 +180,11 @@ def publish(
 
     Raises NotFound if the registry lacks a layer of the parent, and KontextError.
     """
-    tags = tuple(tag for tag, digest in shown.items() if digest != assembly.digest)
+    tags = tuple(
+        tag
+        for tag, digest in found.shown.items()
+        if digest != assembly.digest or tag in found.unsettled
+    )
     uploaded = 0
     if tags:
         layout = os.path.join(directory, "layout")
@@ -188,7 +193,7 @@ def publish(
             write_layout(layout, assembly.index, assembly.documents, (*new, *extractors))
         except OSError as error:
             raise _write_error(layout, error) from error
-        uploaded = _Upload(session, plan, assembly, layout).push(tags)
+        uploaded = _Upload(session, plan, assembly, layout).push(tags, found)
     with session.report.steps.step(StepName.REMEMBER):
         image = KontextImage(
             digest=assembly.digest,
@@ -198,9 +203,9 @@ def publish(
             platforms=tuple(base.platform for base in plan.spec.bases) if assembly.is_index else (),
             is_cached=True,
         )
-        found = plan.found_image
-        if not (found and found.is_cached and found.digest == image.digest):
-            session.cache.save_published(str(next(iter(shown))), image)
+        former = plan.found_image
+        if not (former and former.is_cached and former.digest == image.digest):
+            session.cache.save_published(str(next(iter(found.shown))), image)
         if new and (how := _trust(session, plan)):
             session.cache.save_layers(how, [new[-1].layer.digest])
     return Published(image, tags, uploaded)
@@ -225,7 +230,7 @@ class _Upload:
         self._assembly = assembly
         self._layout = layout
 
-    def push(self, tags: Sequence[Reference]) -> int:
+    def push(self, tags: Sequence[Reference], found: Found) -> int:
         """Push the layout to each tag; return the bytes of blobs that were uploaded for it.
 
         Raises NotFound for the first tag if the registry lacks a layer of the parent, and
@@ -238,6 +243,8 @@ class _Upload:
         for number, tag in enumerate(tags):
             try:
                 sent |= {(tag.repository, blob) for blob in self._push(tag)}
+                if found.shown[tag] == self._assembly.digest:  # crane push believes this answer
+                    self._session.crane.tag(tag.at(self._assembly.digest), tag.tag)
             except RegistryError as error:
                 if not number:
                     raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
 import io
 import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from support.services import Registry, Request
+from support.services import PASSWORD, USER, Registry, Request
 from support.trees import Tree, in_archive
 
 Crane = Callable[..., bytes]
@@ -72,6 +75,17 @@ def own_base(crane: Crane, registry: Registry, folder: Path) -> str:
     settings = ["--cmd", "/bin/sh", "--entrypoint", "/bin/init", "--user", "1000:1000"]
     crane("mutate", tag, *settings, "--set-platform", "linux/amd64", "-t", tag)
     return tag
+
+
+def put_manifest(tag: str, content: bytes, media_type: str) -> None:
+    """Put a manifest under a tag, byte for byte."""
+    host, _, name = tag.partition("/")
+    repository, _, version = name.rpartition(":")
+    secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    headers = {"Authorization": f"Basic {secret}", "Content-Type": media_type}
+    with contextlib.closing(http.client.HTTPConnection(host)) as connection:
+        connection.request("PUT", f"/v2/{repository}/manifests/{version}", content, headers)
+        assert connection.getresponse().status == 201
 
 
 def content_of_layers(crane: Crane, image: str) -> bytes:

@@ -11,7 +11,8 @@ import operator
 import os
 import random
 import shutil
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from support.consumers import Buildah, Consumer, Containerd, Crane, Export, Pull, Run, Umoci
+from support.forgery import added, forge_image, left_out, replaced
 from support.models import PLAIN_NAMES, STRANGE, STRANGE_NAMES, parents, trees
 from support.services import Docker, Registry, missing
 from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, plant, remove
@@ -79,10 +81,10 @@ class Stage:
         for directory in (self.source, self.workspace):
             directory.mkdir(parents=True)
 
-    def push(self, machine: str = "one") -> None:
+    def push(self, machine: str = "one", *options: str) -> None:
         """Pushes, and holds all consumers to what lies in the directory."""
         self.docker.environment["KONTEXT_CACHE_DIR"] = str(self.folder / machine)
-        image = self.docker.push(self.tag, self.source).image
+        image = self.docker.push(self.tag, self.source, *options).image
         used = Run(self.docker, ["--mirror", "--verify"], self.workspace)
         consumers: dict[str, Consumer] = {
             **self.consumers,
@@ -421,3 +423,85 @@ def test_all_consumers_agree_after_every_push_of_a_random_history(
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+# A forged parent: one layer below an honest push holds something else than its manifest says.
+
+GOOD: Tree = {
+    BALLAST: NOISE[0],
+    "tool": File(b"#!/bin/sh\necho good\n", executable=True),
+    "plain": File(b"good\n"),
+    "link": Link("plain"),
+}
+EVIL = b"#!/bin/sh\necho evil\n"
+
+FORGERIES = {
+    "another content": replaced("tool", content=EVIL),
+    "a mode": replaced("plain", mode=0o755),
+    "a link's target": replaced("link", linkname="/etc/passwd"),
+    "a file more": added(f"{SOURCES}/more", EVIL),
+    "a file less": left_out("plain"),
+    "another extractor": added("kontext-extractor", EVIL),
+    "an extractor that is a link": added("kontext-extractor", b"", tarfile.SYMTYPE, "/bin/sh"),
+    "a second manifest": added("var/lib/kontext/manifest.json", b"{}"),
+    "the workspace as a link": added("workspace", b"", tarfile.SYMTYPE, "/var/run/kontext"),
+}
+
+HARMLESS = {"another extractor", "an extractor that is a link", "the workspace as a link"}
+"""The extractor's layer on top hides these."""
+
+
+@pytest.fixture(params=FORGERIES)
+def forgery(
+    stage: Stage, crane: Callable[..., bytes], tmp_path: Path, request: pytest.FixtureRequest
+) -> str:
+    """Push GOOD, forge the image under the tag, and add a file for the next push."""
+    plant(stage.source, GOOD)
+    stage.docker.environment["KONTEXT_CACHE_DIR"] = str(stage.folder / "first")
+    assert stage.docker.push(stage.tag, stage.source).image
+    forge_image(crane, stage.tag, tmp_path / "forged", FORGERIES[request.param])
+    (stage.source / "new").write_text("new")
+    stage.docker.environment["KONTEXT_CACHE_DIR"] = str(stage.folder / "second")
+    return str(request.param)
+
+
+def test_a_forged_layer_below_an_honest_push_reaches_no_workspace(
+    forgery: str, stage: Stage, tmp_path: Path
+) -> None:
+    image = stage.docker.push(stage.tag, stage.source).image
+    want = on_disk(stage.source)
+    (tmp_path / "pulled").mkdir()
+    (tmp_path / "ran").mkdir()
+    commands = {
+        tmp_path / "pulled": ["kontext", "pull", image, str(tmp_path / "pulled")],
+        tmp_path / "ran": ["kontext", "run", "--workspace", str(tmp_path / "ran"), image],
+        stage.workspace: ["run", "--rm", f"--volume={stage.workspace}:/workspace", image],
+    }
+    for workspace, command in commands.items():
+        done = stage.docker(*command)
+        shown = on_disk(workspace)
+        # What is there is right, and what is not there is told.
+        assert all(node == want[path] for path, node in shown.items()), command
+        assert done.code or shown == want, (command, done.stderr)
+        if forgery in HARMLESS:
+            assert shown == want, done.stderr
+    if forgery not in HARMLESS | {"a second manifest"}:
+        assert stage.docker("kontext", "verify", image).code == 1
+
+
+@pytest.mark.parametrize(
+    ("forgery", "option"),
+    [
+        ("another content", "--check-parent"),
+        ("a file more", "--check-parent"),
+        ("another extractor", "--check-parent"),
+        ("another content", "--reuse=own"),
+        ("another content", "--fresh"),
+    ],
+    indirect=["forgery"],
+)
+def test_no_consumer_shows_a_forged_layer_that_a_push_was_told_to_mistrust(
+    forgery: str, stage: Stage, option: str
+) -> None:
+    stage.push("second", option)
+    stage.push("second")  # what was checked or written once is built on

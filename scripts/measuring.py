@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import math
 import os
@@ -12,21 +13,25 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from support.trees import Tree, in_archive
+from zlib_ng import zlib_ng
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIM = ROOT / "kontext_plugin" / "docker-kontext"
 CRANE = Path(sys.executable).parent / "crane"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+MANIFEST_FILE = "var/lib/kontext/manifest.json"
+LEVEL = 2  # docs/format.md, "Layers"
 
 
 @dataclass(frozen=True)
@@ -121,16 +126,30 @@ def port(log: Path, process: subprocess.Popen[bytes], listens: str) -> str:
     return sys.exit(f"the registry did not start:\n{log.read_text()}")
 
 
-def push(tag: str, directory: Path, *options: str) -> Pushed:
-    """`docker kontext push`, as a process of its own; ends the script where it fails."""
-    command = [str(SHIM), "kontext", "push", "--quiet", "--tag", tag, *options, str(directory)]
+def push(tag: str, directory: Path, *options: str, checkout: Path = ROOT) -> Pushed:
+    """Run `docker kontext push` of a checkout; end the script if it fails."""
+    arguments = ("kontext", "push", "--quiet", "--tag", tag, *options, str(directory))
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*command_of(checkout), *arguments], capture_output=True, text=True)
     seconds = time.perf_counter() - started
     if done.returncode:
         sys.exit(f"the push ended with {done.returncode}:\n{done.stderr}")
     image = done.stdout.strip()
     return Pushed(image, layers_of(image), seconds)
+
+
+def command_of(checkout: Path = ROOT) -> list[str]:
+    """Return the command that runs the plugin of a checkout, with this Python and its packages."""
+    if checkout == ROOT:
+        return [str(SHIM)]
+    return [sys.executable, "-I", "-X", "utf8", "-c", _START, str(checkout)]
+
+
+_START = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from kontext_plugin.cli.main import main
+main()"""
 
 
 def layers_of(image: str) -> tuple[Layer, ...]:
@@ -151,6 +170,18 @@ def fetched(host: str, path: str) -> Any:
         return json.load(answer)
 
 
+def forget(image: str) -> None:
+    """Delete the manifest of REPOSITORY@DIGEST from the registry; its blobs stay."""
+    name, _, digest = image.partition("@")
+    host, _, repository = name.partition("/")
+    path = f"/v2/{repository}/manifests/{digest}"
+    with contextlib.closing(http.client.HTTPConnection(host)) as connection:
+        connection.request("DELETE", path)
+        status = connection.getresponse().status
+    if status != http.HTTPStatus.ACCEPTED:
+        sys.exit(f"the registry answered {status} to DELETE {path}")
+
+
 def exported(image: str) -> Tree:
     """What `crane export` shows of an image's sources."""
     with subprocess.Popen([str(CRANE), "export", image, "-"], stdout=subprocess.PIPE) as process:
@@ -160,6 +191,36 @@ def exported(image: str) -> Tree:
     if process.returncode:
         sys.exit(f"crane export {image} ended with {process.returncode}")
     return tree
+
+
+def layer_size(files: Mapping[str, bytes]) -> int:
+    """Return the bytes of a gzip layer with these files, made without Kontext's own code."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path, content in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return len(zlib_ng.compress(archive.getvalue(), LEVEL, wbits=31))
+
+
+def manifest_of(blobs: Blobs, pushed: Pushed) -> dict[str, bytes]:
+    """Return the manifest of an image and the parts beside it, by their names."""
+    for layer in reversed(pushed.layers):  # the extractor's layer may lie on top
+        if found := _state_in(blobs.path(layer.digest)):
+            return found
+    return sys.exit(f"no layer of {pushed.image} begins with a manifest")
+
+
+def _state_in(layer: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    with tarfile.open(layer, "r|gz") as archive:
+        for entry in archive:
+            content = archive.extractfile(entry)
+            if content is None or not entry.name.startswith(os.path.dirname(MANIFEST_FILE)):
+                break
+            found[entry.name] = content.read()
+    return found
 
 
 def machine() -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tarfile
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from support.scripts import run_script
 from support.services import Docker
-from support.trees import SOURCES, File, Link, Tree, on_disk, plant, remove
+from support.trees import File, Link, Tree, on_disk, plant, remove
 
 # What one commit after the other of a repository holds, with all that git can store.
 HISTORY: list[Tree] = [
@@ -135,6 +135,45 @@ def test_a_replay_pushes_every_commit(repository: Path, tmp_path: Path) -> None:
     assert on_disk(repository) == before
 
 
+def test_a_replay_under_other_tags_uploads_no_more(repository: Path, tmp_path: Path) -> None:
+    totals = []
+    for tags in ("one", "commits", "shallow"):
+        done = run_script("replay", "--tags", tags, repository, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        [total] = re.findall(r"uploaded by all pushes \| (\S+) [kM]B", done.stdout)
+        totals.append(float(total))
+    assert totals[1] == totals[0]
+    assert totals[2] <= totals[0] * 1.5
+
+
+def test_a_replay_of_two_branches_pushes_them_in_turn(repository: Path, tmp_path: Path) -> None:
+    """Under one tag, under a tag for each branch, and under a tag for each commit."""
+    done = run_script(
+        *("replay", "--tags", "branches", "--other", "HEAD~2", "--commits", 4, repository),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| pushes | 4 |") == 3
+    assert done.stdout.count("differ from the nearest image | ") == 3
+
+
+def test_any_tag_measures_what_it_is_told(repository: Path, tmp_path: Path, root: Path) -> None:
+    topics = ("--topics", "commits,tags,platforms,line,times,layers", "--name", "somewhere/tree")
+    few = ("--commits", 3, "--runs", 1, "--many", 3, "--pushes", 3, "--former", root)
+    done = run_script("any-tag", *topics, *few, "--write", "any-tag.md", repository, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "any-tag.md").read_text()
+    assert written.count("\n## ") == 6
+    assert "| crane processes after the scan | at most 1 | " in written
+    assert "REPOSITORY is a clone of somewhere/tree at " in written
+    assert str(tmp_path) not in written
+
+
+def test_a_soak_holds_its_bounds_without_the_ancestors_manifests(tmp_path: Path) -> None:
+    done = run_script("soak", "--pushes", 20, "--files", 50, "--forget", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_soak_holds_its_bounds(tmp_path: Path) -> None:
     done = run_script("soak", "--pushes", 20, "--write", "soak.md", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -150,20 +189,26 @@ def test_a_soak_tells_a_broken_bound(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def wrong_crane(tmp_path: Path, crane_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kontext's crane alone: it adds a layer of its own, which has another README."""
-    layer, crane = tmp_path / "layer.tar.gz", tmp_path / "crane"
-    with tarfile.open(layer, "w:gz") as archive:
-        for name in ("var/lib/kontext/manifest.json", f"{SOURCES}/README"):
-            archive.addfile(tarfile.TarInfo(name))
-    crane.write_text(
-        f'#!/bin/sh\n[ "$1" != mutate ] || set -- "$@" --append {layer}\nexec {crane_path} "$@"\n'
+def wrong_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make Kontext push another README than the directory has before and after the push."""
+    python, kept = tmp_path / "python", tmp_path / "kept"
+    python.write_text(
+        f"""#!/bin/sh
+for directory; do :; done
+[ ! -e "$directory/README" ] || mv "$directory/README" {kept}
+echo wrong >"$directory/README"
+{sys.executable} "$@"
+code=$?
+rm "$directory/README"
+[ ! -e {kept} ] || mv {kept} "$directory/README"
+exit $code
+"""
     )
-    crane.chmod(0o755)
-    monkeypatch.setenv("KONTEXT_CRANE", str(crane))
+    python.chmod(0o755)
+    monkeypatch.setenv("KONTEXT_PYTHON", str(python))
 
 
-@pytest.mark.usefixtures("wrong_crane")
+@pytest.mark.usefixtures("wrong_tree")
 def test_a_replay_notices_a_wrong_image(repository: Path, tmp_path: Path) -> None:
     done = run_script("replay", repository, cwd=tmp_path)
     assert done.returncode == 1
@@ -171,7 +216,7 @@ def test_a_replay_notices_a_wrong_image(repository: Path, tmp_path: Path) -> Non
     assert done.stderr.count("\n") == 2, done.stderr
 
 
-@pytest.mark.usefixtures("wrong_crane")
+@pytest.mark.usefixtures("wrong_tree")
 def test_a_soak_notices_a_wrong_image(tmp_path: Path) -> None:
     done = run_script("soak", "--pushes", 2, "--files", 30, cwd=tmp_path)
     assert done.returncode == 1

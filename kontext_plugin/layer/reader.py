@@ -135,11 +135,15 @@ _MAX_HEADERS = 4096  # bytes of an entry, apart from its content and names
 _MAX_BESIDES = 2 * MAX_READ
 """Bytes before the last of the sources: current and obsolete manifests, the extractor."""
 
+_MAX_OVERHEAD = 32
+
 _MAX_RATIO = 20
 _MAX_UNPACKED = 64 * 1024**3
 """What layers unpack to is estimated from their sizes, about which an image may lie."""
 
-_ABOVE = (SOURCES_PATH, posixpath.dirname(part_name(Digest(""))))
+_PARTS = posixpath.dirname(part_name(Digest("")))
+
+_ABOVE = (SOURCES_PATH, _PARTS)
 """Directories that a layer of sources lists, with those above them."""
 
 _RECORDS = frozenset({b"path", b"linkpath", b"size"})
@@ -161,6 +165,15 @@ def max_export_bytes(tree: Tree) -> int:
     paths = tree.paths()
     names = sum(map(len, paths)) + sum(map(len, tree.links.values()))
     return tree.size + _MAX_HEADERS * len(paths) + 4 * names + _MAX_BESIDES
+
+
+def max_layer_bytes(content: int) -> int:
+    """Return the bytes that a layer takes at most, whose image has `content` bytes of sources.
+
+    That counts each path with 512 bytes (delta.layer_bytes). With headers for long names and long
+    targets, an entry without content takes 20 times as much. Its directories count as well.
+    """
+    return _MAX_OVERHEAD * content + _MAX_BESIDES
 
 
 def max_unpacked_bytes(layers: Iterable[Layer]) -> int:
@@ -190,8 +203,7 @@ class ExportReader:
             name = header.name.lstrip("/")
             if header.type != tarfile.DIRTYPE and f"{SOURCES_PATH}/".startswith(f"{name}/"):
                 raise ValueError(f"/{name} is not a directory")
-            is_above = any(f"{path}/".startswith(f"{name}/") for path in _ABOVE)
-            if strict and not (is_above or is_document(name) or name.startswith(SOURCES_PATH)):
+            if strict and not _is_of_sources(header, name):
                 raise ValueError(f"it has /{name} beside the sources")
             if name.startswith(f"{SOURCES_PATH}/"):
                 yield ExportedEntry(
@@ -236,6 +248,8 @@ class ExportReader:
 
     def _complete(self, header: tarfile.TarInfo, records: dict[bytes, bytes]) -> tarfile.TarInfo:
         header.name = records.get(b"path", b"").decode("utf-8", "surrogateescape") or header.name
+        if header.isdir():  # tarfile ends such a name with a slash
+            header.name = header.name.rstrip("/")
         target = records.get(b"linkpath", b"").decode("utf-8", "surrogateescape")
         header.linkname = target or header.linkname
         size = records.get(b"size", b"%d" % header.size)
@@ -258,3 +272,12 @@ class ExportReader:
         self._left -= size
         if self._left < 0:
             raise ValueError(f"its export is longer than {self._limit:,} bytes")
+
+
+def _is_of_sources(header: tarfile.TarInfo, name: str) -> bool:
+    """Whether a layer of sources may have this entry: sources, a document, a directory above."""
+    if header.isdir() and any(f"{path}/".startswith(f"{name}/") for path in _ABOVE):
+        return True
+    if header.isreg() and (name == MANIFEST_PATH or posixpath.dirname(name) == _PARTS):
+        return not posixpath.basename(name).startswith(".")
+    return name.startswith(f"{SOURCES_PATH}/")

@@ -55,8 +55,12 @@ def test_push_and_run_work_on_a_users_base(
     assert config["Entrypoint"] == ["/kontext-extractor"]
     assert config.get("Cmd") is None
     assert len(json.loads(crane("manifest", tag))["layers"]) == 4
-    # Without it, the base is another one.
-    assert "the image has another base" in docker.push(tag, source).stderr
+    # Without it, the base is the extractor alone.
+    docker.push(tag, source)
+    image = crane("export", tag, "-")
+    assert in_archive(io.BytesIO(image)) == on_disk(source)
+    assert in_archive(io.BytesIO(image), "etc") == {}
+    assert "User" not in json.loads(crane("config", tag))["config"]
 
 
 @pytest.mark.parametrize("built_upon", [False, True])

@@ -20,7 +20,6 @@ from support.terminal import Terminal, terminal
 from support.trees import Directory, File, plant
 
 from kontext_plugin.registry.base_image import shipped_base
-from kontext_plugin.terminal.text import size
 
 RATE = 4e6  # bytes per second
 LARGE = random.Random(0).randbytes(12_000_000)
@@ -30,7 +29,7 @@ SHOWN = r"skipped '[red]x:smile:\x1b[31my': it is a FIFO"
 TOTAL = len(LARGE) + shipped_base("linux/amd64").extractor.layer.size
 """Bytes of a push, but for some small documents."""
 
-_PERCENT = re.compile(rf"Uploading +(\d+) %.* of {re.escape(size(TOTAL))}")
+_PERCENT = re.compile(r"Uploading +(\d+) %.* of 1[23](\.\d)?MB")
 _UPLOADING = re.compile(r"[|/\\-] Uploading")
 
 
@@ -250,8 +249,8 @@ def test_plain_shows_a_line_every_few_seconds(pushing: Machine) -> None:
     assert pushed.image
     assert "\x1b" not in pushed.stderr
     (shown, *_) = (text for text in lines if text.startswith("Uploading: "))
-    total = re.escape(size(len(LARGE) + TOTAL))
-    assert re.fullmatch(rf"Uploading: \d+ %, \S+B of {total}, \S+B/s, \d+s", shown)
+    form = r"Uploading: \d+ %, \S+B of 2[45](\.\d)?MB, \S+B/s, \d+s"
+    assert re.fullmatch(form, shown)
 
 
 def test_quiet_shows_nothing(pushing: Machine) -> None:

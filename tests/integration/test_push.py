@@ -149,7 +149,7 @@ def test_a_deleted_tag_is_noticed(
     crane("delete", first.image)
     second = docker.push(tag, source, debug=True)
     assert second.image == first.image
-    assert f"Building on {tag}, the last push of this machine" in second.stderr
+    assert f"Building on {tag} (a push of this machine)" in second.stderr
     assert exported(crane, tag) == TREE
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import old_images
-from support.images import documents, layers, uploaded
+from support.images import documents, layers, own_base, uploaded
 from support.services import Docker, Registry
 
 Crane = Callable[..., bytes]
@@ -247,3 +247,52 @@ def test_run_extracts_the_directory_that_was_pushed(
     ran = docker("kontext", "run", "-w", str(tmp_path / "out"), tag, "--", "--verify")
     assert ran.code == 0, ran.stderr
     assert old_images.tree_on_disk(tmp_path / "out") == old_images.tree(name)
+
+
+# A large tree, which a push divides into several layers, with parts of its manifest in more
+
+
+@pytest.mark.parametrize("with_base", [False, True], ids=["the shipped base", "a user's base"])
+@pytest.mark.parametrize("is_edited", [False, True], ids=["the same sources", "an edit"])
+def test_a_large_tree_in_several_layers(
+    docker: Docker,
+    registry: Registry,
+    crane: Crane,
+    tmp_path: Path,
+    with_base: bool,
+    is_edited: bool,
+) -> None:
+    source, tag, options = tmp_path / "source", registry.repository() + ":v1", list[str]()
+    for number in range(30):
+        folder = source / f"d{number:02}"
+        folder.mkdir(parents=True)
+        (folder / "large").write_bytes(folder.name.encode() * (4 * (1 << 20) // 3))
+        for each in range(50):
+            (folder / f"f{each:02}").write_text(f"{folder.name} {each}\n")
+    base = ""
+    if with_base:
+        base = own_base(crane, registry, tmp_path)
+        base = f"{base.rpartition(':')[0]}@{crane('digest', base).decode().strip()}"
+        options = ["--base", base]
+    docker.push(tag, source, *options)
+    for each in ("d07/f07", "d21/f20"):
+        (source / each).write_text("edited")
+        docker.push(tag, source, *options)
+    (tmp_path / "layers").mkdir()
+    before = old_images.rewrite(crane, tag, tmp_path / "layers", base)
+    assert len(before) >= 4
+    assert docker("kontext", "verify", tag, str(source)).code == 0
+    assert docker("kontext", "inspect", "--format", "json", tag).json["intact"]
+    if is_edited:
+        (source / "d29/f49").write_text("edited")
+
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other machine")
+    registry.requests()
+    pushed = docker.push(tag, source, *options)
+    assert pushed.code == 0 and "Starting fresh" not in pushed.stderr
+    *kept, new, _ = layers(crane, tag)[with_base:]
+    assert kept == before[: len(kept)] and len(kept) >= 3
+    assert uploaded(registry.requests()) == {new, *documents(crane, tag)}
+    assert registry.blob_size(new) < 30_000
+    assert docker("kontext", "verify", tag, str(source)).code == 0
+    crane("validate", "--remote", tag)

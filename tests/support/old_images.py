@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from kontext_plugin.image.oci import digest_of
+
+Crane = Callable[..., bytes]
 
 NAMES = ("first", "generations", "parts", "single", "base")
 """The images of Kontext. tests/data/old_images/README.md says what each one is."""
@@ -62,6 +69,74 @@ def push_image(
                 stdout=subprocess.DEVNULL,
                 check=True,
             )
+
+
+def rewrite(crane: Crane, tag: str, folder: Path, base: str = "") -> list[str]:
+    """Make the image under a tag of version 2, and return its layers of sources, lowest first.
+
+    Kontext at commit 236e661 would have made it: the extractor lies below the sources, and the
+    manifest numbers all layers. `base` is the user's base, REPOSITORY@DIGEST. `folder` is empty.
+    """
+    repository = tag.rpartition(":")[0]
+    image, config = json.loads(crane("manifest", tag)), json.loads(crane("config", tag))
+    extractor = _layers(digest(EXTRACTOR_IMAGE))[0]
+    count = len(json.loads(crane("manifest", base))["layers"]) if base else 0
+    digests = [layer["digest"] for layer in image["layers"]]
+    below, sources = [*digests[:count], extractor], digests[count:-1]
+    blobs = [crane("blob", f"{repository}@{one}") for one in (*digests[:count], *sources)]
+    blobs.insert(count, (_LAYOUT / "blobs" / extractor.replace(":", "/")).read_bytes())
+
+    def lowered(document: dict[str, Any]) -> dict[str, Any]:
+        """Return the manifest with its layers counted from the base's."""
+        height = len(below)
+        for ancestor in document["ancestors"]:
+            ancestor["layers"] += height
+            if "undoLayer" in ancestor:
+                ancestor["undoLayer"] += height
+        if "partLayers" in document:
+            document["partLayers"] = [layer + height for layer in document["partLayers"]]
+        return document | {
+            "version": 2,
+            "base": base.partition("@")[2] or digest(EXTRACTOR_IMAGE),
+            "extractor": digest(EXTRACTOR_IMAGE),
+            "platform": "linux/amd64",
+            "labels": config["config"].get("Labels") or {},
+            "layers": [*below, *document["layers"]],
+        }
+
+    archive, content = io.BytesIO(), b""
+    with (
+        tarfile.open(fileobj=io.BytesIO(blobs[-1])) as old,
+        tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as new,
+    ):
+        for entry in old:
+            file = old.extractfile(entry)
+            data = file.read() if file else b""
+            if entry.name.endswith("kontext/manifest.json"):
+                document = lowered(json.loads(data))
+                data = content = json.dumps(
+                    document, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+                ).encode()
+                entry.size = len(data)
+            new.addfile(entry, io.BytesIO(data))
+    blobs[-1] = gzip.compress(archive.getvalue(), 1, mtime=0)
+
+    files = []
+    for number, blob in enumerate(blobs):
+        (folder / f"{number}.tar.gz").write_bytes(blob)
+        files += ["-f", str(folder / f"{number}.tar.gz")]
+    crane("append", "--oci-empty-base", *files, "-t", tag)
+    settings = ["--entrypoint", "/kontext-extractor", "--workdir", "/workspace"]
+    settings += ["--set-platform", "linux/amd64"]
+    settings += [f"--annotation=dev.kontext.manifest={digest_of(content)}"]
+    crane("mutate", tag, *settings, "-t", tag)
+    return [digest_of(blob) for blob in blobs[len(below) :]]
+
+
+def _layers(image: str) -> list[str]:
+    """Return the layers of an image of the layout."""
+    document = json.loads((_LAYOUT / "blobs" / image.replace(":", "/")).read_text("utf-8"))
+    return [layer["digest"] for layer in document["layers"]]
 
 
 def tree(name: str) -> dict[str, Node]:

@@ -15,6 +15,7 @@ from support.images import documents, exported, layers, sources, uploaded, write
 from support.services import Docker, Registry, Result
 from support.trees import PROGRAM, Directory, File, Link, Tree, in_archive, on_disk, plant, remove
 
+from kontext_plugin.push.parent import Origin
 from kontext_plugin.terminal.text import size
 
 Crane = Callable[..., bytes]
@@ -149,7 +150,7 @@ def test_a_deleted_tag_is_noticed(
     crane("delete", first.image)
     second = docker.push(tag, source, debug=True)
     assert second.image == first.image
-    assert f"Building on {tag} (a push of this machine)" in second.stderr
+    assert f"Building on {tag} ({Origin.OWN_PUSH.value})" in second.stderr
     assert exported(crane, tag) == TREE
 
 

@@ -12,6 +12,8 @@ import pytest
 from support.services import Docker, Registry
 from support.trees import File, Tree
 
+from kontext_plugin.push.parent import Origin
+
 Crane = Callable[..., bytes]
 
 TREE: Tree = {"a": File(b"a" * 1000), "b": File(b"b")}
@@ -65,7 +67,7 @@ def test_the_files_say_what_was_published(
         "up_to_date": False,
         "built_on": before,
         "built_on_name": tags[0],
-        "built_on_reason": "under the tag",
+        "built_on_reason": Origin.TAG.value,
         "fresh": None,
         "platforms": ["linux/amd64"],
         "generation": 1,

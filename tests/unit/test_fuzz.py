@@ -22,17 +22,25 @@ from typing import IO, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.models import described
+from support.models import SPEC, described, plan_on
 from support.trees import Directory, File, Link
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import decode_image, encode_image
 from kontext_plugin.crane_driver.errors import NotFound
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.assembly import assemble
 from kontext_plugin.image.chunking import boundaries, is_small, segments, split_segment
-from kontext_plugin.image.oci import GZIP_LAYER, MANIFEST_ANNOTATION, Digest, Image, digest_of
+from kontext_plugin.image.oci import (
+    EXTRACTOR_ANNOTATION,
+    GZIP_LAYER,
+    MANIFEST_ANNOTATION,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Digest,
+    digest_of,
+)
 from kontext_plugin.image.reference import parse_reference
-from kontext_plugin.image.spec import BaseImage, ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
 from kontext_plugin.manifest import (
     MANIFEST_PATH,
@@ -43,7 +51,8 @@ from kontext_plugin.manifest import (
     canonical,
     columns,
 )
-from kontext_plugin.push.parent import candidates_of, choose
+from kontext_plugin.push.parent import candidates_of
+from kontext_plugin.push.partition import manifest_on, partition
 from kontext_plugin.registry.fetch import KontextImage, fetch
 
 EXAMPLES = 100 * int(os.environ.get("KONTEXT_TEST_EXAMPLES", "3"))
@@ -60,11 +69,13 @@ class Documents:
     steps: list[Any] = field(default_factory=list)  # reverse deltas
     config: Any = None
     image: Any = None
+    index: Any = None  # None: the tag shows the image
 
     @property
     def places(self) -> list[tuple[str, Any]]:
         several = [("parts", index) for index in range(len(self.parts))]
         several += [("steps", index) for index in range(len(self.steps))]
+        several += [("index", None)] if self.index is not None else []
         return [("root", None), ("config", None), ("image", None), *several]
 
     def change(self, place: tuple[str, Any], damage: Callable[[Any], Any]) -> None:
@@ -105,7 +116,7 @@ class Registry:
     documents: dict[str, bytes]
 
     def manifest(self, name: str) -> bytes:
-        return self.documents["image"]
+        return self.documents["image" if "@" in name else "tag"]
 
     def config(self, name: str) -> bytes:
         return self.documents["config"]
@@ -139,36 +150,44 @@ def stored(
     upper = [(manifest.part_name(digest_of(part)), part) for part in parts[:1]]
     blobs = [
         damage_gzip(gzip.compress(damage_tar(archive(some)), 1))
-        for some in ([(MANIFEST_PATH, b"old"), *lower], [(MANIFEST_PATH, root), *upper])
+        for some in (
+            [(MANIFEST_PATH, b"old"), *lower],
+            [(MANIFEST_PATH, root), *upper],
+            [("kontext-extractor", b"ELF")],
+        )
     ]
     if isinstance(image.image, dict):
         layers = image.image.get("layers")
-        if isinstance(layers, list) and len(layers) == 3:
-            for layer, blob in zip(layers[1:], blobs, strict=True):
-                if isinstance(layer, dict):
-                    layer["digest"] = digest_of(blob)
+        if isinstance(layers, list) and len(layers) == 4:
+            # Sources, an unread layer of sources, sources; the extractor above or, in version 2,
+            # below.
+            is_old = isinstance(image.root, dict) and image.root.get("version") == 2
+            for number, blob in zip((1, 3, 0) if is_old else (0, 2, 3), blobs, strict=True):
+                if isinstance(layers[number], dict):
+                    layers[number]["digest"] = digest_of(blob)
         notes = image.image.get("annotations")
         if fix_digests and isinstance(notes, dict) and MANIFEST_ANNOTATION in notes:
             notes[MANIFEST_ANNOTATION] = digest_of(root)
+            if EXTRACTOR_ANNOTATION in notes:
+                notes[EXTRACTOR_ANNOTATION] = digest_of(blobs[2])
     documents = {"image": encoded(image.image), "config": encoded(image.config)}
+    documents["tag"] = documents["image"] if image.index is None else encoded(image.index)
     return Registry(documents | {digest_of(blob): blob for blob in blobs})
 
 
-def good(count: int, ancestors: bool) -> Documents:
+def good(count: int, ancestors: bool, version: int = 3, is_index: bool = False) -> Documents:
     """Return an image of some files. If there are many, their listing is in parts in two layers."""
+    below = 1 if version == 2 else 0  # layers of the base that the manifest counts
     nodes = {"d": Directory(), "d/l": Link("../x"), "ä": File(b"x", executable=True)}
     nodes |= {f"d/{number}": File(b"%d" % number) for number in range(count)}
     tree = described(nodes)
     former = described({"ä": File(b"y"), "gone": Directory(), "gone/l": Link("z")})
     step = ReverseDelta(former.without_sizes(), frozenset({"d/0", "d/l"}))
-    lineage = Lineage(
-        BASE, BASE, "linux/amd64", 2, 5000, (LOWER, LOWER), labels={"k": "v"},
-        replaced_directories=frozenset({"ä"}),
-    )  # fmt: skip
+    lineage = Lineage(2, 5000, (LOWER,) * (2 + below), replaced_directories=frozenset({"ä"}))
     if ancestors:
-        step_part = Part("", digest_of(canonical(manifest.reverse_columns(step))), 1)
-        first = Ancestor(BASE, 1, 0, 100, frozenset({"d"}), step, step_part)
-        lineage = replace(lineage, ancestors=(first, replace(first, layers=2, part=None)))
+        step_part = Part("", digest_of(canonical(manifest.reverse_columns(step))), below)
+        first = Ancestor(BASE, 1 + below, 0, 100, frozenset({"d"}), step, step_part, "2026", "abc")
+        lineage = replace(lineage, ancestors=(first, replace(first, layers=2 + below, part=None)))
     pieces = []
     if not is_small(tree):
         starts = boundaries(tree)
@@ -179,23 +198,39 @@ def good(count: int, ancestors: bool) -> Documents:
             for _, paths in split_segment(start, segment)
         ]
     parts = tuple(
-        Part("", digest_of(canonical(piece)), 1 if index else 2)
+        Part("", digest_of(canonical(piece)), below if index else below + 2)
         for index, piece in enumerate(pieces)
     )
     layer = {"mediaType": GZIP_LAYER, "digest": LOWER, "size": 9}
     settings = {"Entrypoint": ["/e"], "WorkingDir": "/w", "Labels": {"k": "v"}, "Env": ["A=b"]}
+    root = json.loads(manifest.encode(Manifest(tree, lineage, parts)))
+    notes = {MANIFEST_ANNOTATION: ""}
+    if version == 2:
+        named = {"base": LOWER, "extractor": BASE, "platform": "linux/amd64", "labels": {"k": "v"}}
+        root |= {"version": 2} | named
+    else:
+        notes[EXTRACTOR_ANNOTATION] = ""
+    platform = {"os": "linux", "architecture": "amd64"}
+    entry = {"mediaType": OCI_MANIFEST, "digest": LOWER, "size": 9, "platform": platform}
     return Documents(
-        root=json.loads(manifest.encode(Manifest(tree, lineage, parts))),
+        root=root,
         parts=pieces,
         steps=[manifest.reverse_columns(step)] if ancestors else [],
-        config={"os": "linux", "architecture": "amd64", "config": settings},
+        config={
+            "os": "linux",
+            "architecture": "amd64",
+            "created": "2026-01-02T03:04:05Z",
+            "config": settings,
+            "rootfs": {"type": "layers", "diff_ids": [LOWER] * 4},
+        },
         image={
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": {"digest": BASE, "size": 2},
-            "layers": [copy.copy(layer) for _ in range(3)],
-            "annotations": {MANIFEST_ANNOTATION: ""},
+            "layers": [copy.copy(layer) for _ in range(4)],
+            "annotations": notes,
         },
+        index={"mediaType": OCI_INDEX, "manifests": [entry]} if is_index else None,
     )
 
 
@@ -204,6 +239,9 @@ GOOD = {
     "with ancestors": good(3, ancestors=True),
     "in parts": good(700, ancestors=False),
     "in parts, with ancestors": good(700, ancestors=True),
+    "in an index": good(3, ancestors=True, is_index=True),
+    "version 2": good(3, ancestors=True, version=2),
+    "version 2, in parts": good(700, ancestors=True, version=2),
 }
 
 
@@ -217,8 +255,11 @@ def test_a_good_image_is_read(image: Documents) -> None:
     registry = stored(image)
     annotations = json.loads(registry.documents["image"])["annotations"]
     for with_history in (True, False):
-        read_manifest = read(registry, with_history=with_history).manifest
-        assert digest_of(manifest.encode(read_manifest)) == annotations[MANIFEST_ANNOTATION]
+        found = read(registry, with_history=with_history)
+        assert len(found.sources) == 3 and found.height == (found.manifest.version == 2)
+        if found.manifest.version == 3:
+            digest = digest_of(manifest.encode(found.manifest))
+            assert digest == annotations[MANIFEST_ANNOTATION]
 
 
 def check_all(registry: Registry) -> None:
@@ -264,7 +305,7 @@ def check_read(registry: Registry, *, with_history: bool) -> KontextImage | None
 
 def check_history(found: KontextImage) -> None:
     """Check that an image with its history survives its encodings, and can be planned with."""
-    held, lineage = found.manifest, found.manifest.lineage
+    held, lineage = replace(found.manifest, version=manifest.VERSION), found.manifest.lineage
     if lineage is None:
         return
     config = found.config
@@ -284,21 +325,19 @@ def check_history(found: KontextImage) -> None:
     assert (listing.tree, listing.parts) == (held.tree, held.parts)
     record, packed = encode_image(found)
     listed = memoryview(b"".join(packed))
-    again = decode_image(json.loads(json.dumps(record)), listed, found.image.digest)
+    again = decode_image(json.loads(json.dumps(record)), listed, found.digest)
     assert again is not None
     assert again.manifest.lineage == lineage
     assert (again.image, again.config) == (found.image, config)
-    for shared in (frozenset(), config.labels.keys()):
-        labels = {key: value for key, value in config.labels.items() if key not in shared}
-        spec = ImageSpec(
-            platforms=frozenset({lineage.platform}),
-            base=BaseImage(Image(lineage.base, (), None), config, lineage.extractor),
-            config=replace(config, labels=labels),
-            labels=lineage.labels,
-            always_reuse=True,
-        )
-        choose(found, spec, held.tree)
-        choose(found, spec, Tree())
+    for tree in (held.tree, Tree()):
+        plan = plan_on(found, replace(SPEC, labels={"k": "w"}), tree)
+        if plan.sources:
+            assemble(plan.spec, plan.sources, plan.labels)
+        else:
+            divided = partition(plan)
+            layers = (layer.digest for layer in plan.parent_layers)
+            manifest.encode(manifest_on(plan, divided, layers))
+        assert len(plan.parent_layers) == len(plan.parent_diff_ids)
     for tree in (held.tree, Tree()):
         assert len(list(candidates_of(found, tree))) == len(lineage.ancestors) + 1
 
@@ -467,9 +506,10 @@ def test_damaged_layers_end_in_a_valid_image_or_in_one_error(
 
 
 CONFIG_KEYS = ["Entrypoint", "WorkingDir", "Labels", "Cmd", "Env", "User"]
+OTHER_KEYS = ["os", "architecture", "config", "rootfs", "created", "history"]
 
 
-@pytest.mark.parametrize("key", [*CONFIG_KEYS, "os", "architecture", "config"])
+@pytest.mark.parametrize("key", [*CONFIG_KEYS, *OTHER_KEYS])
 def test_any_value_in_a_configuration_ends_in_a_valid_image_or_in_one_error(key: str) -> None:
     for value in NASTY:
         image = copy.deepcopy(GOOD["small"])
@@ -483,6 +523,8 @@ DOCUMENTS = {
     "configuration": ("small", ("config", None)),
     "part": ("in parts, with ancestors", ("parts", 0)),
     "reverse delta": ("in parts, with ancestors", ("steps", 0)),
+    "index": ("in an index", ("index", None)),
+    "manifest of version 2": ("version 2", ("root", None)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Preparing a push: the image under the tag, an ancestor that may be gone, and the background."""
+"""Preparing a push: the directory, the plan on what was found, git, and the background."""
 
 from __future__ import annotations
 
@@ -10,37 +10,29 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.fake_registry import FakeRegistry, gzip_layer, image_document
-from support.models import described, published
+from support.fake_registry import FakeRegistry, gzip_layer, image_document, index_document
+from support.models import NOTHING, described, plan_on, published
 from support.trees import Directory, File, Tree, plant
 
 from kontext_plugin import crane as crane_module
 from kontext_plugin import manifest
-from kontext_plugin.cache import Cache
-from kontext_plugin.crane_driver.errors import RegistryError
-from kontext_plugin.delta import Changes
+from kontext_plugin.cache import Cache, PushRecord
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer, digest_of
+from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import parse_reference
-from kontext_plugin.image.spec import REVISION, BaseImage, ImageSpec
+from kontext_plugin.image.spec import REVISION
 from kontext_plugin.image.tree import ReverseDelta
-from kontext_plugin.manifest import MANIFEST_PATH, Ancestor, Lineage, Manifest, Part
+from kontext_plugin.manifest import Ancestor, Lineage, Manifest, Part
 from kontext_plugin.push import prepare as prepare_module
+from kontext_plugin.push import session as session_module
 from kontext_plugin.push.options import PushOptions
-from kontext_plugin.push.parent import BuildOn, StartFresh, lineage_of
+from kontext_plugin.push.parent import BuildOn, Origin, StartFresh
 from kontext_plugin.push.partition import manifest_bytes, partition
-from kontext_plugin.push.plan import make_plan, plan_fresh
-from kontext_plugin.push.prepare import (
-    Prepared,
-    PushSession,
-    find_tag_image,
-    image_spec,
-    open_session,
-    prepare,
-)
+from kontext_plugin.push.plan import plan_fresh
+from kontext_plugin.push.prepare import Prepared, image_spec, prepare, start_fresh
+from kontext_plugin.push.session import PushSession, open_session
 from kontext_plugin.registry.base_image import shipped_base
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.workers import Workers
@@ -49,6 +41,7 @@ from kontext_plugin.terminal.messages import Report
 
 TAG = parse_reference("host.io/repo:t")
 BASE = Digest("sha256:" + "b" * 64)
+ABSENT = {"manifest_error": b"Error: MANIFEST_UNKNOWN", "ls": b""}
 
 
 @pytest.fixture
@@ -72,236 +65,6 @@ def session_with(registry: FakeRegistry, cache: Cache) -> Iterator[PushSession]:
         yield PushSession(crane, requests, jobs, workers, cache, Report())
 
 
-# The image under the tag
-
-SMALL = Manifest(
-    described({"d": Directory(), "d/f": File(b"x")}),
-    Lineage(BASE, BASE, "linux/amd64", layers=(BASE,)),
-)
-ROOT = manifest.encode(SMALL)
-BLOB = gzip_layer(ROOT)
-DOCUMENT = image_document(BASE, BLOB, manifest=ROOT)
-CONFIG = b'{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/e"],"Cmd":null}}'
-GOOD = {"manifest": DOCUMENT, "blob": BLOB, "config": CONFIG}
-
-
-def tag_image_of(registry: FakeRegistry, cache: Cache) -> KontextImage | StartFresh:
-    with registry.crane as crane, ThreadPoolExecutor(1) as requests:
-        return find_tag_image(crane, requests, cache, TAG)
-
-
-def test_the_image_under_the_tag_is_read_with_its_history(
-    registry: FakeRegistry, cache: Cache
-) -> None:
-    registry.answer(**GOOD)
-    image = Image(
-        digest_of(DOCUMENT), (Layer(BASE, 1), Layer(digest_of(BLOB), len(BLOB))), digest_of(ROOT)
-    )
-    found = tag_image_of(registry, cache)
-    assert found == KontextImage(image, SMALL, ImageConfig("linux/amd64", ("/e",)))
-    assert registry.requests == [
-        f"manifest {TAG}",
-        f"blob {TAG.at(digest_of(BLOB))}",
-        f"config {TAG.at(image.digest)}",
-    ]
-
-
-def test_an_image_in_the_cache_needs_one_request(registry: FakeRegistry, cache: Cache) -> None:
-    registry.answer(**GOOD)
-    found = tag_image_of(registry, cache)
-    assert isinstance(found, KontextImage)
-    cache.save_published(str(TAG), replace(found, known=frozenset({BASE})))
-    before = len(registry.requests)
-    cached = tag_image_of(registry, cache)
-    assert cached == replace(found, known=frozenset({BASE}), is_cached=True)
-    assert registry.requests[before:] == [f"manifest {TAG}"]
-
-
-def test_a_tag_that_was_moved_is_read_again(registry: FakeRegistry, cache: Cache) -> None:
-    registry.answer(**GOOD)
-    found = tag_image_of(registry, cache)
-    assert isinstance(found, KontextImage)
-    cache.save_published(str(TAG), found)
-    registry.answer(manifest=image_document(BASE, BLOB))
-    assert isinstance(tag_image_of(registry, cache), StartFresh)
-
-
-def test_an_image_of_the_prototype_is_found(registry: FakeRegistry, cache: Cache) -> None:
-    blob = gzip_layer((f"/{MANIFEST_PATH}", b'{"files":{"f":"' + b"0" * 64 + b'"}}'))
-    registry.answer(manifest=image_document(BASE, blob, annotations=None), blob=blob)
-    found = tag_image_of(registry, cache)
-    assert isinstance(found, KontextImage)
-    assert found.manifest.lineage is None
-    assert found.manifest.tree.paths() == {"f"}
-
-
-ORDINARY, REFUSED, STRANGE = "ordinary", "refused", "strange"
-EVIL = ROOT.replace(b'"d/f"', b'"../f"')
-NO_ANNOTATION = {"manifest": image_document(BASE, BLOB)}
-
-FRESH: dict[str, tuple[dict[str, bytes], str, str]] = {
-    "no tag": (
-        {"manifest_error": b"Error: MANIFEST_UNKNOWN"},
-        "there is no image under the tag yet",
-        ORDINARY,
-    ),
-    "no access": (
-        {"manifest_error": b"Error: UNAUTHORIZED"},
-        "host.io refuses to show the tag",
-        REFUSED,
-    ),
-    "layer gone": (
-        {"blob_error": b"Error: BLOB_UNKNOWN"},
-        "a part of the image is gone from the registry",
-        STRANGE,
-    ),
-    "layer damaged": (
-        {"blob_error": b"Error: error verifying sha256"},
-        "a part of the image is damaged in the registry",
-        STRANGE,
-    ),
-    "no JSON": ({"manifest": b"<html>"}, "not JSON", STRANGE),
-    "no image": ({"manifest": b"{}"}, "'schemaVersion'", STRANGE),
-    "index": ({"manifest": b'{"schemaVersion":2,"manifests":[]}'}, "several platforms", STRANGE),
-    "no layers": ({"manifest": image_document(manifest=ROOT)}, "no layers", STRANGE),
-    "no gzip": ({"blob": b"x" * 99}, "its layer is damaged", STRANGE),
-    "layer of another tool": (
-        {"blob": gzip_layer(("etc/passwd", ROOT))},
-        "does not start with a manifest",
-        STRANGE,
-    ),
-    "annotation lost": (NO_ANNOTATION, "annotation", STRANGE),
-    "an unsafe path": (
-        {"manifest": image_document(BASE, BLOB, manifest=EVIL), "blob": gzip_layer(EVIL)},
-        "'../f'",
-        STRANGE,
-    ),
-    "manifest of the future": (
-        NO_ANNOTATION | {"blob": gzip_layer(b'{"version":3}')},
-        "unknown version 3",
-        STRANGE,
-    ),
-    "configuration of the wrong shape": (
-        {"config": CONFIG.replace(b'["/e"]', b"true")},
-        "config/Entrypoint",
-        STRANGE,
-    ),
-}
-
-
-@pytest.mark.parametrize(("answers", "reason", "kind"), FRESH.values(), ids=FRESH)
-def test_a_push_starts_fresh_where_it_cannot_build_on_the_image_under_the_tag(
-    answers: dict[str, bytes], reason: str, kind: str, registry: FakeRegistry, cache: Cache
-) -> None:
-    registry.answer(**GOOD | answers)
-    for _ in range(2):  # none of it is cached as good
-        found = tag_image_of(registry, cache)
-        assert isinstance(found, StartFresh)
-        assert reason in found.reason
-        assert (found.is_ordinary, found.is_refused) == (kind == ORDINARY, kind == REFUSED)
-
-
-DOWN: dict[str, dict[str, bytes]] = {
-    "at the manifest": {"manifest_error": b"Error: dial tcp: connection refused"},
-    "at the layer": {"blob_error": b"Error: connection refused"},
-    "a refused layer": {"blob_error": b"Error: DENIED"},
-}
-
-
-@pytest.mark.parametrize("answers", DOWN.values(), ids=DOWN)
-def test_a_registry_that_fails_is_not_taken_for_an_empty_one(
-    answers: dict[str, bytes], registry: FakeRegistry, cache: Cache
-) -> None:
-    registry.answer(**GOOD | answers)
-    with pytest.raises(RegistryError):
-        tag_image_of(registry, cache)
-
-
-# An ancestor: is it still what the image under the tag says?
-
-FIRST = Digest("sha256:" + "1" * 64)
-SHARED = ImageConfig("linux/amd64", ("/e",), labels={"b": "x"})
-
-
-def choice_of_an_ancestor(is_known: bool) -> tuple[BuildOn, ImageSpec]:
-    """Return the choice of an ancestor with one layer of sources, of an image with two."""
-    layers = (Layer(BASE, 1), Layer(FIRST, 5), Layer(Digest("sha256:" + "2" * 64), 5))
-    lineage = Lineage(BASE, BASE, "linux/amd64", labels={"k": "v", "n": "new"})
-    tag_image = KontextImage(
-        Image(BASE, layers, None),
-        Manifest(described({}), lineage),
-        known=frozenset({BASE} if is_known else ()),
-    )
-    ancestor = Ancestor(BASE, 2, 0, 0, frozenset(), ReverseDelta())
-    choice = BuildOn(tag_image, (ancestor,), layers[:2], Changes(), 0, 1, ReverseDelta())
-    base = BaseImage(Image(BASE, (), None), SHARED, BASE)
-    return choice, ImageSpec(frozenset({"linux/amd64"}), base, SHARED, lineage.labels)
-
-
-def config_with(**changes: Any) -> bytes:
-    config = {"Entrypoint": ["/e"], "Labels": {"b": "x", "k": "old"}} | changes
-    return json.dumps({"os": "linux", "architecture": "amd64", "config": config}).encode()
-
-
-def problem_with(registry: FakeRegistry, cache: Cache, *, is_known: bool) -> str:
-    choice, spec = choice_of_an_ancestor(is_known)
-    with session_with(registry, cache) as session:
-        return prepare_module._ancestor_problem(session, TAG, choice, spec)
-
-
-WRONG = "it does not match what the image under the tag says about it"
-ELSE = "the registry has something else in its place"
-ANCESTORS: dict[str, tuple[dict[str, bytes], str]] = {
-    "as it should be": ({}, ""),
-    "without the label": ({"config": config_with(Labels={"b": "x"})}, ""),
-    "with a label of its own": ({"config": config_with(Labels={"b": "x", "by": "me"})}, WRONG),
-    "without the base's label": ({"config": config_with(Labels=None)}, WRONG),
-    "with an environment": ({"config": config_with(Env=["LD_PRELOAD=/x"])}, WRONG),
-    "with another entrypoint": ({"config": config_with(Entrypoint=["/x"])}, WRONG),
-    "with fewer layers": ({"manifest": image_document(BASE)}, WRONG),
-    "with other layers": ({"manifest": image_document(BASE, BASE)}, WRONG),
-    "an index": ({"manifest": b'{"manifests": []}'}, ELSE),
-    "no JSON": ({"config": b"no"}, ELSE),
-    "an entrypoint that is no list": ({"config": config_with(Entrypoint="/e")}, ELSE),
-    "gone": ({"manifest_error": b"Error: MANIFEST_UNKNOWN: x"}, "the registry does not have it"),
-    "damaged": ({"config_error": b"Error: error verifying sha256"}, ELSE),
-}
-
-
-@pytest.mark.parametrize(("answers", "problem"), ANCESTORS.values(), ids=ANCESTORS)
-def test_an_unknown_ancestor_is_compared_with_the_image_under_the_tag(
-    answers: dict[str, bytes], problem: str, registry: FakeRegistry, cache: Cache
-) -> None:
-    registry.answer(manifest=image_document(BASE, FIRST), config=config_with())
-    registry.answer(**answers)
-    assert problem_with(registry, cache, is_known=False) == problem
-
-
-@pytest.mark.parametrize(
-    ("answer", "problem"),
-    [
-        pytest.param({"digest": BASE.encode()}, "", id="there"),
-        pytest.param(
-            {"digest_error": b"Error: MANIFEST_UNKNOWN"}, "the registry does not have it", id="gone"
-        ),
-    ],
-)
-def test_a_known_ancestor_must_only_exist(
-    answer: dict[str, bytes], problem: str, registry: FakeRegistry, cache: Cache
-) -> None:
-    registry.answer(**answer)
-    assert problem_with(registry, cache, is_known=True) == problem
-    assert registry.requests == [f"digest {TAG.at(BASE)}"]
-
-
-def test_a_registry_that_cannot_be_asked_about_an_ancestor_fails_the_push(
-    registry: FakeRegistry, cache: Cache
-) -> None:
-    registry.answer(digest_error=b"Error: connection refused")
-    with pytest.raises(RegistryError):
-        problem_with(registry, cache, is_known=True)
-
-
 # The whole preparation
 
 BALLAST: Tree = {"ballast": File(b"b" * 100_000)}
@@ -322,39 +85,81 @@ def prepared(
         return prepare(session, replace(options, directory=str(source)))
 
 
-def put_under_tag(registry: FakeRegistry, cache: Cache, *history: Tree) -> KontextImage:
-    """Publish an image after a push of each tree. This machine's cache has it."""
-    spec = image_spec(shipped_base("linux/amd64"), OPTIONS)
-    tag_image: KontextImage | StartFresh = StartFresh("there is nothing")
+def image_after(*history: Tree, options: PushOptions = OPTIONS) -> KontextImage:
+    """Return the image after a push of each tree, with the extractor of this installation."""
+    platforms = options.platforms or ("linux/amd64",)
+    spec = image_spec(tuple(map(shipped_base, platforms)), options, Cache(None))
+    image: KontextImage | StartFresh = NOTHING
     for tree in history:
-        tag_image = published(make_plan(tag_image, spec, described(tree)))
-    assert isinstance(tag_image, KontextImage)
-    registry.answer(manifest=b"{}")
-    tag_image = replace(
-        tag_image, image=replace(tag_image.image, digest=digest_of(b"{}")), is_cached=True
-    )
-    cache.save_published(str(TAG), tag_image)
-    return tag_image
+        image = published(plan_on(image, spec, described(tree)))
+    assert isinstance(image, KontextImage)
+    return image
+
+
+def put_under_tag(registry: FakeRegistry, cache: Cache, *history: Tree) -> KontextImage:
+    """Let a tag show the image after a push of each tree. This machine's cache has it."""
+    image = replace(image_after(*history), is_cached=True)
+    return put_image(registry, cache, image)
+
+
+def put_image(registry: FakeRegistry, cache: Cache, image: KontextImage) -> KontextImage:
+    """Let the tag show a document that only the cache can tell the content of."""
+    document = b'{"an image": "%s"}' % image.digest.encode()
+    registry.answer(manifest=document)
+    image = replace(image, digest=digest_of(document), is_cached=True)
+    cache.save_published(str(TAG), image)
+    return image
 
 
 def test_a_first_push_is_planned_fresh(registry: FakeRegistry, cache: Cache, source: Path) -> None:
-    registry.answer(manifest_error=b"Error: MANIFEST_UNKNOWN")
+    registry.answer(**ABSENT)
     made = prepared(registry, cache, source)
-    assert made.tag_image == StartFresh("there is no image under the tag yet", is_ordinary=True)
-    assert made.plan.parent == made.tag_image
+    assert made.plan.parent == made.found.fresh
+    assert "there is no image to build on" in made.found.fresh.reason
     assert made.plan.tree == made.scan.tree == described(BALLAST | {"a": File(b"3")})
     assert made.partition == partition(made.plan)
+    assert made.assembly is None and not made.is_up_to_date
     assert made.source.root == str(source)
 
 
-def test_an_unchanged_directory_has_no_partition(
+def test_an_unchanged_directory_needs_no_layer_and_its_image_is_known(
     registry: FakeRegistry, cache: Cache, source: Path
 ) -> None:
-    tag_image = put_under_tag(registry, cache, BALLAST | {"a": File(b"3")})
+    """Its digest is that of the image that the tag shows."""
+    image = image_after(BALLAST | {"a": File(b"3")})
+    put_image(registry, cache, image)
     made = prepared(registry, cache, source)
-    assert made.tag_image == tag_image
-    assert made.plan.is_up_to_date
+    assert made.found.tag_image is not None
+    assert made.plan.found_image == made.found.tag_image
     assert made.partition is None
+    assert made.assembly is not None and made.assembly.digest == image.digest
+    assert not made.is_up_to_date, "the tag shows another document here"
+    shown = replace(made, found=replace(made.found, shown={TAG: image.digest}))
+    assert shown.is_up_to_date
+    outdated = replace(shown, found=replace(shown.found, unsettled=frozenset({TAG})))
+    assert not outdated.is_up_to_date
+
+
+def test_an_edit_is_a_delta(registry: FakeRegistry, cache: Cache, source: Path) -> None:
+    tag_image = put_under_tag(registry, cache, BALLAST | {"a": File(b"1")})
+    made = prepared(registry, cache, source)
+    assert isinstance(made.plan.parent, BuildOn)
+    assert made.plan.found_image == tag_image
+    assert made.partition is not None and made.partition.top == ("a",)
+    assert made.assembly is None
+
+
+def test_an_image_keeps_the_mark_of_the_one_that_it_replaces(
+    registry: FakeRegistry, cache: Cache, source: Path
+) -> None:
+    """Without it the next push would publish the image that has lost a blob."""
+    image = image_after(BALLAST | {"a": File(b"3")})
+    healed = replace(image, image=replace(image.image, replaces=BASE))
+    put_image(registry, cache, healed)
+    made = prepared(registry, cache, source)
+    assert made.assembly is not None
+    assert made.assembly.images[0].replaces == BASE
+    assert made.assembly.digest != image.digest
 
 
 ASKED_FOR = {
@@ -364,38 +169,61 @@ ASKED_FOR = {
 
 
 @pytest.mark.parametrize(("options", "reason"), ASKED_FOR.values(), ids=ASKED_FOR)
-def test_an_option_starts_fresh_without_a_request(
+def test_an_option_starts_fresh(
     options: PushOptions, reason: str, registry: FakeRegistry, cache: Cache, source: Path
 ) -> None:
     put_under_tag(registry, cache, BALLAST)
     made = prepared(registry, cache, source, options)
-    assert made.tag_image == StartFresh(reason, is_ordinary=True)
-    assert registry.requests == []
+    assert made.plan.parent == StartFresh(reason, is_ordinary=True)
+    assert made.plan.since.absent == {"a"}, "the counts are since the image under the tag"
 
 
-def test_an_ancestor_that_is_gone_is_named_and_replaced_by_a_nearer_image(
-    registry: FakeRegistry, cache: Cache, source: Path, capsys: pytest.CaptureFixture[str]
+def test_changes_are_counted_since_the_image_under_the_tag(
+    registry: FakeRegistry, cache: Cache, source: Path
 ) -> None:
-    tag_image = put_under_tag(
-        registry, cache, BALLAST | {"a": File(b"1")}, BALLAST | {"a": File(b"2")}
-    )
-    (ancestor,) = lineage_of(tag_image).ancestors
-    error = b"Error: MANIFEST_UNKNOWN"
-    registry.answer(ancestor.image, manifest_error=error, config_error=error)
+    """Also if this machine's last push is a better parent."""
+    shown = put_under_tag(registry, cache, BALLAST | {"b": File(b"2")})
+    last = image_after(BALLAST | {"a": File(b"3"), "b": File(b"1")})
+    cache.save_published("host.io/repo:last", last)
+    cache.save_pushed([PushRecord(str(source), str(TAG), shown.digest)])
+    cache.save_pushed([PushRecord(str(source), "host.io/repo:last", last.digest)])
     made = prepared(registry, cache, source)
-    assert (
-        "Cannot build on generation 0: the registry does not have it\n" in capsys.readouterr().err
-    )
-    assert isinstance(made.plan.parent, BuildOn)
-    assert not made.plan.parent.is_ancestor
-    assert made.partition is not None
+    assert made.plan.candidate is not None
+    assert made.plan.candidate.origin is Origin.OWN_PUSH
+    assert made.plan.since.absent == {"a"}, "the tag does not have it"
+    assert made.plan.since.former.paths() == {"b"}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_reuse_own_takes_what_this_machine_has_written(
+    own: bool, registry: FakeRegistry, cache: Cache, source: Path
+) -> None:
+    tag_image = put_under_tag(registry, cache, BALLAST | {"a": File(b"1")})
+    if own:
+        cache.save_layers("written", [tag_image.sources[-1].digest])
+    else:
+        cache.save_layers("checked", [tag_image.sources[-1].digest])
+    made = prepared(registry, cache, source, replace(OPTIONS, reuse="own"))
+    assert isinstance(made.plan.parent, BuildOn) == own
+
+
+def test_start_fresh_plans_without_the_parent(
+    registry: FakeRegistry, cache: Cache, source: Path
+) -> None:
+    tag_image = put_under_tag(registry, cache, BALLAST | {"a": File(b"1")})
+    made = prepared(registry, cache, source)
+    again = start_fresh(made, StartFresh("it is gone"))
+    assert again.plan.parent == StartFresh("it is gone")
+    assert again.partition is not None and set(again.partition.top) == {"a", "ballast"}
+    assert again.plan.since.former.paths() == {"a"}, "the counts stay those since the tag's image"
+    assert again.found.tag_image == tag_image
 
 
 def test_a_manifest_that_ancestors_make_too_large_starts_fresh(
     registry: FakeRegistry, cache: Cache, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_under_tag(registry, cache, BALLAST)
-    spec = image_spec(shipped_base("linux/amd64"), OPTIONS)
+    spec = image_spec((shipped_base("linux/amd64"),), OPTIONS, Cache(None))
     fresh = plan_fresh(StartFresh(""), spec, described(BALLAST | {"a": File(b"3")}))
     monkeypatch.setattr(manifest, "MAX_BYTES", manifest_bytes(fresh, partition(fresh)))
     made = prepared(registry, cache, source)
@@ -406,12 +234,60 @@ def test_a_manifest_that_ancestors_make_too_large_starts_fresh(
 def test_a_directory_with_too_many_paths_is_an_error(
     registry: FakeRegistry, cache: Cache, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.answer(manifest_error=b"Error: MANIFEST_UNKNOWN")
+    registry.answer(**ABSENT)
     for limit in (300, 10):
         monkeypatch.setattr(manifest, "MAX_BYTES", limit)
         with pytest.raises(KontextError, match="2 paths need a manifest larger than") as raised:
             prepared(registry, cache, source)
         assert "ignore file" in raised.value.hint
+
+
+# Platforms and the base
+
+BOTH = ("linux/amd64", "linux/arm64")
+PLATFORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "none yet": ((), (), BOTH[:1]),
+    "those of the tag": (BOTH, (), BOTH),
+    "the one of the tag": (BOTH[1:], (), BOTH[1:]),
+    "one more": (BOTH[:1], BOTH, BOTH),
+    "one less": (BOTH, BOTH[1:], BOTH[1:]),
+}
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(("shown", "given_", "made"), PLATFORMS.values(), ids=PLATFORMS)
+def test_a_push_keeps_the_platforms_of_the_tag_unless_told_otherwise(
+    shown: tuple[str, ...],
+    given_: tuple[str, ...],
+    made: tuple[str, ...],
+    fresh: bool,
+    registry: FakeRegistry,
+    cache: Cache,
+    source: Path,
+) -> None:
+    registry.answer(**ABSENT)
+    if shown:
+        options = replace(OPTIONS, platforms=shown)
+        put_image(registry, cache, image_after(BALLAST | {"a": File(b"3")}, options=options))
+    options = replace(OPTIONS, platforms=given_, fresh=fresh)
+    spec = prepared(registry, cache, source, options).plan.spec
+    assert tuple(base.platform for base in spec.bases) == made
+    assert [base.config.platform for base in spec.bases] == list(made)
+
+
+def test_a_base_is_read_for_each_platform(
+    registry: FakeRegistry, cache: Cache, source: Path
+) -> None:
+    document = image_document(BASE)
+    rootfs = {"type": "layers", "diff_ids": [BASE]}
+    config = {"os": "linux", "architecture": "amd64", "rootfs": rootfs}
+    registry.answer("repo:t", manifest_error=b"Error: MANIFEST_UNKNOWN")
+    registry.answer(ls=b"", digest=BASE.encode(), manifest=document)
+    registry.answer(config=json.dumps(config).encode())
+    made = prepared(registry, cache, source, replace(OPTIONS, base="host.io/own:3"))
+    (base,) = made.plan.spec.bases
+    assert (base.name, base.source) == ("host.io/own:3", f"host.io/own@{BASE}")
+    assert "digest --platform linux/amd64 host.io/own:3" in registry.requests
 
 
 # git
@@ -433,19 +309,19 @@ def git_labels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_git_is_asked_once(
     registry: FakeRegistry, cache: Cache, source: Path, git_labels: list[str]
 ) -> None:
-    registry.answer(manifest_error=b"Error: MANIFEST_UNKNOWN")
+    registry.answer(**ABSENT)
     made = prepared(registry, cache, source)
     assert git_labels == [str(source)]
-    assert made.plan.lineage.labels == {REVISION: "c" * 40}
+    assert made.plan.labels == {REVISION: "c" * 40}
 
 
 def test_git_is_not_asked_for_labels_that_are_not_wanted(
     registry: FakeRegistry, cache: Cache, source: Path, git_labels: list[str]
 ) -> None:
-    registry.answer(manifest_error=b"Error: MANIFEST_UNKNOWN")
+    registry.answer(**ABSENT)
     made = prepared(registry, cache, source, replace(OPTIONS, git_labels=False))
     assert git_labels == []
-    assert made.plan.lineage.labels == {}
+    assert made.plan.labels == {}
 
 
 @pytest.mark.parametrize("names_commit", [True, False])
@@ -460,20 +336,17 @@ def test_an_unchanged_directory_needs_git_only_if_the_image_names_no_commit(
     monkeypatch.setattr(scan, "_RACY", -1)
     for path in source.iterdir():
         os.utime(path, (1, 1))
-    registry.answer(manifest_error=b"Error: MANIFEST_UNKNOWN")
+    registry.answer(**ABSENT)
     first = prepared(registry, cache, source)
-    lineage = first.plan.lineage if names_commit else replace(first.plan.lineage, labels={})
-    plan = replace(first.plan, lineage=lineage)
-    image = published(plan)
-    image = replace(image, image=replace(image.image, digest=digest_of(b"{}")))
-    registry.answer(manifest=b"{}")
-    cache.save_published(str(TAG), image)
+    plan = first.plan if names_commit else replace(first.plan, labels={})
+    put_image(registry, cache, published(plan))
     git_labels.clear()
 
     made = prepared(registry, cache, source)
     assert made.scan.hashed == 0
     assert git_labels == ([] if names_commit else [str(source)])
-    assert made.plan.is_up_to_date == names_commit, "a commit that is named now is worth an image"
+    assert made.partition is None, "a label needs no layer"
+    assert made.plan.labels == {REVISION: "c" * 40}
 
 
 # The background jobs
@@ -484,7 +357,7 @@ def test_no_thread_waits_for_its_own_pool(
 ) -> None:
     """A job waits for requests for two layers: a single pool of one thread would wait for ever."""
     monkeypatch.setattr(crane_module, "_REQUESTS", 1)
-    monkeypatch.setattr(prepare_module, "_JOBS", 1)
+    monkeypatch.setattr(session_module, "_JOBS", 1)
     monkeypatch.setenv("KONTEXT_CRANE", registry.crane.program)
     tree = publish_in_parts(registry)
     result: list[Prepared] = []
@@ -497,32 +370,26 @@ def test_no_thread_waits_for_its_own_pool(
     thread.start()
     thread.join(30)
     assert not thread.is_alive(), "a pool waits for itself"
-    assert isinstance(result[0].tag_image, KontextImage), result[0].tag_image
-    assert result[0].tag_image.manifest.tree == tree
+    found = result[0].found
+    assert found.tag_image is not None, found.fresh
+    assert found.tag_image.manifest.tree == tree
 
 
 def publish_in_parts(registry: FakeRegistry) -> object:
-    """Publish an image with two ancestors, whose reverse deltas are parts in two layers."""
-    base = shipped_base("linux/amd64")
+    """Publish an index of an image with two ancestors, whose reverse deltas are parts."""
     tree = described({"d": Directory(), "d/file": File(b"x")})
-    lowest = [layer.digest for layer in base.image.layers]
     ancestors, lower = [], []
     for number in range(2):
         step = ReverseDelta(described({f"gone{number}": File(b"y")}).without_sizes(), frozenset())
         document = manifest.canonical(manifest.reverse_columns(step))
-        part = Part("", digest_of(document), len(lowest) + number)
+        part = Part("", digest_of(document), number)
         lower.append(gzip_layer(b"old", (part.name, document)))
-        count = len(lowest) + 1 + number
-        ancestors.append(Ancestor(BASE, count, number, 1, frozenset(), step, part))
-    layers = (*lowest, *map(digest_of, lower))
-    lineage = Lineage(
-        base.image.digest, base.extractor, "linux/amd64", 2, 9, layers, tuple(ancestors)
-    )
+        ancestors.append(Ancestor(BASE, 1 + number, number, 1, frozenset(), step, part))
+    lineage = Lineage(2, 9, tuple(map(digest_of, lower)), tuple(ancestors))
     root = manifest.encode(Manifest(tree, lineage))
     top = gzip_layer(root)
+    image = image_document(*lower, top, manifest=root, extractor=BASE)
     registry.store(*lower, top)
-    registry.answer(
-        manifest=image_document(*lowest, *lower, top, manifest=root),
-        config=b'{"os":"linux","architecture":"amd64"}',
-    )
+    registry.answer("repo:t", manifest=index_document(amd64=image, arm64=image))
+    registry.answer(manifest=image, config=b'{"os":"linux","architecture":"amd64"}')
     return tree

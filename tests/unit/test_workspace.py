@@ -398,7 +398,7 @@ def test_a_mirror_does_what_the_extractor_does(case: dict[str, Any], tmp_path: P
 
 NAME = parse_reference("host.io/repo:t")
 LAYER = Layer(Digest("sha256:" + "a" * 64), 100)
-LINEAGE = Lineage(LAYER.digest, LAYER.digest, "linux/amd64")
+LINEAGE = Lineage()
 FILES: Tree = {
     "a": File(b"first"),
     "d": Directory(),
@@ -411,7 +411,8 @@ def image_of(tree: Tree, lineage: Lineage | None = LINEAGE) -> KontextImage:
     listed = described(tree)
     if lineage is None:
         listed = replace(listed, sizes=dict.fromkeys(listed.sizes, 0))
-    return KontextImage(Image(LAYER.digest, (LAYER,), None), Manifest(listed, lineage))
+    image = Image(LAYER.digest, (LAYER,), None)
+    return KontextImage(image.digest, image, Manifest(listed, lineage))
 
 
 def archive_of(*entries: tuple[str, Node]) -> bytes:

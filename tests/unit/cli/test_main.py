@@ -137,7 +137,7 @@ PUSHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "directory as a flag": (["-t", "r/r", "--directory", "dir"], {"directory": "dir"}),
     "directory like a flag": (["-t", "r/r", "--", "--help"], {"directory": "--help"}),
     "base": (["-t", "r/r", "--base", "alpine"], {"base": "alpine"}),
-    "platform": (["-t", "r/r", "--platform=linux/arm64"], {"platform": "linux/arm64"}),
+    "platform": (["-t", "r/r", "--platform=linux/arm64"], {"platforms": ("linux/arm64",)}),
     "ignore file": (["-t", "r/r", "--ignore-file", "x"], {"ignore_file": "x"}),
     "switches": (
         ["-t", "r/r", "--git", "--fresh", "--dry-run", "--insecure"],
@@ -246,7 +246,7 @@ TYPED: dict[str, tuple[str, str]] = {
         "diff r/r . --git",
         "docker: 'docker kontext diff' requires --tag\n"
         "Did you mean 'docker kontext diff -t r/r .'?\n\n"
-        "Usage:  docker kontext diff [OPTIONS] -t REF [DIR]\n\n"
+        "Usage:  docker kontext diff [OPTIONS] -t REF [DIR] | REF REF\n\n"
         "Run 'docker kontext diff --help' for more information\n",
     ),
     "no arguments": (
@@ -383,7 +383,7 @@ COMPLETIONS = {
     "no such command": (["x"], [], 4),
     "a directory": (["push", ""], [], 16),
     "flags": (["push", "--d"], ["--dry-run"], 4),
-    "flags after others": (["push", "-t", "r/r", "--fr"], ["--fresh"], 4),
+    "flags after others": (["push", "-t", "r/r", "--fr"], ["--fresh", "--from"], 4),
     "a value": (["push", "--platform", "linux/ar"], ["linux/arm64"], 4),
     "a value after =": (["push", "--reuse=a"], ["--reuse=auto", "--reuse=always"], 4),
     "a file": (["push", "--ignore-file", ""], [], 0),
@@ -464,7 +464,7 @@ def test_a_dry_run_prints_nothing_on_stdout(
     assert capsys.readouterr().out == ""
 
 
-TAG_STAYS = "the tag shows what it showed before, or the whole new image"
+TAG_STAYS = "each tag shows what it showed before, or the whole new image"
 INTERRUPTED: dict[str, tuple[ModuleType, str, list[str], str]] = {
     "push": (push, "push", TO_PUSH, TAG_STAYS),
     "purge": (purge, "purge", ["kontext", "purge", "r/r:t"], TAG_STAYS),

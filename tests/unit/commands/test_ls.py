@@ -10,11 +10,9 @@ from support.models import STRANGE_NAMES, described, trees
 from support.trees import Directory, File, Link, Tree
 
 from kontext_plugin.commands import ls
-from kontext_plugin.image.oci import Digest
 from kontext_plugin.manifest import Lineage, Manifest
 
 DIR, X = Directory(), File(b"x")
-BASE = Digest("sha256:" + "b" * 64)
 
 TREE: Tree = {
     "README": X,
@@ -27,7 +25,7 @@ TREE: Tree = {
     "link": Link("src"),
     "empty": DIR,
 }
-MANIFEST = Manifest(described(TREE), Lineage(BASE, BASE, "linux/amd64"))
+MANIFEST = Manifest(described(TREE), Lineage())
 
 PATHS: dict[str, tuple[str, list[str] | None]] = {
     "everything": ("", sorted(TREE)),

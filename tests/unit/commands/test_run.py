@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.models import EXTRACTOR, NOTHING, SHIPPED, SPEC, described, plan_on, published
+from support.trees import Directory, Tree
 
 from kontext_plugin.cli.flags import Globals
 from kontext_plugin.commands import run
@@ -18,11 +21,11 @@ from kontext_plugin.commands.run import (
     workspace_of,
 )
 from kontext_plugin.errors import KontextError, UsageError
-from kontext_plugin.image.oci import Digest, Image, ImageConfig
+from kontext_plugin.image.layout import StagedLayer
+from kontext_plugin.image.oci import Digest, ImageConfig, Layer
 from kontext_plugin.image.reference import parse_reference
-from kontext_plugin.image.spec import BaseImage
-from kontext_plugin.image.tree import DIRECTORY, Tree
-from kontext_plugin.manifest import Lineage, Manifest
+from kontext_plugin.registry import base_image
+from kontext_plugin.registry.fetch import KontextImage
 
 # The command line
 
@@ -115,15 +118,23 @@ def test_a_workspace_that_cannot_be_made(tmp_path: Path) -> None:
 
 # --mirror
 
-OWN, OTHER = (Digest(f"sha256:{letter * 64}") for letter in "ab")
-NO_FILES = Manifest(Tree(), Lineage(OTHER, OTHER, "linux/amd64"))
+EMPTY: Tree = {}
+
+
+def image_with(tree: Tree = EMPTY, extractor: StagedLayer = EXTRACTOR) -> KontextImage:
+    spec = replace(SPEC, bases=(replace(SHIPPED, extractor=extractor),))
+    return published(plan_on(NOTHING, spec, described(tree)))
+
+
+OTHER = StagedLayer("/other", Layer(Digest("sha256:" + "a" * 64), 5), EXTRACTOR.diff_id)
+OLD = image_with(extractor=OTHER)
+PLATFORM = "linux/amd64"
 
 
 @pytest.fixture
 def own_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation whose extractor is OWN."""
-    base = BaseImage(Image(OWN, (), None), ImageConfig("linux/amd64"), extractor=OWN)
-    monkeypatch.setattr(run, "shipped_base", lambda platform: base)
+    """An installation whose extractor is EXTRACTOR."""
+    monkeypatch.setattr(base_image, "shipped_base", lambda platform: SHIPPED)
 
 
 @pytest.mark.usefixtures("own_extractor")
@@ -144,7 +155,7 @@ def test_a_mirror_that_is_refused(
     monkeypatch.setenv("HOME", str(tmp_path))
     directory = workspace_of(str(tmp_path / workspace))
     with pytest.raises(KontextError, match=message):
-        check_mirror_target(["--quiet", option], directory, NO_FILES)
+        check_mirror_target(["--quiet", option], directory, OLD, PLATFORM)
 
 
 @pytest.mark.usefixtures("own_extractor")
@@ -152,22 +163,31 @@ def test_a_mirror_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "app" / ".git").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     app = str(tmp_path / "app")
-    check_mirror_target(["--mirror"], str(tmp_path / "new"), NO_FILES)
-    check_mirror_target(["--verify"], app, NO_FILES)
-    check_mirror_target(["--verify"], str(tmp_path), NO_FILES)
-    check_mirror_target(["--mirror"], app, Manifest(Tree(files={".git": DIRECTORY}), None))
+    check_mirror_target(["--mirror"], str(tmp_path / "new"), OLD, PLATFORM)
+    check_mirror_target(["--verify"], app, OLD, PLATFORM)
+    check_mirror_target(["--verify"], str(tmp_path), OLD, PLATFORM)
+    with_git = image_with({".git": Directory()}, OTHER)
+    check_mirror_target(["--mirror"], app, with_git, PLATFORM)
     # The extractor of this version keeps .git.
-    check_mirror_target(["--mirror"], app, Manifest(Tree(), Lineage(OTHER, OWN, "linux/amd64")))
+    check_mirror_target(["--mirror"], app, image_with(), PLATFORM)
+
+
+NO_EXTRACTOR = replace(OLD, image=replace(OLD.image, extractor=None))
+UNKNOWN: dict[str, tuple[KontextImage, str]] = {
+    "of another version": (OLD, PLATFORM),
+    "below the sources": (NO_EXTRACTOR, PLATFORM),
+    "of an unknown platform": (image_with(), "linux/s390x"),
+}
 
 
 @pytest.mark.usefixtures("own_extractor")
-@pytest.mark.parametrize("lineage", [None, Lineage(OTHER, OWN, "linux/s390x")])
+@pytest.mark.parametrize(("image", "platform"), UNKNOWN.values(), ids=UNKNOWN)
 def test_an_unknown_extractor_may_not_mirror_over_git(
-    tmp_path: Path, lineage: Lineage | None
+    tmp_path: Path, image: KontextImage, platform: str
 ) -> None:
     (tmp_path / ".git").mkdir()
     with pytest.raises(KontextError, match="refusing --mirror"):
-        check_mirror_target(["--mirror"], str(tmp_path), Manifest(Tree(), lineage))
+        check_mirror_target(["--mirror"], str(tmp_path), image, platform)
 
 
 # The user

@@ -27,7 +27,7 @@ from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference, parse_reference
 from kontext_plugin.manifest import Lineage, Manifest, encode
 from kontext_plugin.push import find as find_module
-from kontext_plugin.push.find import Found, find_images, likely_tags, nearest_push
+from kontext_plugin.push.find import Found, find_images, likely_tags, nearest_push, unsettled_tags
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import Origin, StartFresh
 from kontext_plugin.push.session import PushSession
@@ -591,6 +591,43 @@ def test_an_image_that_the_tag_shows_is_no_second_candidate(
     document = registry.put_cached(image)
     remember(cache, replace(image, digest=digest_of(document)), TAG)
     assert names(find(registry, cache)) == [(str(TAG), Origin.TAG)]
+
+
+# --- A registry that answers late ---
+
+NEW, OLD, THEIRS = (Digest("sha256:" + letter * 64) for letter in "123")
+
+UNSETTLED: dict[str, tuple[list[tuple[str, Digest, float]], Digest | None, bool]] = {
+    "no push": ([], OLD, False),
+    "the last push": ([("t", NEW, 1), ("t", OLD, 90)], NEW, False),
+    "the push before, at once": ([("t", NEW, 1), ("t", OLD, 90)], OLD, True),
+    "an earlier push, at once": ([("t", NEW, 1), ("t", THEIRS, 5), ("t", OLD, 90)], OLD, True),
+    "the push before, after a minute": ([("t", NEW, 61), ("t", OLD, 90)], OLD, False),
+    "a push from the future": ([("t", NEW, -5), ("t", OLD, 90)], OLD, False),
+    "an image of another machine": ([("t", NEW, 1), ("t", OLD, 90)], THEIRS, False),
+    "nothing": ([("t", NEW, 1), ("t", OLD, 90)], None, False),
+    "the only push": ([("t", NEW, 1)], NEW, False),
+    "a push to another tag": ([("u", NEW, 1), ("t", OLD, 90)], OLD, False),
+}
+
+
+@pytest.mark.parametrize(("pushes", "shown", "unsettled"), UNSETTLED.values(), ids=UNSETTLED)
+def test_an_answer_from_before_the_last_push_is_not_believed(
+    pushes: list[tuple[str, Digest, float]], shown: Digest | None, unsettled: bool
+) -> None:
+    records = [PushRecord(HERE, str(tag(name)), image, 1000 - age) for name, image, age in pushes]
+    assert unsettled_tags({TAG: shown}, records, 1000) == ({TAG} if unsettled else set())
+
+
+def test_a_tag_of_a_moment_ago_is_told_with_what_was_found(
+    registry: Registry, cache: Cache
+) -> None:
+    old = registry.put(TAG)
+    cache.save_pushed([PushRecord(HERE, str(TAG), old, time.time() - 100)])
+    assert find(registry, cache).unsettled == frozenset()
+    cache.save_pushed([PushRecord(HERE, str(TAG), NEW, time.time())])
+    assert find(registry, cache).unsettled == {TAG}
+    assert find(registry, cache, replace(OPTIONS, fresh=True)).unsettled == {TAG}
 
 
 # --- Other tags ---

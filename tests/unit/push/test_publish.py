@@ -32,6 +32,7 @@ from kontext_plugin.layer import tar
 from kontext_plugin.manifest import MANIFEST_PATH, encode
 from kontext_plugin.push import partition as partition_module
 from kontext_plugin.push import publish as publish_module
+from kontext_plugin.push.find import Found
 from kontext_plugin.push.parent import Candidate, Origin, StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import Plan, make_plan
@@ -96,6 +97,9 @@ class FakeCrane:
         digest = digest_of(index) if is_index else Digest(digests[0])
         self.images.add(f"{name.rpartition(':')[0]}@{digest}")
         return CranePublished(digest, frozenset(uploaded))
+
+    def tag(self, image: str, tag: str) -> None:
+        self.requests.append(("tag", image, tag))
 
     def bring(
         self, image: str, repository: str, annotations: Mapping[str, str]
@@ -276,12 +280,14 @@ def push(
     directory: str,
     tags: Sequence[Reference] = (TAG,),
     shown: Mapping[Reference, Digest | None] | None = None,
+    unsettled: frozenset[Reference] = frozenset(),
 ) -> Pushed:
     """Write the layers of a plan, and publish it under tags that show nothing yet."""
     layers = stage(session, root, plan, directory)
     assembly = assemble(plan.spec, layers.sources(plan), plan.labels)
     shown = dict.fromkeys(tags) if shown is None else shown
-    done = publish(session, plan, layers.manifest, assembly, layers.all, shown, directory)
+    found = Found(NOTHING, shown, unsettled=unsettled)
+    done = publish(session, plan, layers.manifest, assembly, layers.all, found, directory)
     return Pushed(done, layers, assembly)
 
 
@@ -378,7 +384,8 @@ def test_another_label_uploads_a_configuration_alone(
     plan = plan_on(parent, replace(spec, labels={"n": "w"}))
     assert plan.sources is not None
     assembly = assemble(plan.spec, plan.sources, plan.labels)
-    done = publish(session, plan, parent.manifest, assembly, (), {TAG: parent.digest}, scratch)
+    found = Found(NOTHING, {TAG: parent.digest})
+    done = publish(session, plan, parent.manifest, assembly, (), found, scratch)
     assert crane.requests == [("push", str(TAG))]
     assert 0 < done.uploaded < 1000
     assert done.image.manifest == parent.manifest
@@ -403,6 +410,21 @@ def test_a_tag_that_shows_the_image_already_is_not_written(
     pushed = push(session, plan, root, scratch, shown={TAG: digest, SECOND: digest})
     assert crane.requests == []
     assert (pushed.done.written, pushed.done.uploaded) == ((), 0)
+
+
+def test_a_tag_about_which_the_answer_may_be_outdated_is_written_in_any_case(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    """A slow registry says that the tag shows this image, from before the last push."""
+    plan = plan_on(NOTHING, spec)
+    digest = push(session, plan, root, scratch).assembly.digest
+    crane.requests.clear()
+    os.rename(f"{scratch}/layout", f"{scratch}/first")
+    shown = {TAG: digest, SECOND: digest}
+    pushed = push(session, plan, root, scratch, shown=shown, unsettled=frozenset({SECOND}))
+    # crane push sends nothing where the tag seems to show the image.
+    assert crane.requests == [("push", str(SECOND)), ("tag", TAG.at(digest), "u")]
+    assert pushed.done.written == (SECOND,)
 
 
 def test_each_tag_is_pushed_to_in_its_order(

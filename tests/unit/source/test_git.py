@@ -16,7 +16,7 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.spec import REVISION, SOURCE
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import git
-from kontext_plugin.source.git import labels_of, source_of
+from kontext_plugin.source.git import History, labels_of, source_of
 from kontext_plugin.source.ignore_rules import IgnoreRules, parse_rules
 from kontext_plugin.source.scan import Filters, scan
 from kontext_plugin.terminal.steps import Steps
@@ -396,6 +396,152 @@ def test_git_writes_nothing(tree: Path) -> None:
     assert state() == before
 
 
+# --- The history of a work tree ---
+
+CI_VARIABLES = [
+    "GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_BRANCH", "GITHUB_BASE_REF",
+    "CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "CI_DEFAULT_BRANCH",
+]  # fmt: skip
+
+
+@pytest.fixture
+def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of a person, also where the tests run in CI."""
+    for name in CI_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def work_tree(tmp_path: Path, no_ci: None) -> Path:
+    return repository(tmp_path / "work", {"a": "a"})
+
+
+def history(root: Path) -> History:
+    return git.read_history(str(root), quiet)
+
+
+def test_the_history_has_the_commits_from_head_and_the_branch(work_tree: Path) -> None:
+    commits = [commit(work_tree) for _ in range(3)]
+    assert history(work_tree) == History(tuple(reversed(commits)), ("main",))
+    (work_tree / "sub").mkdir()
+    assert history(work_tree / "sub") == history(work_tree)
+    run(work_tree, "checkout", "-qb", "feature/x")
+    commits.append(commit(work_tree))
+    assert history(work_tree) == History(tuple(reversed(commits)), ("feature/x",))
+
+
+def test_only_first_parents_are_in_the_history(work_tree: Path) -> None:
+    """The commits of a merged branch were never those of an image of this branch."""
+    first = commit(work_tree)
+    run(work_tree, "checkout", "-qb", "side")
+    write(work_tree, "side")
+    side = commit(work_tree)
+    run(work_tree, "checkout", "-q", "main")
+    second = commit(work_tree)
+    run(work_tree, "merge", "-q", "--no-ff", "-m", "m", "side")
+    merge = run(work_tree, "rev-parse", "HEAD").strip()
+    assert history(work_tree).commits == (merge, second, first)
+    assert side not in history(work_tree).commits
+
+
+def test_the_history_is_bounded(work_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [commit(work_tree) for _ in range(5)]
+    assert git._DEPTH == 50
+    monkeypatch.setattr(git, "_DEPTH", 2)
+    assert history(work_tree).commits == tuple(reversed(commits[-3:])), "HEAD and two ancestors"
+
+
+def test_a_detached_head_has_a_history_and_no_branch(work_tree: Path) -> None:
+    commits = [commit(work_tree) for _ in range(2)]
+    run(work_tree, "checkout", "-q", "--detach", "HEAD")
+    assert history(work_tree) == History(tuple(reversed(commits)))
+
+
+def test_the_upstream_of_a_branch_comes_after_it(work_tree: Path, tmp_path: Path) -> None:
+    commit(work_tree)
+    run(tmp_path, "clone", "-q", str(work_tree), "clone")
+    clone = tmp_path / "clone"
+    assert history(clone).branches == ("main",), "named as the branch itself"
+    run(clone, "checkout", "-q", "-b", "mine", "--track", "origin/main")
+    assert history(clone).branches == ("mine", "main")
+    run(work_tree, "branch", "team/dev")
+    run(clone, "fetch", "-q")
+    run(clone, "branch", "-q", "--set-upstream-to", "origin/team/dev")
+    assert history(clone).branches == ("mine", "team/dev")
+
+
+def test_a_shallow_clone_says_so(work_tree: Path, tmp_path: Path) -> None:
+    commits = [commit(work_tree) for _ in range(3)]
+    run(tmp_path, "clone", "-q", "--depth", "1", f"file://{work_tree}", "shallow")
+    assert history(tmp_path / "shallow") == History((commits[-1],), ("main",), is_shallow=True)
+    run(tmp_path / "shallow", "fetch", "-q", "--unshallow")
+    assert history(tmp_path / "shallow").commits == tuple(reversed(commits))
+    assert not history(tmp_path / "shallow").is_shallow
+
+
+def test_a_repository_without_commits_has_no_history(work_tree: Path) -> None:
+    assert history(work_tree) == History()
+
+
+CI: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "GitHub, a branch": ({"GITHUB_REF_NAME": "feature"}, ("feature",)),
+    "GitHub, a pull request": (
+        {"GITHUB_HEAD_REF": "feature", "GITHUB_REF_NAME": "7/merge", "GITHUB_BASE_REF": "main"},
+        ("feature", "7/merge", "main"),
+    ),
+    "GitLab, a branch": (
+        {"CI_COMMIT_BRANCH": "feature", "CI_DEFAULT_BRANCH": "trunk"},
+        ("feature", "trunk"),
+    ),
+    "GitLab, a merge request": (
+        {"CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main", "CI_DEFAULT_BRANCH": "main"},
+        ("main",),
+    ),
+    "empty variables": ({"GITHUB_HEAD_REF": "", "GITHUB_BASE_REF": ""}, ()),
+}
+
+
+@pytest.mark.parametrize(("variables", "branches"), CI.values(), ids=CI)
+def test_ci_systems_name_the_branch(
+    variables: dict[str, str],
+    branches: tuple[str, ...],
+    work_tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They check out a commit."""
+    head = commit(work_tree)
+    run(work_tree, "checkout", "-q", "--detach", "HEAD")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert history(work_tree) == History((head,), branches)
+    run(work_tree, "checkout", "-qb", "local")
+    assert history(work_tree).branches == ("local", *branches)
+
+
+def test_without_a_work_tree_there_is_no_history_and_no_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variables of CI are about another directory then."""
+    monkeypatch.setattr(git, "_run", pytest.fail)
+    monkeypatch.setenv("GITHUB_REF_NAME", "feature")
+    assert git.read_history(str(tmp_path), quiet) == History()
+
+
+@pytest.mark.usefixtures("no_ci")
+def test_a_git_that_fails_is_told_and_the_branches_of_ci_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI_COMMIT_BRANCH", "feature")
+    (tmp_path / ".git").write_text("gitdir: /nowhere\n")
+    lines: list[str] = []
+    read = git.read_history(str(tmp_path), lines.append)
+    assert (read.commits, read.branches) == ((), ("feature",))
+    assert "/nowhere" in read.problem
+    assert any("no history from git" in line for line in lines)
+    monkeypatch.setenv("PATH", "")
+    assert git.read_history(str(tmp_path), quiet).problem == "there is no git on PATH"
+
+
 # --- Programs of the repository ---
 
 
@@ -472,6 +618,7 @@ def test_no_program_of_the_repository_runs(
 
     git.list_not_ignored(str(tree), quiet)
     git.read_labels(str(tree), quiet)
+    git.read_history(str(tree), quiet)
     assert not ran.exists()
 
     subprocess.run(["git", "status"], cwd=tree, capture_output=True)

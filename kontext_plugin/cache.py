@@ -183,10 +183,8 @@ class Cache:
             return
         with self._explained():
             for kind, path in self._files():
-                if kind == _PUBLISHED:
-                    record, _ = _load(path)
-                    if not {digest for digest, *_ in record.get("layers", ())}.isdisjoint(layers):
-                        os.unlink(path)
+                if kind == _PUBLISHED and _may_have_layers(_load(path)[0], layers):
+                    os.unlink(path)
 
     def layers(self, how: LayerOrigin) -> frozenset[Digest]:
         """Return the top layers of sources of images that are known to be as their manifests say.
@@ -471,6 +469,14 @@ def encode_image(held: KontextImage) -> tuple[dict[str, Any], Iterator[bytes]]:
     record["starts"] = [part.start for part in listed.parts]
     record["executable"], record["links"] = list(listed.tree.executable), dict(listed.tree.links)
     return record, _packed(listed.tree.files)
+
+
+def _may_have_layers(record: Mapping[str, Any], layers: Collection[Digest]) -> bool:
+    """Whether the record of an image has one of these layers, or is of another shape."""
+    try:
+        return any(digest in layers for digest, *_ in record["layers"])
+    except (LookupError, TypeError, ValueError):
+        return True
 
 
 def _packed(files: Mapping[str, str]) -> Iterator[bytes]:

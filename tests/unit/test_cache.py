@@ -236,6 +236,34 @@ def test_only_the_latest_images_are_remembered(
     assert cache_module._MAX_PUBLISHED == 3
 
 
+def test_images_with_a_purged_layer_are_forgotten(cache: Cache) -> None:
+    """A later push to a new tag would publish the layer again, with the secret in it."""
+    other = replace(IMAGE, image=replace(IMAGE.image, layers=(Layer(C, 3),)))
+    cache.save_published("r/r:purged", IMAGE)
+    cache.save_published("r/r:other", other)
+    cache.save_pushed([pushed("/one", "t")])
+    cache.save_stats("/one", STATS)
+    Cache(cache.root, read_only=True).forget_layers({B})
+    assert cache.published("r/r:purged", A)
+    cache.forget_layers({B, digest_of(b"another")})
+    assert cache.published("r/r:purged", A) is None
+    assert cache.published("r/r:other", A)
+    assert cache.pushed() and cache.stats("/one") == STATS
+    cache.forget_layers(set())
+    assert cache.published("r/r:other", A)
+    Cache(None).forget_layers({C})
+
+
+def test_a_damaged_image_stands_in_the_way_of_no_purge(cache: Cache) -> None:
+    cache.save_published("r/r:t", IMAGE)
+    (path,) = files(cache)
+    path.write_bytes(b"damaged")
+    cache.forget_layers({B})
+    wrong = {"version": "kontext published 4", "layers": [7]}
+    cache._write("published", "r/r:t", wrong, ())
+    cache.forget_layers({B})
+
+
 def test_the_limit_of_images_is_fifty() -> None:
     assert cache_module._MAX_PUBLISHED == 50
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -126,6 +127,49 @@ def test_each_image_of_branches_shows_its_tree(history: list[Tree], data: st.Dat
         assert crane_export(registry.entries(images[-1])) == tree
         assert images[-1].manifest.tree == described(tree)
         assert images[-1].is_intact
+
+
+OLD_BASE = ImageLayer(Digest("sha256:" + "0" * 64), 1)
+
+
+def as_version_2(image: KontextImage) -> KontextImage:
+    """Return the image as an earlier Kontext made it: the extractor's layer lies at the bottom."""
+    document = json.loads(manifest.encode(image.manifest))
+    for ancestor in document["ancestors"]:
+        ancestor["layers"] += 1
+        assert not ancestor.keys() & {"created", "revision"}
+    named = {"base": OLD_BASE.digest, "extractor": OLD_BASE.digest, "platform": "linux/amd64"}
+    document |= {"version": 2, "labels": {}, "layers": [OLD_BASE.digest, *document["layers"]]}
+    root = manifest.read_root(manifest.canonical(document | named))
+    held = manifest.without_base(manifest.decode(root, {}), 1)
+    assert image.config is not None
+    return KontextImage(
+        image.digest,
+        replace(image.image, layers=(OLD_BASE, *image.sources), extractor=None),
+        held,
+        replace(image.config, diff_ids=(OLD_BASE.digest, *image.config.diff_ids[:-1])),
+    )
+
+
+@pytest.mark.slow
+@given(histories(), st.integers(0, 7), st.data())
+def test_images_on_one_of_an_earlier_kontext_show_their_trees(
+    history: list[Tree], step: int, data: st.DataObject
+) -> None:
+    registry = Registry()
+    registry.layers[OLD_BASE.digest] = []
+    tag_image: KontextImage | StartFresh = NOTHING
+    for number, tree in enumerate(history):
+        made = plan_on_any(tag_image, tree, data)
+        tag_image = registry.push(made, tree)
+        assert tag_image.image.layers == (*tag_image.sources, EXTRACTOR.layer), "the new order"
+        assert tag_image.is_intact
+        if number == step:
+            tag_image = as_version_2(tag_image)
+            assert (tag_image.height, tag_image.is_intact) == (1, True)
+        assert overlay(registry.entries(tag_image)) == tree
+        assert crane_export(registry.entries(tag_image)) == tree
+        assert tag_image.manifest.tree == described(tree)
 
 
 @pytest.mark.slow

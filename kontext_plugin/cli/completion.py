@@ -91,7 +91,8 @@ def _pushed_references() -> dict[str, str]:
     pushed.sort(key=lambda record: record.directory != current)
     references: dict[str, str] = {}
     for record in pushed:
-        references.setdefault(record.reference, f"from {record.directory}")
+        source = f"from {record.directory}" if record.directory else ""
+        references.setdefault(record.reference, source)
     return references
 
 

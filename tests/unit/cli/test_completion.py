@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kontext_plugin.cache import open_cache
+from kontext_plugin.cache import PushRecord, open_cache
 from kontext_plugin.cli import options
 from kontext_plugin.cli.completion import complete, without_descriptions
+from kontext_plugin.image.oci import Digest
 
 
 def offered(*words: str) -> list[str]:
@@ -27,26 +28,36 @@ def pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here.mkdir()
     monkeypatch.chdir(here)
     cache = open_cache()
-    cache.save_pushed(str(here), ["r/here:old"])
-    cache.save_pushed(str(here), ["r/here:new", "r/here:both"])
-    cache.save_pushed("/else\x1b\n\twhere", ["r/else:1", "r/here:both"])
+    one, two, three = (Digest(f"sha256:{letter * 64}") for letter in "123")
+    elsewhere = "/else\x1b\n\twhere"
+    cache.save_pushed([PushRecord("", "r/else:purged", one)])
+    cache.save_pushed([PushRecord(str(here), "r/here:old", one)])
+    cache.save_pushed([PushRecord(str(here), f"r/here:{tag}", two) for tag in ("new", "both")])
+    cache.save_pushed([PushRecord(elsewhere, tag, three) for tag in ("r/else:1", "r/here:both")])
 
 
 @pytest.mark.usefixtures("pushed")
 @pytest.mark.parametrize("words", [("push", "-t", ""), ("push", "-q", "--tag", "")])
 def test_tags_of_this_directory_come_first(words: tuple[str, ...]) -> None:
-    assert offered(*words) == ["r/here:new", "r/here:both", "r/here:old", "r/else:1"]
+    here = ["r/here:new", "r/here:both", "r/here:old"]
+    assert offered(*words) == [*here, "r/else:1", "r/else:purged"]
 
 
 @pytest.mark.usefixtures("pushed")
 def test_only_names_that_begin_with_the_word() -> None:
-    assert offered("push", "-t", "r/e") == ["r/else:1"]
-    assert offered("push", "--tag=r/e") == ["--tag=r/else:1"]
+    assert offered("push", "-t", "r/else:1") == ["r/else:1"]
+    assert offered("push", "--tag=r/e") == ["--tag=r/else:1", "--tag=r/else:purged"]
+    assert offered("push", "--from", "r/h") == ["r/here:new", "r/here:both", "r/here:old"]
 
 
 @pytest.mark.usefixtures("pushed")
 def test_the_name_of_a_directory_is_escaped() -> None:
-    assert complete(["push", "-t", "r/e"]) == "r/else:1\tfrom /else\\x1b\\n\\twhere\n:4"
+    assert complete(["push", "-t", "r/else:1"]) == "r/else:1\tfrom /else\\x1b\\n\\twhere\n:4"
+
+
+@pytest.mark.usefixtures("pushed")
+def test_a_purge_is_of_no_directory() -> None:
+    assert complete(["push", "-t", "r/else:p"]) == "r/else:purged\n:4"
 
 
 def test_before_the_first_push() -> None:

@@ -57,6 +57,12 @@ def test_reading_verbs(fake: Maker, tmp_path: Path) -> None:
         assert last_arguments(tmp_path) == ["export", f"r/r@{DIGEST}"]
 
 
+def test_tag(fake: Maker, tmp_path: Path) -> None:
+    with fake("true") as crane:
+        crane.tag(f"r/r@{DIGEST}", "new")
+    assert last_arguments(tmp_path) == ["tag", f"r/r@{DIGEST}", "new"]
+
+
 def test_version(fake: Maker, tmp_path: Path) -> None:
     assert fake("echo v0.21.9").version() == "v0.21.9"
     assert last_arguments(tmp_path) == ["version"]
@@ -242,6 +248,7 @@ VERBS: dict[str, Callable[[Crane], object]] = {
     "digest": lambda crane: crane.digest("r/r:t", "linux/amd64"),
     "blob": read_blob,
     "push": lambda crane: crane.push_layout("/l", "r/r:t"),
+    "tag": lambda crane: crane.tag("r/r@x", "t"),
     "bring": lambda crane: crane.bring("r/r@x", "o/o", {"a": "b"}),
     "tags": lambda crane: [*crane.tags("r/r")],
 }

@@ -5,7 +5,7 @@ The kinds of records, each with a directory and a pair of methods of its name:
 | kind        | key            | content                                                    |
 |-------------|----------------|------------------------------------------------------------|
 | `stats`     | directory      | the stat cache: status and digest of each file             |
-| `published` | tag            | the image under the tag when this machine last saw it      |
+| `published` | tag and digest | an image that this machine has pushed, or has read         |
 | `pushed`    | none: one file | the last pushes: directory, tag, image, what changed       |
 | `layers`    | none: one file | top layers of images that were written or checked here      |
 
@@ -54,7 +54,7 @@ _LAYERS_VERSION = "kontext layers 1"
 _MAX_LAYERS = 5000
 """Layers that are remembered."""
 
-_MAX_PUBLISHED = 50
+_MAX_PUBLISHED = 20
 """Images that are remembered: one of a large tree takes some megabytes."""
 
 _MAX_SIZE = 1024 * 1024 * 1024
@@ -142,12 +142,12 @@ class Cache:
 
     def published(self, reference: str, digest: Digest) -> KontextImage | None:
         """Return the image that was saved for `reference`, if the tag showed `digest` then."""
-        return decode_image(*self._read(_PUBLISHED, reference), digest)
+        return decode_image(*self._read(_PUBLISHED, f"{reference}@{digest}"), digest)
 
     def save_published(self, reference: str, image: KontextImage) -> None:
         """Keep the image under a tag. It has a configuration and its history."""
         record, listing = encode_image(image)
-        self._write(_PUBLISHED, reference, record, listing)
+        self._write(_PUBLISHED, f"{reference}@{image.digest}", record, listing)
         self._limit_published()
 
     def pushed(self) -> list[PushRecord]:
@@ -163,14 +163,20 @@ class Cache:
     def save_pushed(self, records: Iterable[PushRecord]) -> None:
         """Keep pushes, before those of earlier pushes.
 
-        An image that was pushed to the same tag before keeps the facts of its first push.
+        An image that was pushed before, to any tag, keeps the facts of its first push.
         """
         before = {(record.reference, record.digest): record for record in self.pushed()}
+        by_digest = {record.digest: record for record in before.values()}
         new = {}
         for record in records:
             key = (record.reference, record.digest)
-            first = before.pop(key, record)
-            new[key] = replace(first, directory=record.directory, time=record.time)
+            first = before.pop(key, by_digest.get(record.digest, record))
+            new[key] = replace(
+                first,
+                directory=record.directory,
+                reference=record.reference,
+                time=record.time,
+            )
         after = [asdict(record) for record in (*new.values(), *before.values())][:_MAX_PUSHED]
         self._write(_PUSHED, "", {"version": _PUSHED_VERSION, "pushed": after}, ())
 

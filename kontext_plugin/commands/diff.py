@@ -11,11 +11,10 @@ from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Globals, parse_flags
 from kontext_plugin.cli.options import DIFF, timeout_of
 from kontext_plugin.crane import connect
-from kontext_plugin.delta import Changes, diff
+from kontext_plugin.delta import Changes, changes_from, diff
 from kontext_plugin.errors import DIFFERENT, FAILED, TROUBLE, KontextError, UsageError
 from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.image.tree import Tree
 from kontext_plugin.push.history import resolve
 from kontext_plugin.push.messages import builds_on, would_upload
 from kontext_plugin.push.options import PushOptions, parse_tagged, shared_options
@@ -92,21 +91,18 @@ def show_diff(options: PushOptions, as_json: bool, report: Report) -> bool:
                 hint=f"Run 'docker login {tag.registry}' if it needs credentials. Some registries "
                 "also refuse if the image does not exist yet.",
             )
-        old = found.tag_image.manifest.tree if found.tag_image else Tree()
-        changes = diff(old, prepared.scan.tree)
+        changes = changes_from(plan.since, plan.tree)
         if not as_json:
             write_stdout(lines(changes))  # before layers are written to be measured
-        assembly, upload = _measure(session, prepared, tag)
-        if assembly:
-            if found.tag_image and not changes:
-                report.info(
-                    "No path differs, but a push would publish a new image (other labels or "
-                    "options)"
-                )
+        assembly = _assemble(session, prepared)
+        is_shown = not found.tags_to_write(assembly.digest)
+        upload = 0 if is_shown else count_upload(session, plan, assembly, tag)
+        if not is_shown:
             report.info(builds_on(plan))
-        report.info(would_upload(tag, prepared, assembly, upload))
+        report.info(would_upload(tag, plan, assembly, upload, is_shown=is_shown))
         if as_json:
-            write_stdout([json_document(_document(tag, prepared, changes, assembly, upload))])
+            document = _document(tag, prepared, changes, assembly, upload)
+            write_stdout([json_document(document)])
     return bool(changes)
 
 
@@ -117,44 +113,32 @@ def lines(changes: Changes) -> list[str]:
     return [f"{kind} {line_safe(path)}" for path, kind in every]
 
 
-def _measure(
-    session: PushSession, prepared: Prepared, tag: Reference
-) -> tuple[Assembly | None, int]:
-    """Return the image that a push would publish, and the bytes that it would upload.
-
-    The image is None if the tag shows it already.
-    """
-    plan, assembly = prepared.plan, prepared.assembly
-    if prepared.is_up_to_date:
-        return None, 0
-    if prepared.partition is not None:
-        layers = stage_layers(
-            session,
-            prepared.source.root,
-            plan,
-            prepared.partition,
-            directory="",
-            scan_secrets=False,
-        )
-        assembly = assemble(plan.spec, layers.sources(plan), plan.labels)
-    assert assembly is not None
-    return assembly, count_upload(session, plan, assembly, tag)
+def _assemble(session: PushSession, prepared: Prepared) -> Assembly:
+    """Return the image that a push would publish. Raises KontextError."""
+    plan = prepared.plan
+    if prepared.partition is None:
+        assert prepared.assembly is not None
+        return prepared.assembly
+    layers = stage_layers(
+        session,
+        prepared.source.root,
+        plan,
+        prepared.partition,
+        directory="",
+        scan_secrets=False,
+    )
+    return assemble(plan.spec, layers.sources(plan), plan.labels)
 
 
 def _document(
-    tag: Reference,
-    prepared: Prepared,
-    changes: Changes,
-    assembly: Assembly | None,
-    upload: int,
+    tag: Reference, prepared: Prepared, changes: Changes, assembly: Assembly, upload: int
 ) -> dict[str, object]:
     parent, found = prepared.plan.parent, prepared.found
-    assembly = assembly or prepared.assembly
     return {
         "reference": str(tag),
         "image": found.tag_image.digest if found.tag_image else None,
-        "up_to_date": prepared.is_up_to_date,
-        "new_image": assembly.digest if assembly else None,
+        "up_to_date": not found.tags_to_write(assembly.digest),
+        "new_image": assembly.digest,
         "builds_on": parent.parent.image if isinstance(parent, BuildOn) else None,
         "fresh": parent.reason if isinstance(parent, StartFresh) else None,
         "added": changes.added,

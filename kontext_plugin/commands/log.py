@@ -10,7 +10,7 @@ from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import LOG, timeout_of
 from kontext_plugin.crane import connect
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.push.history import Generation, generations, records_of_tag, resolve
+from kontext_plugin.push.history import Generation, generations, records_of, resolve
 from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import aligned, json_array, line_safe, size
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     with connection as (crane, requests):
         name = resolve(crane, requests, name)
         image = fetch(crane, requests, name, with_history=True)
-    found = generations(image, records_of_tag(name))
+    found = generations(image, name, records_of(name))
     write_stdout((as_json if parsed.format == "json" else lines)(name, found))
     return 0
 

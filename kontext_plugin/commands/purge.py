@@ -122,7 +122,10 @@ def purge(options: PurgeOptions, report: Report) -> str:
         assembly = assemble_undamaged(session, plan, layers.sources(plan), tag)
         found = Found(fresh, {tag: old.digest})
         new = publish(session, plan, layers.manifest, assembly, layers.all, found, directory)
-        report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")
+        if new.written:
+            report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")
+        else:
+            report.info(f"{tag} stays as it is")
         remains = _find_remains(session, tag, old, new.image.image)
         report.notice(remaining(tag, remains))
         cache.forget_layers({layer.digest for layer in remains.layers})
@@ -225,8 +228,9 @@ def remaining(tag: Reference, remains: Remains) -> str:
     """Return what to tell about the old layers: where they are, and how to delete them."""
     if not remains.layers:
         return (
-            f"The layers of {tag} held no removed files. The registry may still have images that\n"
-            "the tag showed before. Revoke every secret that was published."
+            f"The layers of {tag} held no removed files.\n"
+            "The registry may still have images that the tag showed before. Revoke every secret "
+            "that was published."
         )
     lines = ["The registry still has the old layers, for everyone who knows a digest:"]
     lines += [f"  {tag.at(layer.digest)}  {size(layer.size)}" for layer in remains.layers]
@@ -243,6 +247,7 @@ def remaining(tag: Reference, remains: Remains) -> str:
         "   Kontext does not know other images that the tag showed before.",
         "2. Let the registry delete untagged images and collect garbage. Some registries do this",
         "   only by hand, some never.",
-        "3. Revoke every secret that was published.",
+        "3. On other machines that push to it, run 'docker kontext cache prune'.",
+        "4. Revoke every secret that was published.",
     ]
     return "\n".join(lines)

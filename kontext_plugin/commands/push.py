@@ -14,7 +14,7 @@ from kontext_plugin.push import messages
 from kontext_plugin.push.check import check_parent
 from kontext_plugin.push.options import PushOptions, parse_push
 from kontext_plugin.push.parent import StartFresh
-from kontext_plugin.push.prepare import Prepared, prepare, start_fresh
+from kontext_plugin.push.prepare import Prepared, prepare, take_next
 from kontext_plugin.push.publish import (
     WHEN_INTERRUPTED,
     assemble_undamaged,
@@ -77,7 +77,7 @@ def push(options: PushOptions, report: Report) -> Pushed | None:
 def _publish(
     session: PushSession, prepared: Prepared, options: PushOptions, policy: SecretPolicy
 ) -> Pushed:
-    """Publish as planned or, where the registry lacks layers of the parent, fresh."""
+    """Publish as planned or, where the registry lacks layers of the parent, on another one."""
     report, plan, tags = session.report, prepared.plan, options.tags
     tell = report.debug
     if messages.is_remarkable(plan, tags[0]):
@@ -91,7 +91,7 @@ def _publish(
         if isinstance(plan.parent, StartFresh):
             raise
         fresh = StartFresh("layers of the image are gone from the registry")
-        return _publish(session, start_fresh(prepared, fresh), options, policy)
+        return _publish(session, take_next(prepared, fresh), options, policy)
     report.info(messages.pushed(tags, plan, published))
     if published.uploaded and prepared.partition:
         messages.advise(prepared.source.root, policy.ignore_file, plan, prepared.partition, report)
@@ -139,31 +139,22 @@ def _rehearse(
 ) -> None:
     """Say what a push would do, and what it weighs."""
     report, tag, plan = session.report, options.tags[0], prepared.plan
-    if prepared.is_up_to_date:
-        report.info(messages.would_upload(tag, prepared, None, 0))
-        assert prepared.assembly is not None
-        emit(
-            "result",
-            tag=str(tag),
-            upToDate=True,
-            wouldUploadBytes=0,
-            image=tag.at(prepared.assembly.digest),
-        )
-        return
-    if not plan.spec.single_layer:
-        for candidate in prepared.found.candidates:
-            report.info(messages.candidates(candidate, plan))
-    report.info(messages.builds_on(plan))
+    if not prepared.is_up_to_date:
+        if not plan.spec.single_layer:
+            for candidate in prepared.found.candidates:
+                report.info(messages.candidates(candidate, plan))
+        report.info(messages.builds_on(plan))
     _, _, assembly = _write(session, prepared, options, policy, directory="")
-    upload = count_upload(session, plan, assembly, tag)
-    report.info(messages.would_upload(tag, prepared, assembly, upload))
+    is_shown = not prepared.found.tags_to_write(assembly.digest)
+    upload = 0 if is_shown else count_upload(session, plan, assembly, tag)
+    report.info(messages.would_upload(tag, plan, assembly, upload, is_shown=is_shown))
     if prepared.found.fresh.is_refused:
         registry = tag.registry
         report.warning(f"{registry} may refuse the push. Run 'docker login {registry}'.")
     emit(
         "result",
         tag=str(tag),
-        upToDate=False,
+        upToDate=is_shown,
         wouldUploadBytes=upload,
         image=tag.at(assembly.digest),
     )

@@ -22,7 +22,7 @@ _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 )
 
-_BACK = re.compile("[1-9][0-9]{0,5}")
+_BACK = re.compile("[0-9]{1,6}")
 
 DOCKER_HUB = "docker.io"
 """Docker Hub as docker names it: a login at index.docker.io goes where nothing looks."""
@@ -77,14 +77,20 @@ def parse_reference(text: str) -> Reference:
         )
     if "://" in text:
         raise _invalid(text, "an image name does not start with a URL scheme")
+    if "~" in text:
+        raise _invalid(text, "'~' names an earlier image, which cannot be pushed to")
     repository = repository_of(text)
     _, colon, tag = text[len(repository) :].partition(":")
+    if colon and not tag:
+        raise _invalid(text, "the tag is empty")
     if colon and not _TAG.fullmatch(tag):
         raise _invalid(text, "a tag is up to 128 letters, digits, '_', '.' and '-'")
     host = registry_of(repository)
     path = repository[len(host) + 1 :] if repository.startswith(host + "/") else repository
     if path != repository and not _HOST.fullmatch(host):
         raise _invalid(text, f"{host!r} is not a host name")
+    if ":" in path:
+        raise _invalid(text, "a tag cannot contain '/'")
     if path != path.lower():
         raise _invalid(text, "repository names are lower case")
     port = host.rpartition(":")[2]

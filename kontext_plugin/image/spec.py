@@ -14,9 +14,7 @@ LAYER_LIMIT = 125
 """The most layers of an image: dockerd fails from 126 on with "max depth exceeded"."""
 
 MAX_LAYERS = 64
-"""The default of --max-layers: where a registry removes ancestors, an image grows up to it.
-
-The rest is left to whoever builds on the image."""
+"""The default of --max-layers. The rest is left to images that are built on this one."""
 
 REVISION = "org.opencontainers.image.revision"
 SOURCE = "org.opencontainers.image.source"
@@ -55,6 +53,7 @@ class ImageSpec:
     bases: tuple[BaseImage, ...]  # one for each platform
     labels: Mapping[str, str] = field(default_factory=dict)  # the user's
     git_labels: Mapping[str, str] = field(default_factory=dict)
+    keep_git_labels: bool = True  # those of an image with the same sources
     single_layer: bool = False  # the sources and the extractor in one layer
     max_layers: int = MAX_LAYERS
     always_reuse: bool = False  # also where starting fresh seems better
@@ -75,7 +74,7 @@ class ImageSpec:
         """
         git = self.git_labels
         is_first = names_commit(git) and not names_commit(former) and REVISION not in self.labels
-        if is_same and not is_first:
+        if is_same and self.keep_git_labels and not is_first:
             git = {key: value for key, value in former.items() if key in GIT_LABELS}
         return {**git, **self.labels}
 

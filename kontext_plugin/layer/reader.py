@@ -96,7 +96,7 @@ def take_manifest(documents: Iterator[tuple[str, bytes]]) -> bytes:
     """Return the manifest.json that a layer starts with. Raises ValueError."""
     name, content = next(documents, ("", b""))
     if name != MANIFEST_PATH:
-        raise ValueError("its top layer of sources does not start with a manifest")
+        raise ValueError("it has no manifest of Kontext's")
     return content
 
 

@@ -2,10 +2,11 @@
 
 1. The image under each tag that is pushed to.
 2. The images that --from names.
-3. The last push of this machine, if the tags show nothing, or an older push of this machine. If
-   they show nothing, also this machine's push of the nearest commit.
-4. If there is none of these: images whose tags name HEAD or an ancestor of it, and those of the
-   usual branches. This takes one listing of the repository's tags.
+3. The last push of this machine, and its push of the nearest commit, if the tags show nothing
+   newer.
+4. If a tag shows nothing and names HEAD: the tags that its parents would have.
+5. If there is none of these: images whose tags name an ancestor of HEAD, and those of the usual
+   branches. This takes one listing of the repository's tags.
 
 A purge may have taken layers out of the image under a tag. So an image of this machine's cache
 never competes with an image under the tag that this machine did not push.
@@ -17,7 +18,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from kontext_plugin.cache import PushRecord
@@ -60,6 +61,13 @@ class Found:
     candidates: tuple[Candidate, ...] = ()
     tag_image: KontextImage | None = None  # the image under the first tag that shows one
     unsettled: frozenset[Reference] = frozenset()  # tags about which the answer may be outdated
+    foreign: tuple[Reference, ...] = ()  # tags whose images are not Kontext's, or are damaged
+
+    def tags_to_write(self, digest: Digest) -> tuple[Reference, ...]:
+        """Return the tags that do not show this image yet, or may not."""
+        return tuple(
+            tag for tag, shown in self.shown.items() if shown != digest or tag in self.unsettled
+        )
 
 
 def find_images(session: PushSession, options: PushOptions, root: str) -> Found:
@@ -88,20 +96,26 @@ class _Finder:
             for tag, document in documents.items()
         }
         unsettled = unsettled_tags(shown, self._records, time.time())
+        foreign: list[Reference] = []
         for tag, document in documents.items():
-            if isinstance(document, bytes):
+            if isinstance(document, bytes) and len(self._candidates) < _MAX_IMAGES:
                 self._read(tag, document, Origin.TAG)
+                if not self._has(digest_of(document)):
+                    foreign.append(tag)
         tag_image = self._candidates[0].image if self._candidates else None
         if options.fresh or options.reuse == "never":
             option = "--fresh" if options.fresh else "--reuse never"
             fresh = StartFresh(f"{option} was given", is_ordinary=True)
-            return Found(fresh, shown, (), tag_image, unsettled)
+            return Found(fresh, shown, (), tag_image, unsettled, tuple(foreign))
         for name in options.sources:
             self._read_source(name)
         self._take_own_pushes({digest for digest in shown.values() if digest})
         is_refused = any(isinstance(document, Refused) for document in documents.values())
-        if not self._candidates and not self._reasons and not is_refused:
-            self._search_tags()
+        absent = [tag for tag, document in documents.items() if _may_have_others(document)]
+        if absent and not is_refused:
+            self._guess_tags(absent)
+            if not self._candidates and not self._reasons:
+                self._search_tags(absent[0].repository)
         if self._reasons:
             fresh = self._reasons[0]
         elif is_refused:
@@ -114,7 +128,8 @@ class _Finder:
             fresh = StartFresh("there is no image to build on")
         else:
             fresh = StartFresh(f"there is no image to build on. {self._advice()}")
-        return Found(fresh, shown, tuple(self._candidates), tag_image, unsettled)
+        candidates = tuple(self._candidates)
+        return Found(fresh, shown, candidates, tag_image, unsettled, tuple(foreign))
 
     def _look_at_tags(self) -> dict[Reference, bytes | RegistryError]:
         """Return the manifest document under each tag, or the error where there is none."""
@@ -159,8 +174,8 @@ class _Finder:
         try:
             name = resolve(self._session.crane, self._session.requests, name)
             document = self._session.crane.manifest(str(name))
-        except (NotFound, Refused) as error:
-            self._session.report.warning(f"cannot build on {name}: {error.message}")
+        except (NotFound, Refused, InvalidImage) as error:
+            self._session.report.warning(f"{error.message}; the push does not build on it")
             return
         reasons = len(self._reasons)
         self._read(name, document, Origin.FROM)
@@ -171,12 +186,12 @@ class _Finder:
     def _take_own_pushes(self, shown: set[Digest]) -> None:
         """Make pushes of this machine candidates, if the tags show nothing newer.
 
-        These are the last push, and the push of the nearest commit if the tags show nothing.
+        These are the last push, and the push of the nearest commit.
         """
         repositories = {tag.repository for tag in self._options.tags}
         for record in _own(self._records, self._root, repositories):
             if any(record.digest in _with_ancestors(one.image) for one in self._candidates):
-                return
+                break
             image = self._cached(record.digest)
             if image is None:
                 continue
@@ -184,13 +199,32 @@ class _Finder:
             if shown <= _with_ancestors(image) | {one.digest for one in older}:
                 self._candidates.append(_candidate_of(record, image))
             break
-        if self._candidates and not shown:
+        if self._records and shown <= {one.digest for one in self._records}:
             ours = _own(self._records, self._root, repositories)
             nearest = nearest_push(tuple(ours), self._history())
             if nearest and not self._has(nearest.digest):
                 image = self._cached(nearest.digest)
                 if image and len(self._candidates) < _MAX_IMAGES:
                     self._candidates.append(_candidate_of(nearest, image))
+
+    def _guess_tags(self, absent: Sequence[Reference]) -> None:
+        """Look under the tags that the parent commits have, if these tags name HEAD."""
+        commits = self._history().commits
+        if any(one.image.revision in commits[:2] for one in self._candidates):
+            return
+        guesses = [guess for tag in absent for guess in parent_tags(tag, commits)]
+
+        def ask(tag: Reference) -> bytes | None:
+            try:
+                return self._session.crane.manifest(str(tag))
+            except (NotFound, Refused):
+                return None
+
+        reasons = len(self._reasons)
+        for tag, document in zip(guesses, self._session.requests.map(ask, guesses), strict=True):
+            if document:
+                self._read(tag, document, Origin.COMMIT)
+        del self._reasons[reasons:]  # nobody has asked for these images
 
     def _history(self) -> History:
         if self._read_history is None:
@@ -203,8 +237,8 @@ class _Finder:
             return f"git does not tell its history: {line_safe(problem)}"
         if self._history().is_shallow:
             return (
-                "The clone is shallow, so git knows few earlier commits: fetch 50 of them, or name "
-                "an image with --from"
+                "The clone is shallow, so git knows few earlier commits: run 'git fetch --deepen "
+                "50', or name an image with --from"
             )
         return "If there is one elsewhere, name it with --from"
 
@@ -217,15 +251,15 @@ class _Finder:
         )
         return next(filter(None, images), None)
 
-    def _search_tags(self) -> None:
-        """Look for images under other tags of the first tag's repository."""
-        session, tag = self._session, self._options.tags[0]
+    def _search_tags(self, repository: str) -> None:
+        """Look for images under other tags of a repository."""
+        session = self._session
         listed: list[str] = []
-        listing = session.requests.submit(self._list_tags, tag.repository, listed)
+        listing = session.requests.submit(self._list_tags, repository, listed)
         history = self._history()
         wait((listing,), _MAX_SECONDS)  # after that, what was listed so far must do
         for origin, name in islice(likely_tags(tuple(listed), history), _MAX_IMAGES):
-            reference = Reference(tag.repository, name)
+            reference = Reference(repository, name)
             try:
                 self._read(reference, session.crane.manifest(str(reference)), origin)
             except (NotFound, Refused) as error:  # the tag is gone meanwhile
@@ -265,6 +299,20 @@ def _own(records: list[PushRecord], root: str, repositories: set[str]) -> Iterat
     ours = [one for one in records if repository_of(one.reference) in repositories]
     yield from (one for one in ours if one.directory == root)
     yield from (one for one in ours if one.directory != root)
+
+
+def _may_have_others(document: bytes | RegistryError) -> bool:
+    """Whether a tag shows nothing, and its repository may have other tags."""
+    return isinstance(document, NotFound) and "NAME_UNKNOWN" not in document.message
+
+
+def parent_tags(tag: Reference, commits: Sequence[str]) -> list[Reference]:
+    """Return what a tag that names HEAD, `commits[0]`, would be for its first parents. Pure."""
+    digits = match[1] if (match := _COMMIT_TAG.fullmatch(tag.tag)) else ""
+    if not (digits and commits and commits[0].startswith(digits)):
+        return []
+    start = tag.tag[: -len(digits)]
+    return [replace(tag, tag=start + commit[: len(digits)]) for commit in commits[1:_MAX_IMAGES]]
 
 
 def nearest_push(records: Sequence[PushRecord], history: History) -> PushRecord | None:

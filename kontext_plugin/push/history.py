@@ -9,10 +9,10 @@ from datetime import datetime, timezone
 
 from kontext_plugin.cache import PushRecord, open_cache
 from kontext_plugin.crane import Crane
+from kontext_plugin.crane_driver.errors import NotFound
 from kontext_plugin.delta import FileCounts, count_files, earlier_tree
-from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest
-from kontext_plugin.image.reference import Reference
+from kontext_plugin.image.reference import Reference, repository_of
 from kontext_plugin.image.tree import ReverseDelta
 from kontext_plugin.registry.fetch import KontextImage, fetch
 
@@ -33,13 +33,13 @@ class Generation:
 def resolve(crane: Crane, requests: Executor, name: Reference) -> Reference:
     """Return the reference by digest for one with `~N`, and any other as it is.
 
-    Raises RegistryError, and KontextError for a generation that is not known.
+    Raises RegistryError: NotFound for a generation that is not known, too.
     """
     if not name.back:
         return name
     newest = replace(name, back=0)
     image = fetch(crane, requests, newest, with_history=True)
-    for one in generations(image, records_of_tag(newest)):
+    for one in generations(image, newest, records_of(newest)):
         if one.back == name.back:
             return replace(newest, digest=one.digest)
     number = image.lineage.generation
@@ -47,42 +47,39 @@ def resolve(crane: Crane, requests: Executor, name: Reference) -> Reference:
         what = f"there is no {name}: {newest} is generation {number}"
     else:
         what = f"nothing is known of {name}, generation {number - name.back}"
-    raise KontextError(
+    raise NotFound(
         what,
         hint=f"Run 'docker kontext log {newest}' to list the generations that are known.",
     )
 
 
-def records_of_tag(name: Reference) -> list[PushRecord]:
-    """Return this machine's pushes to a tag, the latest first."""
-    return [one for one in open_cache(read_only=True).pushed() if one.reference == str(name)]
+def records_of(name: Reference) -> list[PushRecord]:
+    """Return this machine's pushes to a repository, the latest first."""
+    pushed = open_cache(read_only=True).pushed()
+    return [one for one in pushed if repository_of(one.reference) == name.repository]
 
 
-def generations(image: KontextImage, records: Iterable[PushRecord]) -> list[Generation]:
+def generations(
+    image: KontextImage, name: Reference, records: Iterable[PushRecord]
+) -> list[Generation]:
     """Return the known generations, the newest first.
 
-    `image` was fetched with history. `records` are pushes to its tag, the latest first.
+    `image` was fetched with history, and `name` shows it. `records` are pushes to its repository,
+    the latest first. Those to other tags only tell more of the generations that the manifest knows.
     """
     found = _of_manifest(image)
     known = {one.digest: place for place, one in enumerate(found)}
     earlier: list[Generation] = []
     newest, last, is_same_line = image.lineage.generation, image.lineage.generation, True
     for record in records:
-        time = datetime.fromtimestamp(record.time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        counts = FileCounts(record.added, record.changed, record.removed)
-        one = Generation(
-            record.generation,
-            record.digest,
-            newest - record.generation,
-            time,
-            record.revision,
-            counts,
-            record.uploaded,
-        )
+        one = _of_record(record, newest)
         if (place := known.get(record.digest)) is not None:
-            known_counts = counts if counts != FileCounts() else found[place].counts
-            found[place] = replace(one, counts=known_counts, bytes=found[place].bytes)
+            manifest = found[place]
+            counts = one.counts if one.counts != FileCounts() else manifest.counts
+            found[place] = replace(one, counts=counts, bytes=manifest.bytes)
             last = record.generation
+        elif record.reference != str(name):
+            continue
         elif is_same_line and record.generation <= last:
             found.append(one)
             last = record.generation
@@ -90,7 +87,26 @@ def generations(image: KontextImage, records: Iterable[PushRecord]) -> list[Gene
             is_same_line = False
             earlier.append(replace(one, back=None))
     found.sort(key=lambda one: -one.number)  # stable: pushes of labels alone stay in their order
+    named: set[int] = set()
+    for place, one in enumerate(found):
+        if one.number in named:  # another image of the same sources: only its digest names it
+            found[place] = replace(one, back=None)
+        named.add(one.number)
     return found + earlier
+
+
+def _of_record(record: PushRecord, newest: int) -> Generation:
+    time = datetime.fromtimestamp(record.time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    counts = FileCounts(record.added, record.changed, record.removed)
+    return Generation(
+        record.generation,
+        record.digest,
+        newest - record.generation,
+        time,
+        record.revision,
+        counts,
+        record.uploaded,
+    )
 
 
 def _of_manifest(image: KontextImage) -> list[Generation]:
@@ -106,7 +122,8 @@ def _of_manifest(image: KontextImage) -> list[Generation]:
         if ancestor and ancestor.reverse_delta is not None:
             counts = count_files(ancestor.reverse_delta, tree)
         elif not ancestor and number == 0:
-            counts = FileCounts(added=tree.file_count)
+            files = len(tree.files) - len(tree.directories()) + len(tree.links)
+            counts = FileCounts(added=files)  # an earlier tree does not list all sizes
         size = sum(layer.size for layer in sources[below:height])
         found.append(
             Generation(number, digest, lineage.generation - number, time, revision, counts, size)

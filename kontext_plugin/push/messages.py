@@ -9,7 +9,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from kontext_plugin.delta import count_files, tree_bytes
+from kontext_plugin.image.oci import Digest
 from kontext_plugin.image.reference import Reference
+from kontext_plugin.image.spec import SOURCE
 from kontext_plugin.image.tree import parents
 from kontext_plugin.push.parent import (
     BuildOn,
@@ -91,18 +93,25 @@ def pushed(tags: Sequence[Reference], plan: Plan, published: Published) -> str:
         verb = "are" if len(tags) > 1 else "is"
         return f"Nothing changed: {names} {verb} up to date, nothing uploaded"
     names = ", ".join(map(str, published.written))
-    return f"Pushed {names}: {counts(plan)}; uploaded {size(published.uploaded)}"
+    what = _what(plan, published.image.digest)
+    return f"Pushed {names}: {what}; uploaded {size(published.uploaded)}"
 
 
-def would_upload(tag: Reference, prepared: Prepared, assembly: Assembly | None, upload: int) -> str:
-    """Return what a push would do; `upload` is in bytes."""
-    plan = prepared.plan
-    if assembly is None:
+def would_upload(
+    tag: Reference, plan: Plan, assembly: Assembly, upload: int, *, is_shown: bool
+) -> str:
+    """Return what a push would do; `upload` is in bytes. `is_shown`: the tags show the image."""
+    if is_shown:
         return f"Nothing changed: {tag} is up to date, nothing would be uploaded"
-    text = f"Would publish {tag.at(assembly.digest)} and upload {size(upload)}: "
-    if isinstance(plan.parent, BuildOn):
-        return text + counts(plan)
-    return f"{text}everything, {number(plan.tree.file_count, 'file')}"
+    what = _what(plan, assembly.digest)
+    return f"Would publish {tag.at(assembly.digest)} and upload {size(upload)}: {what}"
+
+
+def _what(plan: Plan, image: Digest) -> str:
+    """Return what is new in an image."""
+    if plan.sources and plan.found_image and plan.found_image.digest != image and not plan.since:
+        return f"{counts(plan)}, other settings (base, labels, platforms or extractor)"
+    return counts(plan)
 
 
 def counts(plan: Plan) -> str:
@@ -119,13 +128,17 @@ def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -
     plan, image = prepared.plan, prepared.found.tag_image
     if not plan.tree.file_count:
         yield f"{prepared.source.root!r} has no file to push: the image is empty"
+    for foreign in prepared.found.foreign:
+        yield f"{foreign} shows an image that is damaged or not Kontext's: this push replaces it"
     if image is not None and not prepared.is_up_to_date:
         before = image.manifest.tree.file_count
         removed = count_files(plan.since, plan.tree).removed
         if 2 * removed > before:
             yield f"this push removes {removed:,} of the {number(before, 'file')} in {tag}"
         last = next((record for record in pushed if record.reference == str(tag)), None)
-        if last and last.directory not in ("", prepared.source.root):
+        source = plan.labels.get(SOURCE)  # other clones of a repository are no mistake
+        is_known = source and image.config and image.config.labels.get(SOURCE) == source
+        if last and last.directory not in ("", prepared.source.root) and not is_known:
             yield f"the last push to {tag} was of another directory, {last.directory!r}"
 
 

@@ -198,7 +198,7 @@ def _is_crowded(choice: BuildOn, spec: ImageSpec, tree: Tree) -> bool:
 
 def _worse_than_fresh(choice: BuildOn, tree: Tree) -> str:
     if 2 * choice.bytes > tree_bytes(tree):
-        return "more than half of the bytes changed"
+        return "a delta would be more than half of the whole"
     return _obsolete(choice, tree)
 
 

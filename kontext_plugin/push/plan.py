@@ -69,14 +69,14 @@ def make_plan(
 ) -> Plan:
     """Plan an image of `tree` on the candidate that takes the fewest bytes, or else fresh.
 
-    Of candidates that take as many, the first is taken. `fresh` is the reason if there is none.
+    Of candidates that cost as much, the first is taken. `fresh` is the reason if there is none.
     """
     choices = [(candidate, choose(candidate.image, spec, tree)) for candidate in candidates]
     usable = [(one, choice) for one, choice in choices if isinstance(choice, BuildOn)]
     if not usable:
         reasons = [choice for _, choice in choices if isinstance(choice, StartFresh)]
         return plan_fresh(next(iter(reasons), fresh), spec, tree)
-    candidate, choice = min(usable, key=lambda each: (not each[1].is_same, each[1].bytes))
+    candidate, choice = min(usable, key=lambda each: _cost(each[1]))
     parent = choice.parent
     assert parent.reverse_delta is not None
     assert choice.found.config is not None
@@ -102,6 +102,11 @@ def make_plan(
         candidate=candidate,
         since=choice.to_found,
     )
+
+
+def _cost(choice: BuildOn) -> tuple[bool, int, int]:
+    """Return what a choice costs: first the bytes of files, then the paths to list anew."""
+    return not choice.is_same, choice.bytes, len(choice.to_found.paths())
 
 
 def plan_fresh(fresh: StartFresh, spec: ImageSpec, tree: Tree) -> Plan:

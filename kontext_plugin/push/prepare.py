@@ -46,11 +46,7 @@ class Prepared:
     @property
     def is_up_to_date(self) -> bool:
         """Whether all tags show the wanted image already."""
-        return (
-            self.assembly is not None
-            and not self.found.unsettled
-            and all(shown == self.assembly.digest for shown in self.found.shown.values())
-        )
+        return self.assembly is not None and not self.found.tags_to_write(self.assembly.digest)
 
 
 def prepare(session: PushSession, options: PushOptions) -> Prepared:
@@ -87,6 +83,18 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     if not is_unchanged:
         session.jobs.submit(cache.save_stats, source.root, scan.stats)
     return prepared
+
+
+def take_next(prepared: Prepared, fresh: StartFresh) -> Prepared:
+    """Return what to push where the registry lacks layers of the parent: on another candidate.
+
+    `fresh` is the reason if there is none. Raises KontextError.
+    """
+    plan, found = prepared.plan, prepared.found
+    rest = tuple(one for one in found.candidates if one is not plan.candidate)
+    found = replace(found, candidates=rest)
+    plan = make_plan(rest, fresh, plan.spec, plan.tree)
+    return _complete(prepared.source, prepared.scan, found, plan)
 
 
 def start_fresh(prepared: Prepared, fresh: StartFresh) -> Prepared:
@@ -160,6 +168,7 @@ def image_spec(bases: tuple[BaseImage, ...], options: PushOptions, cache: Cache)
     return ImageSpec(
         bases=bases,
         labels=options.labels,
+        keep_git_labels=options.git_labels,
         single_layer=options.single_layer,
         max_layers=options.max_layers,
         always_reuse=options.reuse == "always",

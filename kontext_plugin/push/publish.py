@@ -180,11 +180,7 @@ def publish(
 
     Raises NotFound if the registry lacks a layer of the parent, and KontextError.
     """
-    tags = tuple(
-        tag
-        for tag, digest in found.shown.items()
-        if digest != assembly.digest or tag in found.unsettled
-    )
+    tags = found.tags_to_write(assembly.digest)
     uploaded = 0
     if tags:
         layout = os.path.join(directory, "layout")

@@ -273,6 +273,9 @@ _CI_BRANCHES = (
 """Where CI systems name the branch: they check out a commit, not a branch."""
 
 
+_PARENT = re.compile("^parent ([0-9a-f]{40,64})$", re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class History:
     """Where a work tree's commit comes from."""
@@ -304,6 +307,9 @@ def read_history(root: str, debug: Debug) -> History:
     commits: list[str] = []
     with contextlib.suppress(_GitFailed):  # the repository has no commit yet
         commits = ask("rev-list", "--first-parent", f"--max-count={_DEPTH + 1}", "HEAD").split()
+        if len(commits) <= _DEPTH:  # a shallow clone's last commit still names its parent
+            last = ask("cat-file", "commit", commits[-1])
+            commits += _PARENT.findall(last.partition("\n\n")[0])[:1]
     for line in names.splitlines():
         if line.startswith("*"):  # the branch that is checked out
             branches = [*line[1:].split("\0"), *branches]

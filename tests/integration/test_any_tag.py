@@ -189,7 +189,7 @@ def test_an_image_that_is_nothing_like_it_is_not_built_on(
     plant(source, {"ballast": File(random.Random(2).randbytes(100_000))})
     another_machine()
     pushed = docker.push(f"{repository}:v2", source)
-    assert "Starting fresh: more than half of the bytes changed" in pushed.stderr
+    assert "Starting fresh: a delta would be more than half of the whole" in pushed.stderr
 
 
 # Several tags
@@ -348,7 +348,7 @@ def test_an_image_of_from_that_is_not_there_is_a_warning(
     """The first push of a repository has none yet."""
     gone = f"{repository}:gone"
     pushed = docker.push(f"{repository}:v1", source, "--from", gone)
-    assert f"WARNING: cannot build on {gone}: {gone} was not found" in pushed.stderr
+    assert f"WARNING: {gone} was not found" in pushed.stderr
     assert pushed.image and "Starting fresh: " in pushed.stderr
     assert exported(crane, f"{repository}:v1") == TREE
 

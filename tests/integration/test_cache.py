@@ -101,13 +101,15 @@ def test_cache_ls_lists_every_file_and_prune_removes_them(
     docker: Docker, registry: Registry, source: Path
 ) -> None:
     tag = f"{registry.repository()}:v1"
-    docker.push(tag, source)
+    image = docker.push(tag, source).image
     root = Path(os.environ["KONTEXT_CACHE_DIR"])
     listed = docker("kontext", "cache", "ls")
     assert listed.code == 0
     header, *rows = listed.stdout.splitlines()
     assert header.split() == ["KIND", "SIZE", "SAVED", "OF"]
-    assert {(row.split()[0], row.split()[-1]) for row in rows} >= {("image", tag)}
+    assert {(row.split()[0], row.split()[-1]) for row in rows} >= {
+        ("image", f"{tag}@{image.partition('@')[2]}")
+    }
     shown = json.loads(docker("kontext", "cache", "ls", "--format", "json").stdout)
     files = [path for path in root.rglob("*") if path.is_file()]
     assert shown["folder"] == str(root)

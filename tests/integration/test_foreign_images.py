@@ -30,7 +30,7 @@ def test_images_of_the_prototype_are_shown(
 
 
 NOT_OURS = {
-    "of somebody else": (layer("etc/motd", b"hello"), "does not start with a manifest"),
+    "of somebody else": (layer("etc/motd", b"hello"), "has no manifest of Kontext's"),
     "escape sequences": (manifest_layer(version="\x1b[31mred\x07"), "unknown version"),
     "a path above": (manifest_layer(files={"../file\x1b[2J": "0" * 64}), r"../file\x1b[2J"),
     "nothing vouches": (manifest_layer(), "lost the annotation"),

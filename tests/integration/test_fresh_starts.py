@@ -36,7 +36,7 @@ ANCESTOR = {
 }
 
 IMAGES = {
-    "of somebody else": (layer("etc/motd", b"hello"), "does not start with a manifest"),
+    "of somebody else": (layer("etc/motd", b"hello"), "has no manifest of Kontext's"),
     "no gzip": (b"plain bytes, and no layer at all" * 100, "damaged"),
     "empty layer": (gzip.compress(b""), "damaged"),
     "broken JSON": (layer(MANIFEST, b'{"version": 2,'), "not JSON"),
@@ -154,7 +154,7 @@ def test_a_layer_on_top_of_the_extractor_starts_fresh(
     (tmp_path / "other.tar.gz").write_bytes(layer("var/run/kontext/file", b"theirs"))
     crane("mutate", tag, "--append", str(tmp_path / "other.tar.gz"), "-t", tag)
     pushed = docker.push(tag, source)
-    assert "does not start with a manifest" in pushed.stderr
+    assert "has no manifest of Kontext's" in pushed.stderr
     assert exported(crane, tag) == on_disk(source)
 
 

@@ -160,7 +160,7 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pax record of 1 GiB": (lambda: layer(entry("x", b"", tarfile.XHDTYPE, 1 << 30)), "start"),
     "a long name of 1 GiB": (
         lambda: layer(entry("x", b"", tarfile.GNUTYPE_LONGNAME, 1 << 30)),
-        "does not start with a manifest",
+        "has no manifest of Kontext's",
     ),
     "empty members": (lambda: gzip.compress(b"") * 1_000_000, "damaged"),
     "members": (
@@ -364,11 +364,11 @@ IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "300,000 annotations": (
         {"annotations": {f"{number:x}": "" for number in range(300_000)}},
-        "does not start with a manifest",
+        "has no manifest of Kontext's",
     ),
     "an annotation of escapes": (
         {"annotations": {"dev.kontext.manifest": "\x1b[2J"}},
-        "does not start with a manifest",
+        "has no manifest of Kontext's",
     ),
     "a manifest of 9 MB": ({"x": "x" * 9_000_000}, "larger than"),
 }

@@ -264,8 +264,8 @@ def test_a_damaged_image_stands_in_the_way_of_no_purge(cache: Cache) -> None:
     cache.forget_layers({B})
 
 
-def test_the_limit_of_images_is_fifty() -> None:
-    assert cache_module._MAX_PUBLISHED == 50
+def test_the_limit_of_images_is_twenty() -> None:
+    assert cache_module._MAX_PUBLISHED == 20
 
 
 def test_files_that_are_no_records_are_not_counted_as_images(
@@ -645,7 +645,7 @@ def test_an_entry_has_its_kind_key_size_and_time(cache: Cache) -> None:
         Path(folder, "layer").write_bytes(b"x" * 1000)
         found = {entry.kind: entry for entry in cache.entries()}
     assert found["stats"].key == "/a\udcff\n"
-    assert found["published"].key == "r/r:t"
+    assert found["published"].key == f"r/r:t@{IMAGE.digest}"
     assert (found["scratch"].size, found["scratch"].key) == (1000, "")
     on_disk = {path.parent.name: path.stat() for path in files(cache)}
     for kind, status in on_disk.items():

@@ -105,7 +105,7 @@ HOSTILE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_a_layer_that_does_not_start_with_a_manifest_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"its (top layer|layer|manifest) "):
+    with pytest.raises(ValueError, match=r"it has no manifest|its (layer|manifest) "):
         read_manifest(io.BytesIO(content))
 
 
@@ -138,7 +138,7 @@ def test_a_gzip_bomb_is_not_unpacked(head: bytes) -> None:
     bomb = io.BytesIO(gzip.compress(head + bytes(25 * BLOCK), 1))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=r"its (top layer|layer|manifest) "):
+        with pytest.raises(ValueError, match=r"it has no manifest|its (layer|manifest) "):
             read_manifest(bomb)
         assert tracemalloc.get_traced_memory()[1] < BLOCK
     finally:

@@ -275,21 +275,29 @@ def prepared(plan: Plan, tag_image: KontextImage | StartFresh, root: Path) -> Pr
     return Prepared(open_source(str(root)), scan, found, plan, None, assembly)
 
 
-def test_the_line_about_what_a_push_would_upload(tmp_path: Path) -> None:
+def test_the_line_about_what_a_push_would_upload() -> None:
     first, edit = plan_after({"a": X, "b": X}), plan_after({"a": X}, {"a": File(b"y")})
-    for plan, what in ((first, "everything, 2 files"), (edit, "1 changed")):
+    for plan, what in ((first, "2 added"), (edit, "1 changed")):
         image = published(plan)
         sources = plan_on(image, SPEC, plan.tree).sources
         assert sources is not None
         assembly = assemble(SPEC, sources, {})
-        assert would_upload(TAG, prepared(plan, NOTHING, tmp_path), assembly, 3000) == (
+        assert would_upload(TAG, plan, assembly, 3000, is_shown=False) == (
             f"Would publish {TAG.at(image.digest)} and upload 3kB: {what}"
         ), "the digest that the push will print"
-    same = prepared(plan_after({"a": X}, {"a": X}), image_after({"a": X}), tmp_path)
-    assert same.is_up_to_date
-    assert would_upload(TAG, same, None, 0) == (
+    assert would_upload(TAG, plan, assembly, 0, is_shown=True) == (
         f"Nothing changed: {TAG} is up to date, nothing would be uploaded"
     )
+
+
+def test_a_push_of_the_same_files_says_that_the_settings_differ() -> None:
+    same = plan_after({"a": X}, {"a": X})
+    assert same.sources is not None
+    labelled = assemble(SPEC, same.sources, {"a": "b"})
+    said = would_upload(TAG, same, labelled, 500, is_shown=False)
+    assert said.endswith("no file changed, other settings (base, labels, platforms or extractor)")
+    unlabelled = assemble(SPEC, same.sources, {})
+    assert would_upload(TAG, same, unlabelled, 0, is_shown=False).endswith("no file changed")
 
 
 # What looks like a mistake

@@ -275,7 +275,7 @@ FRESH: dict[str, tuple[Callable[[], BuildOn | StartFresh], str]] = {
     ),
     "more than half changed": (
         lambda: choose(TAG_IMAGE, SPEC, described({"d": Directory(), "f": File(b"y" * 4000)})),
-        "more than half of the bytes changed",
+        "a delta would be more than half of the whole",
     ),
     "more than half removed": (
         lambda: choose(image_after(ALL), SPEC, sized(a=1000, b=1000, c=1000, big=9000)),
@@ -444,7 +444,7 @@ def skip_deltas(tag_image: KontextImage, spec: ImageSpec, tree: Tree) -> BuildOn
         if candidate.parent.generation == wanted
     )
     if 2 * choice.bytes > tree_bytes(tree):
-        return StartFresh("more than half of the bytes changed")
+        return StartFresh("a delta would be more than half of the whole")
     return choice
 
 

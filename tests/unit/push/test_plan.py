@@ -344,7 +344,7 @@ def test_without_a_usable_candidate_the_first_reason_is_told() -> None:
     spec = replace(SPEC, always_reuse=False)
     assert make_plan((), REASON, spec, described(A)).parent is REASON
     changed = make_plan(found(OTHER, OTHER), REASON, spec, described(A))
-    assert changed.parent == StartFresh("more than half of the bytes changed")
+    assert changed.parent == StartFresh("a delta would be more than half of the whole")
     assert changed.candidate is None
 
 

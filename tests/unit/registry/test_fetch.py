@@ -515,7 +515,7 @@ INVALID: dict[str, tuple[dict[str, bytes], str]] = {
     "no gzip": ({"blob": b"x" * 99}, "its layer is damaged, or not gzip"),
     "layer of another tool": (
         {"blob": gzip_layer(("etc/passwd", ROOT))},
-        "its top layer of sources does not start with a manifest",
+        "it has no manifest of Kontext's",
     ),
     "manifest of another image": (
         {"blob": gzip_layer(OTHER)},

@@ -473,7 +473,8 @@ def test_the_upstream_of_a_branch_comes_after_it(work_tree: Path, tmp_path: Path
 def test_a_shallow_clone_says_so(work_tree: Path, tmp_path: Path) -> None:
     commits = [commit(work_tree) for _ in range(3)]
     run(tmp_path, "clone", "-q", "--depth", "1", f"file://{work_tree}", "shallow")
-    assert history(tmp_path / "shallow") == History((commits[-1],), ("main",), is_shallow=True)
+    named = (commits[-1], commits[-2])  # the commit itself names its parent
+    assert history(tmp_path / "shallow") == History(named, ("main",), is_shallow=True)
     run(tmp_path / "shallow", "fetch", "-q", "--unshallow")
     assert history(tmp_path / "shallow").commits == tuple(reversed(commits))
     assert not history(tmp_path / "shallow").is_shallow

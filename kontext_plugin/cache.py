@@ -7,7 +7,7 @@ The kinds of records, each with a directory and a pair of methods of its name:
 | `stats`     | directory      | the stat cache: status and digest of each file             |
 | `published` | tag and digest | an image that this machine has pushed, or has read         |
 | `pushed`    | none: one file | the last pushes: directory, tag, image, what changed       |
-| `layers`    | none: one file | top layers of images that were written or checked here      |
+| `layers`    | none: one file | keys of sources that were written or checked here          |
 
 A record is one file. It starts with the SHA-256 of the rest. A file that is damaged, that has
 another version, or that belongs to another user counts as absent. Only the user may read the cache
@@ -156,7 +156,7 @@ class Cache:
         try:
             if record["version"] != _PUSHED_VERSION:
                 return []
-            return [PushRecord(**entry) for entry in record["pushed"]]
+            return [_push_record(entry) for entry in record["pushed"]]
         except (ValueError, LookupError, TypeError):
             return []
 
@@ -165,6 +165,10 @@ class Cache:
 
         An image that was pushed before, to any tag, keeps the facts of its first push.
         """
+        with self._locked():
+            self._save_pushed(records)
+
+    def _save_pushed(self, records: Iterable[PushRecord]) -> None:
         before = {(record.reference, record.digest): record for record in self.pushed()}
         by_digest = {record.digest: record for record in before.values()}
         new = {}
@@ -190,7 +194,8 @@ class Cache:
         with self._explained():
             for kind, path in self._files():
                 if kind == _PUBLISHED and _may_have_layers(_load(path)[0], layers):
-                    os.unlink(path)
+                    with contextlib.suppress(FileNotFoundError):  # another push has removed it
+                        os.unlink(path)
 
     def layers(self, how: LayerOrigin) -> frozenset[Digest]:
         """Return the top layers of sources of images that are known to be as their manifests say.
@@ -201,11 +206,12 @@ class Cache:
 
     def save_layers(self, how: LayerOrigin, layers: Iterable[Digest]) -> None:
         """Keep the digests of such layers."""
-        lists = self._layer_lists()
-        new = [layer for layer in layers if layer not in lists[how]]
-        if new:
-            lists[how] = [*new, *lists[how]][:_MAX_LAYERS]
-            self._write(_LAYERS, "", {"version": _LAYERS_VERSION} | {**lists}, ())
+        with self._locked():
+            lists = self._layer_lists()
+            new = [layer for layer in layers if layer not in lists[how]]
+            if new:
+                lists[how] = [*new, *lists[how]][:_MAX_LAYERS]
+                self._write(_LAYERS, "", {"version": _LAYERS_VERSION} | {**lists}, ())
 
     def _layer_lists(self) -> dict[LayerOrigin, list[Digest]]:
         record, _ = self._read(_LAYERS, "")
@@ -286,6 +292,19 @@ class Cache:
                     if _RECORD_NAME.fullmatch(item.name) and item.is_file(follow_symlinks=False):
                         yield kind, item.path
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let no other process change a record that is read and written again."""
+        if self.root is None or self.read_only:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                directory = os.open(self.root, os.O_RDONLY)
+                stack.callback(os.close, directory)
+                fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+
     def _limit_published(self) -> None:
         """Remove the oldest images beyond _MAX_PUBLISHED: each commit may have its own tag."""
         if self.root is None or self.read_only:
@@ -335,6 +354,35 @@ class Cache:
                 file.seek(0)
                 file.write(checksum.hexdigest().encode())
             os.replace(temporary, path)
+
+
+def _push_record(entry: Mapping[str, Any]) -> PushRecord:
+    """Return a record of a push. Raises TypeError or ValueError for one of another shape."""
+    record = PushRecord(**entry)
+    record = replace(record, time=float(record.time))
+    for name, kind in _PUSH_TYPES.items():
+        if type(getattr(record, name)) is not kind:
+            raise TypeError(name)
+    if not 0 <= record.time < _LAST_TIME:
+        raise ValueError("time")
+    return record
+
+
+_PUSH_TYPES: dict[str, type] = {
+    "directory": str,
+    "reference": str,
+    "digest": str,
+    "time": float,
+    "generation": int,
+    "revision": str,
+    "parent": str,
+    "added": int,
+    "changed": int,
+    "removed": int,
+    "uploaded": int,
+}
+
+_LAST_TIME = 1e11  # seconds since 1970: the year 5138
 
 
 def _load(path: str) -> tuple[dict[str, Any], memoryview]:

@@ -51,6 +51,9 @@ MAX_VALUES = 4 * 1024 * 1024
 """JSON values that are read of an image: 400,000 files make some 1,200,000."""
 
 _MAX_COUNT = 2**63 - 1
+_MAX_PATH, _MAX_NAME = 4095, 255  # bytes
+_ALWAYS_SHORT = 63  # characters: four bytes each, at most
+
 _HEX = re.compile(r"[0-9a-f]*")
 
 # An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, the name of a
@@ -475,8 +478,14 @@ def _check_lineage(lineage: Lineage) -> None:
 def _check_paths(paths: Iterable[str]) -> None:
     """No path leads elsewhere than it seems to."""
     for path in paths:
-        if _UNSAFE.search(path):
+        if _UNSAFE.search(path) or (len(path) > _ALWAYS_SHORT and _is_too_long(path)):
             raise InvalidManifest(f"it lists the path {brief(repr(path))}")
+
+
+def _is_too_long(path: str) -> bool:
+    """Whether no file system has such a path: Linux takes 255 bytes for a name, 4095 for all."""
+    encoded = path.encode()
+    return len(encoded) > _MAX_PATH or max(map(len, encoded.split(b"/"))) > _MAX_NAME
 
 
 def _check_counts(values: Collection[Any]) -> None:

@@ -132,7 +132,7 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         yield "Manifest", f"version {document['version']}"
         yield "Generation", str(document["generation"])
-        yield "Platform", ", ".join(document["platforms"])
+        yield "Platform", line_safe(", ".join(document["platforms"]))
         if document["base"]:
             yield "Base", line_safe(f"{document['base_name']}, {document['base']}")
         if document["extractor"]:

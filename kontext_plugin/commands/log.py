@@ -50,7 +50,7 @@ def _row(name: Reference, one: Generation) -> tuple[str, ...]:
         (f"~{one.back}" if one.back else str(name)) if one.back is not None else "-",
         str(one.number),
         _short(one.digest, len("sha256:")),
-        one.time or "-",
+        line_safe(one.time) or "-",
         _short(line_safe(one.revision)) or "-",
         changes,
         size(one.bytes) if one.bytes is not None else "-",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from kontext_plugin.cache import Cache, PushRecord, open_cache
 from kontext_plugin.cli.flags import Globals, parse
@@ -12,6 +13,7 @@ from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, timeout_of
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.assembly import Assembly, Sources
 from kontext_plugin.image.oci import Digest, Image, Layer
 from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_reference, repository_of
@@ -19,7 +21,7 @@ from kontext_plugin.image.spec import MAX_LAYERS, ImageSpec
 from kontext_plugin.push.find import Found
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.partition import partition
-from kontext_plugin.push.plan import plan_fresh
+from kontext_plugin.push.plan import Plan, plan_fresh
 from kontext_plugin.push.publish import (
     WHEN_INTERRUPTED,
     Published,
@@ -35,6 +37,9 @@ from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import number, size
 from kontext_plugin.workspace import Workspace, files_of, write_files
+
+_MAX_LISTED = 20_000
+"""The most tags of a listing that are read."""
 
 _MAX_TAGS = 200
 """The most tags that are looked at: each is a request."""
@@ -119,18 +124,30 @@ def purge(options: PurgeOptions, report: Report) -> str:
                 f"another push replaced {tag} in the meantime; nothing was changed",
                 hint="Run the purge again.",
             )
-        assembly = assemble_undamaged(session, plan, layers.sources(plan), tag)
+        assembly = _assemble(session, plan, layers.sources(plan), tag, old)
         found = Found(fresh, {tag: old.digest})
         new = publish(session, plan, layers.manifest, assembly, layers.all, found, directory)
         if new.written:
             report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")
         else:
             report.info(f"{tag} stays as it is")
+        kept = {layer.digest for layer in new.image.image.layers}
+        cache.forget_layers({layer.digest for layer in old.image.layers} - kept)
+        cache.save_pushed([_record(cache, tag, new)])
         remains = _find_remains(session, tag, old, new.image.image)
         report.notice(remaining(tag, remains))
-        cache.forget_layers({layer.digest for layer in remains.layers})
-        cache.save_pushed([_record(cache, tag, new)])
     return tag.at(new.image.digest)
+
+
+def _assemble(
+    session: PushSession, plan: Plan, sources: Sources, tag: Reference, old: KontextImage
+) -> Assembly:
+    """Return the purged image. No push makes the same one, so no cache takes it for a former push.
+
+    If there is nothing to purge, it is the old image. Raises RegistryError.
+    """
+    replaces = old.digest if sources.layers != old.sources else old.image.replaces
+    return assemble_undamaged(session, plan, sources, tag, replaces)
 
 
 def _record(cache: Cache, tag: Reference, new: Published) -> PushRecord:
@@ -214,7 +231,8 @@ def _find_remains(session: PushSession, tag: Reference, old: KontextImage, new: 
     )
     images = tuple(dict.fromkeys([old.digest, *former]))
     try:
-        tags = sorted({*session.crane.tags(tag.repository)} - {tag.tag})
+        listed = set(islice(session.crane.tags(tag.repository), _MAX_LISTED))
+        tags = sorted(listed - {tag.tag})
     except RegistryError:
         return Remains(images, layers, None)
     names = [f"{tag.repository}:{other}" for other in tags[:_MAX_TAGS]]

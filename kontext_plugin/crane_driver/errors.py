@@ -27,6 +27,10 @@ class Damaged(RegistryError):
     """The registry sent content that does not match its digest or size."""
 
 
+class Unreadable(RegistryError):
+    """The registry has something that is no image: too large, empty, or of another form."""
+
+
 class Refused(RegistryError):
     """The registry wants credentials, or does not allow this with those that it got."""
 
@@ -112,6 +116,14 @@ _CASES = (
         "{registry} does not say which image {name} shows: it sends no Docker-Content-Digest",
         "This is a fault of the registry, or of a proxy before it (OCI distribution specification, "
         '"Pulling manifests"). Push to a new tag, or repair it.',
+    ),
+    _Case(
+        r"(?P<said>cannot unmarshal[^\n;]*|invalid character [^\n;]*|unexpected end of JSON input"
+        r"|error verifying[^\n;]*)",
+        "{name} cannot be read: {said}",
+        "Push with --fresh to replace it.",
+        Unreadable,
+        frozenset({"manifest", "config", "blob", "export", "digest"}),
     ),
     _Case(
         r"(?P<said>UNAUTHORIZED\b[^\n;]*|status code 401[^\n;(]*)",

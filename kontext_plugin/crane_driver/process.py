@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from kontext_plugin.crane_driver import watchdog
-from kontext_plugin.crane_driver.errors import RegistryError, explain, no_answer
+from kontext_plugin.crane_driver.errors import RegistryError, Unreadable, explain, no_answer
 from kontext_plugin.crane_driver.watchdog import UploadProgress
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.environment import crane_environment
@@ -148,11 +148,11 @@ class CraneRunner:
         with self.stream(*arguments, whole=True) as stream:
             content = stream.read(_MAX_DOCUMENT + 1)
             if len(content) > _MAX_DOCUMENT:
-                raise RegistryError(
+                raise Unreadable(
                     f"{arguments[-1]}: the registry's answer is larger than {_MAX_DOCUMENT} bytes"
                 )
         if not content:
-            raise RegistryError(f"{arguments[-1]}: the registry's answer is empty")
+            raise Unreadable(f"{arguments[-1]}: the registry's answer is empty")
         return content
 
     @contextlib.contextmanager

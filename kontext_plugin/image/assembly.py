@@ -41,8 +41,30 @@ MANIFEST_VARIABLE = "KONTEXT_MANIFEST"
 
 _NO_TIME = "0001-01-01T00:00:00Z"  # as crane writes it
 
-_KEPT = ("author", "architecture", "variant", "os", "os.version", "os.features", "created")
-"""The properties of a base's configuration that describe the new image, too."""
+_KEPT = {
+    "author": str,
+    "architecture": str,
+    "variant": str,
+    "os": str,
+    "os.version": str,
+    "os.features": list,
+}
+"""The properties of a base's configuration that describe the new image, too, with their types."""
+
+_SETTINGS = {
+    "User": str,
+    "ExposedPorts": dict,
+    "Env": list,
+    "Volumes": dict,
+    "StopSignal": str,
+    "Shell": list,
+    "Healthcheck": dict,
+    "OnBuild": list,
+}
+"""The container settings that are kept of a base, with their types."""
+
+_HISTORY = {"created": str, "created_by": str, "author": str, "comment": str, "empty_layer": bool}
+"""The properties of an entry of the history."""
 
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 """Docker's name for a gzip layer: the bytes are those of an OCI layer."""
@@ -127,11 +149,7 @@ def _config(
     created: str,
 ) -> dict[str, Any]:
     """Return a configuration (OCI image specification, config.md) that runs the extractor."""
-    settings = {
-        key: value
-        for key, value in (base.document.get("config") or {}).items()
-        if value and key not in ("Cmd", "Labels")
-    }
+    settings = _typed(base.document.get("config") or {}, _SETTINGS)
     variables = [
         variable
         for variable in settings.get("Env", ())
@@ -145,8 +163,8 @@ def _config(
     if labels := {**base.config.labels, **labels}:
         settings["Labels"] = dict(labels)
     new = (*sources.diff_ids, *(layer.diff_id for layer in extractor))
-    kept = {key: base.document[key] for key in _KEPT if base.document.get(key)}
-    time = created or kept.get("created", _NO_TIME)
+    kept = _typed(base.document, _KEPT)
+    time = created or base.config.created or _NO_TIME
     return {
         **kept,
         "created": time,
@@ -156,11 +174,20 @@ def _config(
     }
 
 
+def _typed(document: Mapping[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
+    """Return the properties of a document from outside that have these types, and are not empty."""
+    return {
+        key: document[key]
+        for key, kind in types.items()
+        if document.get(key) and type(document[key]) is kind
+    }
+
+
 def _base_history(base: BaseImage) -> list[Any]:
     """Return the base's history, or a plain one if that does not fit its layers."""
     history = base.document.get("history") or []
     if sum(not entry.get("empty_layer") for entry in history) == len(base.layers):
-        return list(history)
+        return [_typed(entry, _HISTORY) for entry in history]
     return [{"created": _NO_TIME} for _ in base.layers]
 
 

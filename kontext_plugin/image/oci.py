@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 
+from kontext_plugin.image.tree import is_utf8
+
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits (OCI image specification, descriptor.md, "Digests")."""
 
@@ -34,6 +36,8 @@ BASE_NAME_ANNOTATION = "org.opencontainers.image.base.name"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9:]{5})")
 
 _NO_TIME = "0002"
 """What tools write that do not want to name a time is less than this: 0001-01-01T00:00:00Z."""
@@ -125,10 +129,19 @@ def config_from_document(document: Mapping[str, Any]) -> ImageConfig:
         platform=f"{document['os']}/{document['architecture']}",
         entrypoint=tuple(settings.get("Entrypoint") or ()),
         working_directory=settings.get("WorkingDir") or "",
-        labels=settings.get("Labels") or {},
+        labels={
+            key: value
+            for key, value in (settings.get("Labels") or {}).items()
+            if is_utf8(key + value)
+        },
         diff_ids=tuple((document.get("rootfs") or {}).get("diff_ids") or ()),
-        created=created if (created := document.get("created") or "") > _NO_TIME else "",
+        created=created if _is_time(created := document.get("created") or "") else "",
     )
+
+
+def _is_time(text: str) -> bool:
+    """Whether a text is a time (RFC 3339), and not the one that stands for none."""
+    return text > _NO_TIME and bool(_TIME.fullmatch(text))
 
 
 def is_index(document: Mapping[str, Any]) -> bool:

@@ -57,7 +57,7 @@ class ImageSpec:
     single_layer: bool = False  # the sources and the extractor in one layer
     max_layers: int = MAX_LAYERS
     always_reuse: bool = False  # also where starting fresh seems better
-    trusted: frozenset[Digest] | None = None  # top layers of the images to build on; None: any
+    trusted: frozenset[Digest] | None = None  # keys of the sources to build on; None: any
     created: str = ""  # what the configurations say (RFC 3339); "": what the base's say
 
     @property

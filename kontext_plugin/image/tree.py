@@ -64,10 +64,10 @@ class Tree:
             return Entry(path, "directory")
         return Entry(path, "file", digest, self.sizes.get(path, 0), path in self.executable)
 
-    @property
+    @cached_property
     def file_count(self) -> int:
         """The number of regular files and links: what a person calls files."""
-        return len(self.sizes) + len(self.links)
+        return len(self.files) - len(self.directories()) + len(self.links)
 
     @cached_property
     def size(self) -> int:

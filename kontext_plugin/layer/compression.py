@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import Protocol
 
 from kontext_plugin.image.oci import GZIP_LAYER, Digest, Layer
 
@@ -56,7 +56,7 @@ class Compression(Protocol):
     def compress(self, sink: Sink, archive: Iterable[bytes]) -> Compressed:
         """Write the pieces of a tar archive to a sink. Raises OSError if the sink does."""
 
-    def decompress(self, layer: IO[bytes]) -> Source:
+    def decompress(self, layer: Source) -> Source:
         """Open a layer's blob for reading."""
 
 
@@ -90,7 +90,7 @@ class Gzip:
         layer = Layer(counter.digest(), counter.size, self.media_type)
         return Compressed(layer, Digest("sha256:" + plain.hexdigest()))
 
-    def decompress(self, layer: IO[bytes]) -> Source:
+    def decompress(self, layer: Source) -> Source:
         return _Gunzip(layer)
 
 
@@ -112,6 +112,11 @@ def compression_of(media_type: str) -> Compression:
         return _BY_MEDIA_TYPE[media_type]
     except KeyError:
         raise ValueError(f"its layer has the media type {media_type[:100]!r}") from None
+
+
+def is_known(media_type: str) -> bool:
+    """Whether layers of a media type can be read."""
+    return media_type in _BY_MEDIA_TYPE
 
 
 class _Counter:
@@ -149,7 +154,7 @@ class _Gunzip:
 
     _WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say gzip
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: Source) -> None:
         self._stream = stream
         self._inflate = zlib.decompressobj(self._WINDOW)
         self._pending = b""

@@ -25,6 +25,7 @@ from kontext_plugin.manifest import (
     is_document,
     part_name,
 )
+from kontext_plugin.runtime.files import HashedPieces
 
 # --- The documents at a layer's head: manifest.json and parts of the manifest ---
 
@@ -205,6 +206,10 @@ class ExportReader:
                 raise ValueError(f"/{name} is not a directory")
             if strict and not _is_of_sources(header, name):
                 raise ValueError(f"it has /{name} beside the sources")
+            if strict and posixpath.dirname(name) == _PARTS:
+                digest = Digest(f"sha256:{HashedPieces(self.content()).hexdigest()}")
+                if name != part_name(digest):
+                    raise ValueError(f"/{name} has another content than its name says")
             if name.startswith(f"{SOURCES_PATH}/"):
                 yield ExportedEntry(
                     path=name[len(SOURCES_PATH) + 1 :],

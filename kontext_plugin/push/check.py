@@ -39,8 +39,8 @@ def check_parent(session: PushSession, prepared: Prepared) -> Prepared:
         return prepared
     if choice.found.is_single_layer:  # a push of the same files writes the same layer
         return start_fresh(prepared, StartFresh("the image is of a single layer"))
-    top = choice.found.sources[-1].digest
-    if top in session.cache.layers("written") | session.cache.layers("checked"):
+    key = choice.found.sources_key
+    if key in session.cache.layers("written") | session.cache.layers("checked"):
         return prepared
     layers = choice.found.sources
     session.report.info(
@@ -56,7 +56,7 @@ def check_parent(session: PushSession, prepared: Prepared) -> Prepared:
             "Somebody may have changed it; nothing is built on it"
         )
         return start_fresh(prepared, StartFresh("the image to build on is not as it says"))
-    session.cache.save_layers("checked", [top])
+    session.cache.save_layers("checked", [key])
     return prepared
 
 
@@ -73,11 +73,14 @@ def _check(session: PushSession, candidate: Candidate, found: KontextImage, tree
     unpacked = _Unpacked()
     for count, layer in enumerate(found.sources, 1):
         with session.crane.blob(candidate.reference.at(layer.digest), whole=True) as blob:
+            packed = _CountedStream(blob)
             try:
-                archive = _HashedSource(compression_of(layer.media_type).decompress(blob))
+                archive = _HashedSource(compression_of(layer.media_type).decompress(packed))
                 reader = ExportReader(archive, limit)
                 unpacked.apply(reader)
                 reader.finish()
+                if packed.count != layer.size:
+                    raise ValueError(f"it has {packed.count} bytes, not {layer.size}")
             except ValueError as error:
                 raise _Lie(f"{layer.digest}: {error}") from error
         # A consumer would refuse an image with a wrong one, and each later push would take it over.
@@ -85,6 +88,19 @@ def _check(session: PushSession, candidate: Candidate, found: KontextImage, tree
             raise _Lie(f"{layer.digest}: the configuration has another diff ID for it")
         if ancestor := expected.get(count):
             unpacked.compare(ancestor, tree)
+
+
+class _CountedStream:
+    """A stream that counts what is read of it."""
+
+    def __init__(self, stream: Source) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self.count += len(content)
+        return content
 
 
 class _HashedSource:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from kontext_plugin.cache import PushRecord
-from kontext_plugin.crane_driver.errors import Damaged, NotFound, Refused, RegistryError
+from kontext_plugin.crane_driver.errors import Damaged, NotFound, Refused, RegistryError, Unreadable
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference, repository_of
 from kontext_plugin.push.history import resolve
@@ -61,7 +61,7 @@ class Found:
     candidates: tuple[Candidate, ...] = ()
     tag_image: KontextImage | None = None  # the image under the first tag that shows one
     unsettled: frozenset[Reference] = frozenset()  # tags about which the answer may be outdated
-    foreign: tuple[Reference, ...] = ()  # tags whose images are not Kontext's, or are damaged
+    foreign: tuple[Reference, ...] = ()  # tags that show something else than an image of Kontext's
 
     def tags_to_write(self, digest: Digest) -> tuple[Reference, ...]:
         """Return the tags that do not show this image yet, or may not."""
@@ -86,6 +86,7 @@ class _Finder:
         self._records = session.cache.pushed()
         self._read_history: History | None = None
         self._candidates: list[Candidate] = []
+        self._foreign: list[Reference] = []  # tags that show something that cannot be read
         self._reasons: list[StartFresh] = []  # why an image cannot be built on
 
     def find(self) -> Found:
@@ -96,20 +97,20 @@ class _Finder:
             for tag, document in documents.items()
         }
         unsettled = unsettled_tags(shown, self._records, time.time())
-        foreign: list[Reference] = []
         for tag, document in documents.items():
+            if isinstance(document, Unreadable):
+                self._foreign.append(tag)
+                self._reasons.append(StartFresh(f"cannot build on {document.message}"))
             if isinstance(document, bytes) and len(self._candidates) < _MAX_IMAGES:
                 self._read(tag, document, Origin.TAG)
-                if not self._has(digest_of(document)):
-                    foreign.append(tag)
         tag_image = self._candidates[0].image if self._candidates else None
         if options.fresh or options.reuse == "never":
             option = "--fresh" if options.fresh else "--reuse never"
             fresh = StartFresh(f"{option} was given", is_ordinary=True)
-            return Found(fresh, shown, (), tag_image, unsettled, tuple(foreign))
+            return Found(fresh, shown, (), tag_image, unsettled, tuple(self._foreign))
         for name in options.sources:
             self._read_source(name)
-        self._take_own_pushes({digest for digest in shown.values() if digest})
+        self._take_own_pushes(shown)
         is_refused = any(isinstance(document, Refused) for document in documents.values())
         absent = [tag for tag, document in documents.items() if _may_have_others(document)]
         if absent and not is_refused:
@@ -129,7 +130,7 @@ class _Finder:
         else:
             fresh = StartFresh(f"there is no image to build on. {self._advice()}")
         candidates = tuple(self._candidates)
-        return Found(fresh, shown, candidates, tag_image, unsettled, tuple(foreign))
+        return Found(fresh, shown, candidates, tag_image, unsettled, tuple(self._foreign))
 
     def _look_at_tags(self) -> dict[Reference, bytes | RegistryError]:
         """Return the manifest document under each tag, or the error where there is none."""
@@ -137,7 +138,7 @@ class _Finder:
         def ask(tag: Reference) -> bytes | RegistryError:
             try:
                 return self._session.crane.manifest(str(tag))
-            except (NotFound, Refused) as error:
+            except (NotFound, Refused, Unreadable) as error:
                 return error
 
         tags = self._options.tags
@@ -159,8 +160,11 @@ class _Finder:
             reason = "a part of the image is gone from the registry"
         except Damaged:
             reason = "a part of the image is damaged in the registry"
-        except InvalidImage as error:
-            reason = f"cannot build on {name}: {error.reason}"
+        except (Unreadable, InvalidImage) as error:
+            why = error.reason if isinstance(error, InvalidImage) else error.message
+            reason = f"cannot build on {name}: {why}"
+            if origin is Origin.TAG:
+                self._foreign.append(name)
         else:
             self._candidates.append(Candidate(image, name, origin))
             return
@@ -174,7 +178,7 @@ class _Finder:
         try:
             name = resolve(self._session.crane, self._session.requests, name)
             document = self._session.crane.manifest(str(name))
-        except (NotFound, Refused, InvalidImage) as error:
+        except (NotFound, Refused, Unreadable, InvalidImage) as error:
             self._session.report.warning(f"{error.message}; the push does not build on it")
             return
         reasons = len(self._reasons)
@@ -183,11 +187,13 @@ class _Finder:
             self._session.report.warning(unusable.reason)
         del self._reasons[reasons:]
 
-    def _take_own_pushes(self, shown: set[Digest]) -> None:
-        """Make pushes of this machine candidates, if the tags show nothing newer.
+    def _take_own_pushes(self, shown: Mapping[Reference, Digest | None]) -> None:
+        """Make pushes of this machine candidates, unless somebody else has moved a tag since.
 
         These are the last push, and the push of the nearest commit.
         """
+        digests = {digest for digest in shown.values() if digest}
+        is_untouched = is_as_pushed(shown, self._records)
         repositories = {tag.repository for tag in self._options.tags}
         for record in _own(self._records, self._root, repositories):
             if any(record.digest in _with_ancestors(one.image) for one in self._candidates):
@@ -195,11 +201,13 @@ class _Finder:
             image = self._cached(record.digest)
             if image is None:
                 continue
-            older = self._records[self._records.index(record) :]
-            if shown <= _with_ancestors(image) | {one.digest for one in older}:
+            former = _with_ancestors(image)
+            if abs(time.time() - record.time) < _SETTLES:  # the registry may answer late
+                former |= {one.digest for one in self._records[self._records.index(record) :]}
+            if digests <= former or is_untouched:
                 self._candidates.append(_candidate_of(record, image))
             break
-        if self._records and shown <= {one.digest for one in self._records}:
+        if self._records and is_untouched:
             ours = _own(self._records, self._root, repositories)
             nearest = nearest_push(tuple(ours), self._history())
             if nearest and not self._has(nearest.digest):
@@ -217,7 +225,7 @@ class _Finder:
         def ask(tag: Reference) -> bytes | None:
             try:
                 return self._session.crane.manifest(str(tag))
-            except (NotFound, Refused):
+            except RegistryError:
                 return None
 
         reasons = len(self._reasons)
@@ -262,7 +270,7 @@ class _Finder:
             reference = Reference(repository, name)
             try:
                 self._read(reference, session.crane.manifest(str(reference)), origin)
-            except (NotFound, Refused) as error:  # the tag is gone meanwhile
+            except RegistryError as error:  # nobody has asked for this image
                 session.report.debug(f"cannot build on {reference}: {error.message}")
         self._reasons.clear()  # nobody has asked for these images
 
@@ -289,9 +297,17 @@ def unsettled_tags(
     for tag, digest in shown.items():
         pushes = [one for one in records if one.reference == str(tag)]
         former = {one.digest for one in pushes[1:]}
-        if pushes and 0 <= now - pushes[0].time < _SETTLES and digest in former:
+        if pushes and now - pushes[0].time < _SETTLES and digest in former:
             unsettled.add(tag)
     return frozenset(unsettled)
+
+
+def is_as_pushed(shown: Mapping[Reference, Digest | None], records: Sequence[PushRecord]) -> bool:
+    """Whether each tag shows nothing, or what this machine pushed to it last. Pure."""
+    last: dict[str, Digest] = {}
+    for record in records:
+        last.setdefault(record.reference, record.digest)
+    return all(digest in (None, last.get(str(tag))) for tag, digest in shown.items())
 
 
 def _own(records: list[PushRecord], root: str, repositories: set[str]) -> Iterator[PushRecord]:

@@ -95,13 +95,17 @@ def generations(
     return found + earlier
 
 
+def _back(newest: int, number: int) -> int | None:
+    return newest - number if number <= newest else None  # a manifest may lie
+
+
 def _of_record(record: PushRecord, newest: int) -> Generation:
     time = datetime.fromtimestamp(record.time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     counts = FileCounts(record.added, record.changed, record.removed)
     return Generation(
         record.generation,
         record.digest,
-        newest - record.generation,
+        _back(newest, record.generation),
         time,
         record.revision,
         counts,
@@ -122,11 +126,12 @@ def _of_manifest(image: KontextImage) -> list[Generation]:
         if ancestor and ancestor.reverse_delta is not None:
             counts = count_files(ancestor.reverse_delta, tree)
         elif not ancestor and number == 0:
-            files = len(tree.files) - len(tree.directories()) + len(tree.links)
-            counts = FileCounts(added=files)  # an earlier tree does not list all sizes
+            counts = FileCounts(added=tree.file_count)
         size = sum(layer.size for layer in sources[below:height])
         found.append(
-            Generation(number, digest, lineage.generation - number, time, revision, counts, size)
+            Generation(
+                number, digest, _back(lineage.generation, number), time, revision, counts, size
+            )
         )
         if ancestor is None:
             break

@@ -83,7 +83,8 @@ def is_remarkable(plan: Plan, tag: Reference) -> bool:
     """Whether the parent is not what the user expects: the image under the tag."""
     if isinstance(plan.parent, StartFresh):
         return not plan.parent.is_ordinary
-    return plan.candidate is None or plan.candidate.reference != tag
+    candidate = plan.candidate
+    return candidate is None or candidate.reference != tag or candidate.origin is not Origin.TAG
 
 
 def pushed(tags: Sequence[Reference], plan: Plan, published: Published) -> str:
@@ -129,7 +130,7 @@ def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -
     if not plan.tree.file_count:
         yield f"{prepared.source.root!r} has no file to push: the image is empty"
     for foreign in prepared.found.foreign:
-        yield f"{foreign} shows an image that is damaged or not Kontext's: this push replaces it"
+        yield f"{foreign} shows an image that is not Kontext's: this push replaces it"
     if image is not None and not prepared.is_up_to_date:
         before = image.manifest.tree.file_count
         removed = count_files(plan.since, plan.tree).removed

@@ -24,12 +24,19 @@ from kontext_plugin.image.oci import Layer
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
+from kontext_plugin.layer.compression import is_known
 from kontext_plugin.manifest import Ancestor
 from kontext_plugin.registry.fetch import KontextImage
 
 _PUSHES = 15
 """The pushes whose layers an image keeps: 16 layers with the extractor's, or more if the first push
 made several (push.partition)."""
+
+_MAX_COUNT = 2**53
+"""Pushes and bytes that an image may have had: each push counts on."""
+
+_MAX_STEPS = 2_000_000
+"""Paths of the reverse deltas that are composed: those of more ancestors are not looked at."""
 
 _MAX_REVISION = 100  # characters
 
@@ -96,6 +103,8 @@ def choose(found: KontextImage, spec: ImageSpec, tree: Tree) -> BuildOn | StartF
     """
     if reason := mismatch(found, spec):
         return StartFresh(reason)
+    if not found.is_cached and has_wrong_sizes(found.manifest.tree, tree):
+        return StartFresh("its manifest lists a wrong size")
     candidates = candidates_of(found, tree)
     choice = next(candidates)
     reason = unusable(choice, tree)
@@ -135,9 +144,13 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
             revision=found.revision[:_MAX_REVISION],
         ),
     )
+    steps = 0
     for index in range(len(chain) - 1, -1, -1):
         step = chain[index].reverse_delta
         assert step is not None  # fetched with history
+        steps += len(to_parent.paths()) + len(step.paths())
+        if steps > _MAX_STEPS and index < len(chain) - 1:
+            return
         to_parent = compose(to_parent, step, tree)
         changes = changes_from(to_parent, tree)
         yield BuildOn(
@@ -149,6 +162,12 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
             generation=lineage.generation + 1,
             to_found=to_found,
         )
+
+
+def has_wrong_sizes(found: Tree, tree: Tree) -> bool:
+    """Whether a file of both trees with the same content has another size in the found one."""
+    differing = dict(found.sizes.items() - tree.sizes.items())
+    return any(path in tree.sizes and found.files[path] == tree.files[path] for path in differing)
 
 
 def mismatch(found: KontextImage, spec: ImageSpec) -> str:
@@ -163,7 +182,13 @@ def mismatch(found: KontextImage, spec: ImageSpec) -> str:
         return "another tool changed the image's layers"
     if found.config is None or len(found.config.diff_ids) != len(found.image.layers):
         return "the image's configuration does not list its layers"
-    if spec.trusted is not None and found.sources[-1].digest not in spec.trusted:
+    counts = [found.lineage.generation, found.lineage.content]
+    counts += [ancestor.content for ancestor in found.lineage.ancestors]
+    if max(counts) > _MAX_COUNT:
+        return "its manifest counts further than any push"
+    if not all(is_known(layer.media_type) for layer in found.sources):
+        return "it has layers of another type than a push writes"
+    if spec.trusted is not None and found.sources_key not in spec.trusted:
         return "this machine did not push the image, or not all that it was built on"
     return ""
 

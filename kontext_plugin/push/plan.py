@@ -17,7 +17,7 @@ from kontext_plugin.image.oci import Digest, Layer
 from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
 from kontext_plugin.manifest import Lineage
-from kontext_plugin.push.parent import BuildOn, Candidate, StartFresh, choose
+from kontext_plugin.push.parent import BuildOn, Candidate, Origin, StartFresh, choose
 from kontext_plugin.registry.fetch import KontextImage
 
 
@@ -98,7 +98,10 @@ def make_plan(
         tree=tree,
         changes=choice.changes,
         lineage=choice.found.lineage if choice.is_same else lineage,
-        labels=spec.labels_on(former, is_same=choice.is_same),
+        # Another repository's image does not say which commit these sources are of.
+        labels=spec.labels_on(
+            former, is_same=choice.is_same and candidate.origin is not Origin.FROM
+        ),
         candidate=candidate,
         since=choice.to_found,
     )

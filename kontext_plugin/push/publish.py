@@ -203,7 +203,7 @@ def publish(
         if not (former and former.is_cached and former.digest == image.digest):
             session.cache.save_published(str(next(iter(found.shown))), image)
         if new and (how := _trust(session, plan)):
-            session.cache.save_layers(how, [new[-1].layer.digest])
+            session.cache.save_layers(how, [image.sources_key])
     return Published(image, tags, uploaded)
 
 
@@ -212,9 +212,9 @@ def _trust(session: PushSession, plan: Plan) -> LayerOrigin | None:
     found = plan.found_image
     if found is None:
         return "written"
-    top = found.sources[-1].digest
+    key = found.sources_key
     origins: tuple[LayerOrigin, ...] = ("written", "checked")
-    return next((how for how in origins if top in session.cache.layers(how)), None)
+    return next((how for how in origins if key in session.cache.layers(how)), None)
 
 
 class _Upload:
@@ -363,13 +363,13 @@ def count_upload(session: PushSession, plan: Plan, assembly: Assembly, tag: Refe
 
 
 def assemble_undamaged(
-    session: PushSession, plan: Plan, sources: Sources, tag: Reference
+    session: PushSession, plan: Plan, sources: Sources, tag: Reference, replaces: str = ""
 ) -> Assembly:
     """Return the image with another digest than any copy of it that has lost a blob.
 
-    Raises RegistryError.
+    `replaces` is as in `assemble`. Raises RegistryError.
     """
-    assembly = assemble(plan.spec, sources, plan.labels)
+    assembly = assemble(plan.spec, sources, plan.labels, replaces)
     for _ in range(_MAX_REPLACED):
         if not find_damage(session, assembly, tag):
             break

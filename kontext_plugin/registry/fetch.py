@@ -26,7 +26,7 @@ from kontext_plugin.image.oci import (
     is_index,
 )
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.spec import REVISION
+from kontext_plugin.image.spec import LAYER_LIMIT, REVISION
 from kontext_plugin.layer.reader import Budget, first_name, read_documents, take_manifest
 from kontext_plugin.manifest import MAX_READ, VERSION, Lineage, Manifest, part_name
 from kontext_plugin.runtime.schema import (
@@ -87,6 +87,16 @@ class KontextImage:
         """Whether the layers of sources are those that the manifest names."""
         lower = tuple(layer.digest for layer in self.sources[:-1])
         return self.height >= 0 and lower == self.lineage.layers
+
+    @property
+    def sources_key(self) -> Digest:
+        """A digest of all that a push takes over of the layers of sources.
+
+        The top layer has the manifest, so equal keys mean equal sources. Needs the configuration.
+        """
+        diff_ids = self.config.diff_ids[max(self.height, 0) :] if self.config else ()
+        facts = [(one.digest, one.size, one.media_type) for one in self.sources]
+        return digest_of(repr((facts, diff_ids[: len(facts)])).encode())
 
     @property
     def revision(self) -> str:
@@ -213,7 +223,7 @@ def _base_height(crane: Crane, name: Reference, image: Image, root: manifest.Roo
         return 0
     if root.document["base"] == root.document["extractor"]:  # the shipped base, of one layer
         return 1
-    for number, layer in enumerate(image.layers[:-1]):
+    for number, layer in enumerate(image.layers[:LAYER_LIMIT]):
         # A layer that cannot be read here is one of a user's base.
         with contextlib.suppress(ValueError), crane.blob(name.at(layer.digest)) as blob:
             if first_name(blob, layer) == _EXTRACTOR:

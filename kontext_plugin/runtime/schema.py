@@ -50,12 +50,16 @@ def load_manifest(content: bytes) -> dict[str, Any]:
 def parse_json(content: bytes) -> dict[str, Any]:
     """Return a JSON object in UTF-8 (RFC 8259, 8.1) of any shape. Raises InvalidDocument."""
     try:
-        document = json.loads(content.decode())
+        document = json.loads(content.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidDocument(f"it is not JSON: {brief(error)}") from error
     if not isinstance(document, dict):
         raise InvalidDocument("it is no JSON object")
     return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")  # Python reads NaN and Infinity
 
 
 def check_document(document: dict[str, Any], name: str) -> None:

@@ -101,7 +101,7 @@ def test_an_unchanged_directory_uploads_no_sources(
     """A small layer brings the manifest of today. The new image then stays as it is."""
     before, options = sources_of(name, tag, crane), options_of(name, tag, crane)
     said = docker("kontext", "diff", "--exit-code", "-t", tag, *options, str(pulled))
-    assert said.code == 0 and "would publish a new image" in said.stderr
+    assert said.code == 0 and "Would publish" in said.stderr
 
     registry.requests()
     pushed = docker.push(tag, pulled, *options)

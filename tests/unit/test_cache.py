@@ -62,7 +62,9 @@ IMAGE = KontextImage(
         replaces=C,
     ),
     manifest=MANIFEST,
-    config=ImageConfig("linux/amd64", ("/e",), "/w", {"k": "v"}, (C, A, B, C), "2026-01-03"),
+    config=ImageConfig(
+        "linux/amd64", ("/e",), "/w", {"k": "v"}, (C, A, B, C), "2026-01-03T00:00:00Z"
+    ),
     platforms=("linux/amd64", "linux/arm64"),
 )
 

@@ -23,6 +23,7 @@ from kontext_plugin.manifest import (
     Lineage,
     Manifest,
     Part,
+    _check_paths,
     canonical,
     columns,
     decode,
@@ -667,3 +668,23 @@ NOT_MANIFESTS = {
 def test_what_is_no_manifest_is_refused(content: bytes) -> None:
     with pytest.raises(InvalidManifest):
         read_root(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [
+        ("n" * 255, True),
+        ("n" * 256, False),
+        ("ö" * 127, True),
+        ("ö" * 128, False),
+        ("/".join(["n" * 255] * 15), True),
+        ("/".join(["n" * 255] * 17), False),
+    ],
+    ids=["255 bytes", "256 bytes", "254 in UTF-8", "256 in UTF-8", "deep", "too deep"],
+)
+def test_a_path_that_no_file_system_has_is_refused(path: str, fits: bool) -> None:
+    if fits:
+        _check_paths([path])
+    else:
+        with pytest.raises(InvalidManifest, match="lists the path"):
+            _check_paths([path])

@@ -461,3 +461,19 @@ CHANGES: dict[str, ImageSpec] = {
 def test_what_is_asked_for_is_in_the_digest(spec: ImageSpec) -> None:
     """A tag that shows the digest shows what was asked for: nothing has to be written."""
     assert assemble(spec, SOURCES, {}).digest != assemble(SPEC, SOURCES, {}).digest
+
+
+def test_settings_of_a_base_that_no_tool_could_read_are_left_out() -> None:
+    odd = {"User": 5, "StopTimeout": float("nan"), "Env": ["A=b"], "Volumes": ["/v"]}
+    history = [{"created": 5, "created_by": "COPY"}, {"created_by": ["RUN"], "x": 1}]
+    document = base_document(config=odd, created="garbage", history=history)
+    assembly = assemble(on_base(document), SOURCES, {})
+    made = json.loads(assembly.documents[_config_digest(assembly)])
+    assert made["created"] == "0001-01-01T00:00:00Z"
+    assert made["history"][:2] == [{"created_by": "COPY"}, {}]
+    assert not made["config"].keys() & {"User", "StopTimeout", "Volumes"}
+    assert made["config"]["Env"][0] == "A=b"
+
+
+def _config_digest(assembly: Assembly) -> Digest:
+    return Digest(json.loads(assembly.documents[assembly.images[0].digest])["config"]["digest"])

@@ -259,3 +259,18 @@ def test_each_setting_has_its_place() -> None:
     assert config_from_document(parsed) == ImageConfig(
         "linux/arm64", ("/e", "x"), "/w", {"k": "v"}, (A, B), "2026-01-02T03:04:05Z"
     )
+
+
+@pytest.mark.parametrize(
+    "created", ["2020\ud800", "\x1b]0;evil\x07", "yesterday", "0001-01-01T00:00:00Z", ""]
+)
+def test_what_names_no_time_is_no_time(created: str) -> None:
+    document = {"os": "linux", "architecture": "amd64", "created": created}
+    assert config_from_document(document).created == ""
+
+
+def test_labels_that_are_not_utf_8_are_left_out() -> None:
+    """Later manifests take the label of the commit over."""
+    labels = {"a": "b", "c": "\ud800", "\udc00": "d"}
+    document = {"os": "linux", "architecture": "amd64", "config": {"Labels": labels}}
+    assert config_from_document(document).labels == {"a": "b"}

@@ -88,3 +88,9 @@ def test_parents_are_all_directories_above_the_paths_in_order(paths: list[str]) 
 )
 def test_a_lone_surrogate_is_not_utf_8(name: str, expected: bool) -> None:
     assert is_utf8(name) is expected
+
+
+def test_files_are_counted_without_their_sizes() -> None:
+    """The cache keeps no sizes of a large tree."""
+    tree = Tree({"d": "", "d/f": "a" * 64, "g": "b" * 64}, links={"l": "g"})
+    assert tree.file_count == 3

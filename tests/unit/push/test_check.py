@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from support.trees import Directory, File, Link, Node, Tree
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane_driver.errors import NotFound, RegistryError
 from kontext_plugin.delta import diff
-from kontext_plugin.image.oci import Digest, Layer, digest_of
+from kontext_plugin.image.oci import Digest, ImageConfig, Layer, digest_of
 from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.layer.reader import ExportReader
 from kontext_plugin.manifest import MANIFEST_PATH, SOURCES_PATH, part_name
@@ -75,7 +75,7 @@ def whiteout(path: str) -> Entry:
 ABOVE = ["var", "var/lib", "var/lib/kontext", "var/lib/kontext/parts", "var/run", SOURCES_PATH]
 DOCUMENTS = [
     entry(MANIFEST_PATH, File(b"{}")),
-    entry(part_name(Digest("sha256:" + "a" * 64)), File(b"{}")),
+    entry(part_name(digest_of(b"{}")), File(b"{}")),
     *(entry(path, DIR) for path in ABOVE),
 ]
 
@@ -261,7 +261,7 @@ def test_an_honest_parent_is_built_on(
 def test_a_layer_that_was_checked_is_not_read_again(registry: Registry, cache: Cache) -> None:
     found = registry.found()
     check(registry, found, cache)
-    assert cache.layers("checked") == {found.sources[-1].digest}
+    assert cache.layers("checked") == {found.sources_key}
     registry.crane.requests.clear()
     assert isinstance(check(registry, found, cache).plan.parent, BuildOn)
     assert registry.crane.requests == []
@@ -271,7 +271,7 @@ def test_a_layer_that_this_machine_has_written_is_not_read(
     registry: Registry, cache: Cache
 ) -> None:
     found = registry.found()
-    cache.save_layers("written", [found.sources[-1].digest])
+    cache.save_layers("written", [found.sources_key])
     assert isinstance(check(registry, found, cache).plan.parent, BuildOn)
     assert registry.crane.requests == []
 
@@ -717,3 +717,32 @@ def test_a_lie_cannot_command_a_terminal(
     add(registry, 1, below("\x1b[2J\nok", EVIL))
     check(registry, registry.found(), cache)
     assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
+
+KEPT: dict[str, Callable[[KontextImage], KontextImage]] = {
+    "a diff ID": lambda image: replace(
+        image,
+        config=replace(
+            image.config or ImageConfig(""),
+            diff_ids=(digest_of(b""), *(image.config or ImageConfig("")).diff_ids[1:]),
+        ),
+    ),
+    "the size of a layer": lambda image: replace(
+        image,
+        image=replace(
+            image.image,
+            layers=(replace(image.sources[0], size=7), *image.image.layers[1:]),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", KEPT.values(), ids=KEPT)
+def test_what_was_checked_includes_all_that_a_push_takes_over(
+    change: Callable[[KontextImage], KontextImage], registry: Registry, cache: Cache
+) -> None:
+    """The layers' digests alone do not cover it."""
+    found = registry.found()
+    cache.save_layers("checked", [found.sources_key])
+    assert change(found).sources_key != found.sources_key
+    assert isinstance(check(registry, change(found), cache).plan.parent, StartFresh)

@@ -22,12 +22,19 @@ from support.models import SPEC, TAG, described, plan_on, published
 from support.trees import File
 
 from kontext_plugin.cache import Cache, PushRecord
-from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError
+from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError, Unreadable
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference, parse_reference
 from kontext_plugin.manifest import Lineage, Manifest, encode
 from kontext_plugin.push import find as find_module
-from kontext_plugin.push.find import Found, find_images, likely_tags, nearest_push, unsettled_tags
+from kontext_plugin.push.find import (
+    Found,
+    find_images,
+    likely_tags,
+    nearest_push,
+    parent_tags,
+    unsettled_tags,
+)
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import Origin, StartFresh
 from kontext_plugin.push.session import PushSession
@@ -605,7 +612,7 @@ UNSETTLED: dict[str, tuple[list[tuple[str, Digest, float]], Digest | None, bool]
     "the push before, at once": ([("t", NEW, 1), ("t", OLD, 90)], OLD, True),
     "an earlier push, at once": ([("t", NEW, 1), ("t", THEIRS, 5), ("t", OLD, 90)], OLD, True),
     "the push before, after a minute": ([("t", NEW, 61), ("t", OLD, 90)], OLD, False),
-    "a push from the future": ([("t", NEW, -5), ("t", OLD, 90)], OLD, False),
+    "a push from the future": ([("t", NEW, -5), ("t", OLD, 90)], OLD, True),
     "an image of another machine": ([("t", NEW, 1), ("t", OLD, 90)], THEIRS, False),
     "nothing": ([("t", NEW, 1), ("t", OLD, 90)], None, False),
     "the only push": ([("t", NEW, 1)], NEW, False),
@@ -721,3 +728,40 @@ def test_the_tags_of_the_first_repository_are_listed(registry: Registry, cache: 
     other = parse_reference("host.io/other:t")
     find(registry, cache, PushOptions((TAG, other)))
     assert [one for one in registry.requests if one.startswith("ls")] == [f"ls {REPOSITORY}"]
+
+
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, fresh=True)], ids=["", "--fresh"])
+def test_something_unreadable_under_the_tag_is_replaced(
+    options: PushOptions, registry: Registry, cache: Cache
+) -> None:
+    """Whoever may write to a repository could stop all later pushes otherwise."""
+    registry.errors[str(TAG)] = Unreadable("the registry's answer is larger than 8 MB")
+    found = find(registry, cache, options)
+    assert (found.foreign, found.candidates, found.tag_image) == ((TAG,), (), None)
+    assert found.tags_to_write(digest_of(b"")) == (TAG,)
+
+
+def test_something_unreadable_under_another_tag_stops_no_push(
+    registry: Registry, cache: Cache
+) -> None:
+    registry.listed = ["main"]
+    registry.errors[f"{REPOSITORY}:main"] = Unreadable("the registry's answer is empty")
+    assert find(registry, cache).candidates == ()
+
+
+PARENT_TAGS = {
+    "the hash": ("319769e", ["6e78c6c", "aaaaaaa"]),
+    "after something": ("sha-319769e047", ["sha-6e78c6c111", "sha-aaaaaaa222"]),
+    "another commit": ("1234567", []),
+    "no commit": ("v1.0", []),
+}
+
+
+@pytest.mark.parametrize(("name", "guesses"), PARENT_TAGS.values(), ids=PARENT_TAGS)
+def test_a_tag_that_names_the_commit_leads_to_those_of_its_parents(
+    name: str, guesses: list[str]
+) -> None:
+    commits = [start.ljust(40, end) for start, end in (("319769e047", "0"), ("6e78c6c111", "1"))]
+    commits += ["aaaaaaa222".ljust(40, "2"), "b" * 40]
+    found = parent_tags(replace(TAG, tag=name), commits)
+    assert [one.tag for one in found] == guesses

@@ -200,7 +200,7 @@ BUILT_ON: dict[str, Callable[[], BuildOn | StartFresh]] = {
         image_of_layers(MAX_LAYERS - 4), replace(on_base(3), always_reuse=True), CHANGED
     ),
     "pushed by this machine, with --reuse own": lambda: choose(
-        TAG_IMAGE, replace(SPEC, trusted=frozenset({TOP})), TREE
+        TAG_IMAGE, replace(SPEC, trusted=frozenset({TAG_IMAGE.sources_key})), TREE
     ),
 }
 

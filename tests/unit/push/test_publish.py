@@ -610,10 +610,10 @@ def test_a_layer_is_trusted_as_the_parents_are(
     parent = published(plan_on(NOTHING, spec, EARLIER))
     hold(crane, parent)
     if of_parent:
-        session.cache.save_layers(of_parent, [parent.sources[-1].digest])  # type: ignore[arg-type]
+        session.cache.save_layers(of_parent, [parent.sources_key])  # type: ignore[arg-type]
     before = {how: session.cache.layers(how) for how in ("written", "checked")}  # type: ignore[arg-type]
     pushed = push(session, plan_on(parent, spec), root, scratch)
-    new = {pushed.layers.top.layer.digest}
+    new = {pushed.done.image.sources_key}
     for how in ("written", "checked"):
         added = session.cache.layers(how) - before[how]  # type: ignore[arg-type]
         assert added == (new if how == expected else set())
@@ -623,7 +623,7 @@ def test_the_layers_of_a_fresh_start_are_written_here(
     session: PushSession, spec: ImageSpec, root: str, scratch: str
 ) -> None:
     pushed = push(session, plan_on(NOTHING, spec), root, scratch)
-    assert session.cache.layers("written") == {pushed.layers.top.layer.digest}
+    assert session.cache.layers("written") == {pushed.done.image.sources_key}
 
 
 # Lost blobs, and what a push would upload

@@ -268,7 +268,8 @@ def branches(stage: Stage) -> Topic:
         f"""One machine with a cache pushes commits of two branches in turn: {stage.other} and HEAD.
         The first push of each branch is not counted. *To reach* is the size of the files that
         differ from the nearest image that was pushed before, and of the manifest and its new parts,
-        both packed, and {CONFIGURATION} bytes for each configuration.
+        both packed, and {CONFIGURATION} bytes for each configuration. Some pushes upload more: they
+        compact earlier layers, as docs/choice.md says.
         `scripts/replay --tags branches` shows each push.""",
     )
 

@@ -128,7 +128,7 @@ class _Finder:
         elif self._candidates:  # if none is usable, each has a reason of its own
             fresh = StartFresh("there is no image to build on")
         else:
-            fresh = StartFresh(f"there is no image to build on. {self._advice()}")
+            fresh = StartFresh(f"there is no image to build on; {self._advice()}")
         candidates = tuple(self._candidates)
         return Found(fresh, shown, candidates, tag_image, unsettled, tuple(self._foreign))
 
@@ -245,10 +245,10 @@ class _Finder:
             return f"git does not tell its history: {line_safe(problem)}"
         if self._history().is_shallow:
             return (
-                "The clone is shallow, so git knows few earlier commits: run 'git fetch --deepen "
+                "the clone is shallow, so git knows few earlier commits: run 'git fetch --deepen "
                 "50', or name an image with --from"
             )
-        return "If there is one elsewhere, name it with --from"
+        return "--from can name one"
 
     def _cached(self, digest: Digest, reference: str = "") -> KontextImage | None:
         """Return an image that this machine has pushed, or has read under this reference."""

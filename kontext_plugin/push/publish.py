@@ -238,7 +238,9 @@ class _Upload:
         sent: set[tuple[str, Digest]] = set()  # by repository
         for number, tag in enumerate(tags):
             try:
-                sent |= {(tag.repository, blob) for blob in self._push(tag)}
+                there = [one for one in found.shown if one.repository == tag.repository]
+                is_new = tag == there[0] and not any(found.shown[one] for one in there)
+                sent |= {(tag.repository, blob) for blob in self._push(tag, is_new=is_new)}
                 if found.shown[tag] == self._assembly.digest:  # crane push believes this answer
                     self._session.crane.tag(tag.at(self._assembly.digest), tag.tag)
             except RegistryError as error:
@@ -252,25 +254,32 @@ class _Upload:
                 ) from error
         return sum(sizes.get(blob, 0) for _, blob in sent)
 
-    def _push(self, tag: Reference) -> frozenset[Digest]:
+    def _push(self, tag: Reference, *, is_new: bool) -> frozenset[Digest]:
         """Push the layout to a tag; return the blobs that the registry did not have.
 
-        A layout lacks the layers of a base and of a parent. If they are not in the tag's repository
-        either, they are brought there first.
+        A layout lacks the layers of a base and of a parent. They are brought to the tag's
+        repository: at once if it `is_new`, so that nothing is uploaded that can be mounted, or else
+        if they are missing there.
         """
+        images = [one for one in self._borrowed_images() if one.repository != tag.repository]
+        if is_new and (not self._plan.candidate or any(one.repository for one in images)):
+            return self._bring(images, tag) | self._run_crane(tag)
         try:
             return self._run_crane(tag)
         except NotFound:
-            steps, brought = self._session.report.steps, frozenset[Digest]()
-            images = [one for one in self._borrowed_images() if one.repository != tag.repository]
             if not images:
                 raise
-            for image in images:
-                with steps.step(StepName.CRANE_MUTATE):
-                    brought |= self._session.crane.bring(
-                        image.name, tag.repository, {_BROUGHT: self._assembly.digest}
-                    )
-            return brought | self._run_crane(tag)
+            return self._bring(images, tag) | self._run_crane(tag)
+
+    def _bring(self, images: Sequence[_BorrowedImage], tag: Reference) -> frozenset[Digest]:
+        """Bring the layers of images to a tag's repository; return those that were copied."""
+        brought = frozenset[Digest]()
+        for image in images:
+            with self._session.report.steps.step(StepName.CRANE_MUTATE):
+                brought |= self._session.crane.bring(
+                    image.name, tag.repository, {_BROUGHT: self._assembly.digest}
+                )
+        return brought
 
     def _run_crane(self, tag: Reference) -> frozenset[Digest]:
         progress = UploadProgress(self._assembly.blobs)

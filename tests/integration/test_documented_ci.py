@@ -148,7 +148,7 @@ class Service:
 
         The message of a push never says it as clearly as the registry's own log.
         """
-        self.uploaded()
+        self.registry.requests()  # earlier ones, also of other tests
         self.commit("hello\n")
         first = push()
         assert self.uploaded() > LARGE
@@ -341,7 +341,7 @@ def test_another_image_to_build_on(service: Service) -> None:
     (script,) = examples("Another image to build on", "sh")
     commit = service.commit("hello\n")
     service.run(f"docker kontext push -t {REGISTRY}/me/app:main .", service.check_out(1))
-    service.uploaded()
+    service.registry.requests()
     work = service.check_out(1)
     (work / "README").write_text("of the fork\n")
     assert service.run(script, work, COMMIT=commit).partition("/")[2].startswith("fork/")

@@ -86,9 +86,10 @@ def test_a_slow_push_draws_its_progress_and_leaves_only_its_messages(
     assert len(set(percents)) > 10
     assert percents == sorted(percents)
     assert percents[-1] <= 100
-    # Ahead by what the line has buffered: the kernel lets it have 6 MB.
+    # Ahead by what the line has buffered: the kernel lets it have 6 MB. Behind by what the line has
+    # carried since the picture was drawn, on a busy machine.
     ahead = [percent - carried * 100 / TOTAL for percent, carried in seen]
-    assert min(ahead) > -5
+    assert min(ahead) > -20
     assert max(ahead) < 50
     assert lines[0] == f"WARNING: {SHOWN}"
     words = [line.split()[0] for line in lines[1:5]]

@@ -53,9 +53,7 @@ def test_the_files_say_what_was_published(
         "files": 2,
         "size": 1001,
     }
-    assert first == same | {
-        "fresh": "there is no image to build on. If there is one elsewhere, name it with --from"
-    }
+    assert first == same | {"fresh": "there is no image to build on; --from can name one"}
 
     assert pushed() == same | {"up_to_date": True, "fresh": None, "uploaded": 0}
 

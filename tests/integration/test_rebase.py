@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.images import documents, exported, layers, own_base, uploaded, writes
 from support.layouts import write_layout
-from support.services import Docker, Registry, Result, install_plugin
+from support.services import Docker, Registry, Result, install_plugin, serve_registry
 from support.trees import SOURCES, File, Tree, in_archive, on_disk, plant
 
 from kontext_plugin.image.oci import ImageConfig
@@ -344,19 +344,22 @@ def test_check_parent_reads_each_layer_once(
 
 
 def test_fresh_heals_an_image_that_has_lost_its_base(
-    docker: Docker, registry: Registry, crane: Crane, source: Path, bases: tuple[str, str]
+    docker: Docker, crane: Crane, source: Path, tmp_path: Path
 ) -> None:
     """crane sends nothing where it finds the manifest, so the image gets another digest."""
-    tag = registry.repository() + ":v1"
-    (source / "own").write_text(tag)
-    first = docker.push(tag, source).image
-    for digest in layers(crane, tag):
-        registry.blob(digest).unlink()
-    registry.requests()
-    healed = docker.push(tag, source, "--fresh")
-    assert healed.image != first
-    assert "has lost a blob: publishing it again with another digest" in healed.stderr
-    assert writes(registry.requests())
-    crane("validate", "--remote", tag)
-    assert exported(crane, tag) == on_disk(source)
-    assert docker.push(tag, source, "--fresh").image
+    (tmp_path / "registry").mkdir()
+    with serve_registry(tmp_path / "registry") as registry:  # other tests need these blobs
+        docker.log_in(registry.host)
+        tag = registry.repository() + ":v1"
+        (source / "own").write_text(tag)
+        first = docker.push(tag, source).image
+        for digest in layers(crane, tag):
+            registry.blob(digest).unlink()
+        registry.requests()
+        healed = docker.push(tag, source, "--fresh")
+        assert healed.image != first
+        assert "has lost a blob: publishing it again with another digest" in healed.stderr
+        assert writes(registry.requests())
+        crane("validate", "--remote", tag)
+        assert exported(crane, tag) == on_disk(source)
+        assert docker.push(tag, source, "--fresh").image

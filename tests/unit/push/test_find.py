@@ -309,8 +309,8 @@ def test_without_any_image_the_reason_names_from(
 
 
 ADVICE: dict[str, tuple[History, str]] = {
-    "no work tree": (History(), "If there is one elsewhere, name it with --from"),
-    "a shallow clone": (History((A,), (), True), "The clone is shallow"),
+    "no work tree": (History(), "--from can name one"),
+    "a shallow clone": (History((A,), (), True), "the clone is shallow"),
     "git fails": (History(problem="detected dubious\x1b ownership"), r"dubious\x1b ownership"),
 }
 

@@ -489,11 +489,9 @@ def test_a_parent_of_another_repository_brings_its_layers_along(
     plan = plan_on(parent, spec, reference=OTHER)
     pushed = push(session, plan, root, scratch)
     source = OTHER.at(parent.image.digest)
-    assert crane.requests == [
-        ("push", str(TAG)),
-        ("bring", source, TAG.repository),
-        ("push", str(TAG)),
-    ]
+    assert crane.requests == [("bring", source, TAG.repository), ("push", str(TAG))], (
+        "nothing is uploaded to a new repository that can be mounted"
+    )
     sizes = {layer.digest: layer.size for layer in parent.image.layers} | pushed.assembly.blobs
     new = there | pushed.assembly.blobs.keys()
     assert pushed.done.uploaded == sum(sizes[Digest(blob)] for blob in new)
@@ -505,8 +503,19 @@ def test_layers_that_are_there_already_are_not_brought(
     parent = published(plan_on(NOTHING, spec, EARLIER))
     hold(crane, parent, OTHER)
     hold(crane, parent, TAG)
-    push(session, plan_on(parent, spec, reference=OTHER), root, scratch)
+    shown: dict[Reference, Digest | None] = {TAG: digest_of(b"a former push to both")}
+    push(session, plan_on(parent, spec, reference=OTHER), root, scratch, shown=shown)
     assert crane.requests == [("push", str(TAG))]
+
+
+def test_layers_that_are_missing_after_all_are_brought(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent, OTHER)
+    shown: dict[Reference, Digest | None] = {TAG: digest_of(b"something else")}
+    push(session, plan_on(parent, spec, reference=OTHER), root, scratch, shown=shown)
+    assert [verb for verb, *_ in crane.requests] == ["push", "bring", "push"]
 
 
 def test_an_index_brings_the_image_whose_layers_are_wanted(
@@ -556,7 +565,6 @@ def test_the_layers_of_a_base_are_brought_where_they_are_missing(
     pushed = push(session, plan_on(NOTHING, on_base), root, scratch, [TAG, SECOND])
     again = ("index",) if len(platforms) > 1 else ()
     assert crane.requests == [
-        ("push", str(TAG), *again),
         *(("bring", base.source, TAG.repository) for base in on_base.bases),
         ("push", str(TAG), *again),
         ("push", str(SECOND), *again),

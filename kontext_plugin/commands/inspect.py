@@ -12,7 +12,7 @@ from kontext_plugin.crane import connect
 from kontext_plugin.delta import tree_bytes
 from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.push.history import resolve
+from kontext_plugin.push.history import records_of, resolve
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import aligned, json_document, line_safe, number, size
@@ -36,15 +36,19 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         name = resolve(crane, requests, name)
         image = fetch(crane, requests, name)
         config = fetch_config(crane, name.at(image.image.digest))
-    document = describe(name, image, config)
+    reasons = (one.parent for one in records_of(name) if one.digest == image.digest)
+    document = describe(name, image, config, next(filter(None, reasons), ""))
     write_stdout([json_document(document)] if parsed.format == "json" else lines(document))
     return 0
 
 
-def describe(name: Reference, kontext_image: KontextImage, config: ImageConfig) -> dict[str, Any]:
+def describe(
+    name: Reference, kontext_image: KontextImage, config: ImageConfig, found_at: str = ""
+) -> dict[str, Any]:
     """Return the document of --format json (docs/commands.md), which has everything that is known.
 
-    None stands for what version 1 of the manifest does not say.
+    None stands for what version 1 of the manifest does not say. `found_at` is where this machine
+    found the parent, and why, if it has pushed the image.
     """
     image, manifest = kontext_image.image, kontext_image.manifest
     tree, lineage = manifest.tree, manifest.lineage
@@ -73,6 +77,8 @@ def describe(name: Reference, kontext_image: KontextImage, config: ImageConfig) 
             {"digest": layer.digest, "size": layer.size, "role": role.value if role else None}
             for layer, role in zip(image.layers, roles(kontext_image), strict=True)
         ],
+        "parent": lineage.ancestors[-1].image if lineage and lineage.ancestors else None,
+        "parent_found_at": found_at or None,
         "ancestors": [
             {
                 "digest": one.image,
@@ -133,6 +139,10 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Manifest", f"version {document['version']}"
         yield "Generation", str(document["generation"])
         yield "Platform", line_safe(", ".join(document["platforms"]))
+        if document["parent"]:
+            found_at = document["parent_found_at"]
+            why = f", found at {line_safe(found_at)}" if found_at else ""
+            yield "Parent", f"{document['parent']}{why}"
         if document["base"]:
             yield "Base", line_safe(f"{document['base_name']}, {document['base']}")
         if document["extractor"]:

@@ -41,6 +41,8 @@ def test_inspect_describes_the_image_and_its_layers(
         for digest, role in zip(blobs, roles, strict=True)
     ]
     assert document["size"] == sum(map(registry.blob_size, blobs))
+    assert document["parent"] == first.partition("@")[2]
+    assert document["parent_found_at"] == tag
     old = len(b"hello\n" + b"#!/bin/sh\n" + b"old")
     # A header for each of the four that changed, the two that are gone, and the one whiteout.
     assert document["shadowed"] == old + 512 * (4 + 2 + 1)

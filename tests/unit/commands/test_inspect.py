@@ -166,7 +166,7 @@ def test_version_1_has_the_counts_alone() -> None:
     unknown = {key for key, value in document.items() if value is None}
     assert unknown == {
         "manifest", "intact", "generation", "base", "base_name", "extractor", "created", "bytes",
-        "content", "shadowed",
+        "content", "shadowed", "parent", "parent_found_at",
     }  # fmt: skip
     text = "\n".join(inspect.lines(document))
     assert "2018 prototype" in text and "None" not in text

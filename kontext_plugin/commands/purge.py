@@ -100,7 +100,8 @@ def purge(options: PurgeOptions, report: Report) -> str:
                 hint="Push the directory again with --fresh.",
             )
         spec = _spec(session, options, old)
-        labels = _own_labels(spec, old)
+        assert old.config is not None  # fetched with history
+        labels = spec.own_labels(old.config.labels)
         fresh = StartFresh("purge")
         plan = plan_fresh(fresh, replace(spec, labels=labels), old.manifest.tree)
 
@@ -198,13 +199,6 @@ def _spec(session: PushSession, options: PurgeOptions, old: KontextImage) -> Ima
 def _has_unknown_base(old: KontextImage) -> bool:
     """Whether there are layers of a base, and not only an extractor below, as in old images."""
     return old.height > (0 if old.image.extractor else 1)
-
-
-def _own_labels(spec: ImageSpec, old: KontextImage) -> dict[str, str]:
-    """Return the labels that are not the base's."""
-    assert old.config is not None  # fetched with history
-    base = spec.bases[0].config.labels
-    return {key: value for key, value in old.config.labels.items() if base.get(key) != value}
 
 
 def _write_sources(crane: Crane, tag: Reference, old: KontextImage, directory: str) -> None:

@@ -65,6 +65,11 @@ class ImageSpec:
         """The most layers of sources."""
         return self.max_layers - max(len(base.layers) for base in self.bases) - 1
 
+    def own_labels(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """Return the labels of an image that are not the base's."""
+        base = self.bases[0].config.labels
+        return {key: value for key, value in labels.items() if base.get(key) != value}
+
     def labels_on(self, former: Mapping[str, str], *, is_same: bool) -> dict[str, str]:
         """Return the labels of the new image; `former` are those of the image that it builds on.
 

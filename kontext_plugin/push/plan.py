@@ -88,10 +88,7 @@ def make_plan(
             parent.reverse_delta, tree, parent.replaced_directories
         ),
     )
-    base = spec.bases[0].config.labels
-    former = {
-        key: value for key, value in choice.found.config.labels.items() if base.get(key) != value
-    }
+    former = spec.own_labels(choice.found.config.labels)
     return Plan(
         spec=spec,
         parent=choice,

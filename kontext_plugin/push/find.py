@@ -100,9 +100,9 @@ class _Finder:
         for tag, document in documents.items():
             if isinstance(document, Unreadable):
                 self._foreign.append(tag)
-                self._reasons.append(StartFresh(f"cannot build on {document.message}"))
+                self._note(f"cannot build on {document.message}")
             if isinstance(document, bytes) and len(self._candidates) < _MAX_IMAGES:
-                self._read(tag, document, Origin.TAG)
+                self._note(self._read(tag, document, Origin.TAG))
         tag_image = self._candidates[0].image if self._candidates else None
         if options.fresh or options.reuse == "never":
             option = "--fresh" if options.fresh else "--reuse never"
@@ -146,29 +146,32 @@ class _Finder:
             return {tags[0]: ask(tags[0])}
         return dict(zip(tags, self._session.requests.map(ask, tags), strict=True))
 
-    def _read(self, name: Reference, document: bytes, origin: Origin) -> None:
-        """Make the image with this manifest document a candidate, unless it cannot be one."""
+    def _note(self, reason: str) -> None:
+        """Keep why an image under a tag cannot be built on, if there is a reason."""
+        if reason:
+            self._reasons.append(StartFresh(reason))
+
+    def _read(self, name: Reference, document: bytes, origin: Origin) -> str:
+        """Make the image with this manifest document a candidate; return why it cannot be one."""
         digest = digest_of(document)
         if len(self._candidates) >= _MAX_IMAGES or self._has(digest):
-            return
+            return ""
         session = self._session
         try:
             image = self._cached(digest, str(name)) or fetch_by_document(
                 session.crane, session.requests, name, document, with_history=True
             )
         except NotFound:
-            reason = "a part of the image is gone from the registry"
+            return "a part of the image is gone from the registry"
         except Damaged:
-            reason = "a part of the image is damaged in the registry"
+            return "a part of the image is damaged in the registry"
         except (Unreadable, InvalidImage) as error:
-            why = error.reason if isinstance(error, InvalidImage) else error.message
-            reason = f"cannot build on {name}: {why}"
             if origin is Origin.TAG:
                 self._foreign.append(name)
-        else:
-            self._candidates.append(Candidate(image, name, origin))
-            return
-        self._reasons.append(StartFresh(reason))
+            why = error.reason if isinstance(error, InvalidImage) else error.message
+            return f"cannot build on {name}: {why}"
+        self._candidates.append(Candidate(image, name, origin))
+        return ""
 
     def _has(self, digest: Digest) -> bool:
         return any(candidate.image.digest == digest for candidate in self._candidates)
@@ -181,11 +184,8 @@ class _Finder:
         except (NotFound, Refused, Unreadable, InvalidImage) as error:
             self._session.report.warning(f"{error.message}; the push does not build on it")
             return
-        reasons = len(self._reasons)
-        self._read(name, document, Origin.FROM)
-        for unusable in self._reasons[reasons:]:
-            self._session.report.warning(unusable.reason)
-        del self._reasons[reasons:]
+        if reason := self._read(name, document, Origin.FROM):
+            self._session.report.warning(reason)
 
     def _take_own_pushes(self, shown: Mapping[Reference, Digest | None]) -> None:
         """Make pushes of this machine candidates, unless somebody else has moved a tag since.
@@ -207,9 +207,11 @@ class _Finder:
             if digests <= former or is_untouched:
                 self._candidates.append(_candidate_of(record, image))
             break
-        if self._records and is_untouched:
-            ours = _own(self._records, self._root, repositories)
-            nearest = nearest_push(tuple(ours), self._history())
+        ours = tuple(_own(self._records, self._root, repositories))
+        known = {digest for one in self._candidates for digest in _with_ancestors(one.image)}
+        # git takes some processes: it is asked only if it can lead to another image.
+        if is_untouched and any(one.revision and one.digest not in known for one in ours):
+            nearest = nearest_push(ours, self._history())
             if nearest and not self._has(nearest.digest):
                 image = self._cached(nearest.digest)
                 if image and len(self._candidates) < _MAX_IMAGES:
@@ -228,11 +230,9 @@ class _Finder:
             except RegistryError:
                 return None
 
-        reasons = len(self._reasons)
         for tag, document in zip(guesses, self._session.requests.map(ask, guesses), strict=True):
             if document:
-                self._read(tag, document, Origin.COMMIT)
-        del self._reasons[reasons:]  # nobody has asked for these images
+                self._read(tag, document, Origin.COMMIT)  # nobody has asked for this image
 
     def _history(self) -> History:
         if self._read_history is None:
@@ -272,7 +272,6 @@ class _Finder:
                 self._read(reference, session.crane.manifest(str(reference)), origin)
             except RegistryError as error:  # nobody has asked for this image
                 session.report.debug(f"cannot build on {reference}: {error.message}")
-        self._reasons.clear()  # nobody has asked for these images
 
     def _list_tags(self, repository: str, listed: list[str]) -> None:
         deadline = time.monotonic() + _MAX_SECONDS

@@ -163,7 +163,12 @@ class Daemon:
             raise
         finally:
             # An interrupted request may still create the container: wait for it.
-            self._remove_container(name, _GRACE if interrupted else 0)
+            patience = _GRACE if interrupted else 0
+            try:
+                self._remove_container(name, patience)
+            except KeyboardInterrupt:  # the first interruption; all later ones are ignored
+                self._remove_container(name, patience)
+                raise
 
     def _remove_container(self, name: str, patience: float) -> None:
         """Remove a container. If there is none, try again for `patience` seconds."""

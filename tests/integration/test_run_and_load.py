@@ -205,7 +205,8 @@ class Between:
         self.listening = listening
         self.creating = threading.Event()  # somebody has asked for a container
         self.created = threading.Event()  # the daemon has made it
-        self.delay = 0.0  # seconds that such a request takes
+        self.stopping = threading.Event()  # somebody has asked it to stop the container
+        self.delay = 0.0  # seconds that each of these requests takes
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -225,6 +226,9 @@ class Between:
             while data := source.recv(65536):
                 if b"/containers/create" in data:
                     self.creating.set()
+                    time.sleep(self.delay)
+                if b"/stop?" in data:
+                    self.stopping.set()
                     time.sleep(self.delay)
                 if self.creating.is_set() and b" 201 Created" in data:
                     self.created.set()
@@ -564,26 +568,44 @@ def test_run_ends_if_nobody_reads_its_output(
     assert process.wait(20) != 0
 
 
-def test_a_container_that_comes_late_is_removed(
-    docker: Docker, tag: str, workspace: Path, tmp_path: Path
-) -> None:
-    """Interrupted before the daemon has made it."""
-    host = tmp_path / "between.sock"
+@contextlib.contextmanager
+def slow_run(
+    docker: Docker, image: str, workspace: Path, host: Path
+) -> Iterator[tuple[Between, subprocess.Popen[bytes]]]:
+    """`docker kontext run` through a daemon that takes half a second to make or stop a container."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(host))
         listening.listen()
         between = Between(listening)
         between.delay = 0.5
         process = subprocess.Popen(
-            ["docker", "--host", f"unix://{host}", "kontext", "run", tag],
+            ["docker", "--host", f"unix://{host}", "kontext", "run", image],
             cwd=workspace,
             env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        yield between, process
+
+
+def test_a_container_that_comes_late_is_removed(
+    docker: Docker, tag: str, workspace: Path, tmp_path: Path
+) -> None:
+    """Interrupted before the daemon has made it."""
+    with slow_run(docker, tag, workspace, tmp_path / "between.sock") as (between, process):
         assert between.creating.wait(60)
         process.terminate()
         _, messages = process.communicate(timeout=10)
         assert process.returncode == 130, messages
         assert between.created.wait(60)
+
+
+def test_a_container_is_removed_though_that_is_interrupted(
+    docker: Docker, tag: str, workspace: Path, tmp_path: Path
+) -> None:
+    with slow_run(docker, tag, workspace, tmp_path / "between.sock") as (between, process):
+        assert between.stopping.wait(60)
+        process.terminate()
+        _, messages = process.communicate(timeout=10)
+        assert process.returncode == 130, messages

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
-from kontext_plugin.crane_driver.errors import RegistryError
+from kontext_plugin.crane_driver.errors import BlobMissing, RegistryError
 from kontext_plugin.crane_driver.process import CraneRunner, discard, locate_crane
 from kontext_plugin.crane_driver.watchdog import UploadProgress, pushed_blobs
 from kontext_plugin.image.oci import Digest, parse_digest
@@ -156,6 +156,15 @@ class Crane:
         flags = ["--index"] if is_index else []
         output, messages = self.runner.run("push", *flags, layout, name, progress=progress)
         return Published(_parse_printed_digest(output, name), pushed_blobs(messages))
+
+    def check_upload(self, layout: str, name: str) -> None:
+        """Ask the registry to begin an upload, and send nothing. Raises RegistryError.
+
+        `layout` has an image whose layer is neither in it nor in any registry. crane opens the
+        layer's file only when the registry has said where to upload it.
+        """
+        with contextlib.suppress(BlobMissing):
+            self.runner.run("push", layout, name)
 
     def tag(self, image: str, tag: str) -> None:
         """Add a tag, given without its repository, to an image. Raises RegistryError."""

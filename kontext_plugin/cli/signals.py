@@ -5,10 +5,12 @@ An interruption is Ctrl-C, SIGTERM, a terminal that closes, or docker's plugin s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -27,6 +29,20 @@ def catch_interrupts() -> None:
     name = os.environ.get("DOCKER_CLI_PLUGIN_SOCKET")
     if name:  # without a terminal docker sends no signal, and closes this socket instead
         threading.Thread(target=_watch_docker_socket, args=(name,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def on_interrupt(describe: Callable[[], str]) -> Iterator[None]:
+    """Have an interruption of the block say what it leaves behind, unless an inner one does.
+
+    `describe` completes the message "Interrupted; …".
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            raise
+        raise KeyboardInterrupt(describe()) from interrupt
 
 
 def _interrupt(*_: object) -> None:

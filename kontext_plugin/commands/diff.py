@@ -85,11 +85,11 @@ def show_diff(options: PushOptions, as_json: bool, report: Report) -> bool:
     with open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session:
         prepared = prepare(session, options)
         plan, found = prepared.plan, prepared.found
-        if found.fresh.is_refused:
+        if found.refusal:
             raise KontextError(
-                f"{tag.registry} refuses to show {tag}",
-                hint=f"Run 'docker login {tag.registry}' if it needs credentials. Some registries "
-                "also refuse if the image does not exist yet.",
+                found.refusal.message,
+                hint=f"{found.refusal.hint} Some registries also refuse to show an image that does "
+                "not exist yet.",
             )
         changes = changes_from(plan.since, plan.tree)
         if not as_json:

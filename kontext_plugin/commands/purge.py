@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 from kontext_plugin.cache import Cache, PushRecord, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, timeout_of
+from kontext_plugin.cli.signals import on_interrupt
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.errors import KontextError
@@ -18,12 +20,12 @@ from kontext_plugin.image.oci import Digest, Image, Layer
 from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_reference, repository_of
 from kontext_plugin.image.spec import MAX_LAYERS, ImageSpec
+from kontext_plugin.push import messages
 from kontext_plugin.push.find import Found
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import Plan, plan_fresh
 from kontext_plugin.push.publish import (
-    WHEN_INTERRUPTED,
     Published,
     assemble_undamaged,
     publish,
@@ -75,10 +77,8 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         insecure=parsed.insecure,
         timeout=timeout_of(parsed),
     )
-    try:
+    with on_interrupt(lambda: messages.NOTHING_PUBLISHED):
         print(purge(options, Report(quiet=parsed.quiet, show_debug=flags.debug)))
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(WHEN_INTERRUPTED) from interrupt
     return 0
 
 
@@ -132,11 +132,12 @@ def purge(options: PurgeOptions, report: Report) -> str:
             report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")
         else:
             report.info(f"{tag} stays as it is")
-        kept = {layer.digest for layer in new.image.image.layers}
-        cache.forget_layers({layer.digest for layer in old.image.layers} - kept)
-        cache.save_pushed([_record(cache, tag, new)])
-        remains = _find_remains(session, tag, old, new.image.image)
-        report.notice(remaining(tag, remains))
+        with on_interrupt(partial(messages.published, tag.at(new.image.digest), [tag])):
+            kept = {layer.digest for layer in new.image.image.layers}
+            cache.forget_layers({layer.digest for layer in old.image.layers} - kept)
+            cache.save_pushed([_record(cache, tag, new)])
+            remains = _find_remains(session, tag, old, new.image.image)
+            report.notice(remaining(tag, remains))
     return tag.at(new.image.digest)
 
 

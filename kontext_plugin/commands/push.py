@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Globals
-from kontext_plugin.crane_driver.errors import NotFound
+from kontext_plugin.cli.signals import on_interrupt
+from kontext_plugin.crane_driver.errors import NotFound, Refused
 from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.layout import StagedLayer
 from kontext_plugin.manifest import Manifest
@@ -14,9 +15,9 @@ from kontext_plugin.push import messages
 from kontext_plugin.push.check import check_parent
 from kontext_plugin.push.options import PushOptions, parse_push
 from kontext_plugin.push.parent import StartFresh
+from kontext_plugin.push.preflight import check_room
 from kontext_plugin.push.prepare import Prepared, prepare, take_next
 from kontext_plugin.push.publish import (
-    WHEN_INTERRUPTED,
     assemble_undamaged,
     count_upload,
     publish,
@@ -32,14 +33,13 @@ from kontext_plugin.terminal.progress import reporting
 def main(arguments: Sequence[str], flags: Globals) -> int:
     options, mode = parse_push(arguments)
     remove_stale_results(options)
-    with reporting(mode, flags.debug) as report:
-        try:
-            pushed = push(options, report)
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(WHEN_INTERRUPTED) from interrupt
+    nothing_published = on_interrupt(lambda: messages.NOTHING_PUBLISHED)
+    with reporting(mode, flags.debug) as report, nothing_published:
+        pushed = push(options, report)
     if pushed:
-        print(pushed)
-        write_results(options, pushed)
+        with on_interrupt(lambda: f"{pushed} is published"):
+            print(pushed)
+            write_results(options, pushed)
     return 0
 
 
@@ -61,7 +61,8 @@ def push(options: PushOptions, report: Report) -> Pushed | None:
             _rehearse(session, prepared, options, policy)
             return None
         pushed = _publish(session, prepared, options, policy)
-        cache.save_pushed(records_of(source.root, pushed))
+        with on_interrupt(lambda: f"{pushed} is published"):
+            cache.save_pushed(records_of(source.root, pushed))
     if options.timings:
         report.notice(f"It took\n{report.steps}")
     emit(
@@ -85,8 +86,11 @@ def _publish(
     tell(messages.builds_on(plan))
     try:
         with session.cache.scratch() as directory:
+            check_room(directory, prepared.bytes_to_write, report)
             new, held, assembly = _write(session, prepared, options, policy, directory)
             published = publish(session, plan, held, assembly, new, prepared.found, directory)
+    except Refused as error:
+        raise prepared.found.in_its_words(error) from error
     except NotFound:
         if isinstance(plan.parent, StartFresh):
             raise
@@ -148,9 +152,8 @@ def _rehearse(
     is_shown = not prepared.found.tags_to_write(assembly.digest)
     upload = 0 if is_shown else count_upload(session, plan, assembly, tag)
     report.info(messages.would_upload(tag, plan, assembly, upload, is_shown=is_shown))
-    if prepared.found.fresh.is_refused:
-        registry = tag.registry
-        report.warning(f"{registry} may refuse the push. Run 'docker login {registry}'.")
+    if refusal := prepared.found.refusal:
+        report.warning(f"the push may fail: {refusal.message}. {refusal.hint}")
     emit(
         "result",
         tag=str(tag),

@@ -23,6 +23,10 @@ class NotFound(RegistryError):
     """The registry has no such repository, tag, image or blob."""
 
 
+class BlobMissing(NotFound):
+    """The registry lacks a blob, and the layout that `crane push` publishes lacks it too."""
+
+
 class Damaged(RegistryError):
     """The registry sent content that does not match its digest or size."""
 
@@ -50,12 +54,17 @@ _ABSENT = (
 """The registry's own words: `CODE: message; details` of the distribution specification, or a
 status. crane adds a remark in parentheses to a status without a body."""
 
+_CODE = r"(?:[A-Z_]{4,}|status code 4\d\d[^\n;:]*): "
+"""What comes before the registry's own words: a code of the specification, or a status."""
+
+_WRITES = frozenset({"push", "tag", "mutate"})
+
 _CASES = (
     _Case(  # of a sparse layout
         r"blobs/sha256/(?P<blob>[0-9a-f]{64}): no such file or directory",
         "{registry} has lost a layer of {repository}: sha256:{blob}",
         "Push with --fresh to upload it again.",
-        NotFound,
+        BlobMissing,
         frozenset({"push"}),
     ),
     _Case(
@@ -104,12 +113,55 @@ _CASES = (
         Damaged,
     ),
     _Case(
-        r"(?P<said>(?:TAG_INVALID\b[^\n;]*|[A-Z_]{4,}: [^\n;]*(?i:immutab|overwrit|already exists)"
-        r"[^\n;]*))",
+        r"(?P<said>TAG_INVALID\b[^\n;]*"
+        rf"|{_CODE}[^\n;]*(?i:immutab|overwrit|already exists)[^\n;]*)",
         "{registry} refuses to change {name}: {said}",
         "Push to another tag.",
         Refused,
-        frozenset({"push", "tag"}),
+        _WRITES,
+    ),
+    _Case(
+        rf"(?P<said>{_CODE}[^\n;]*(?i:quota|storage resource|upper limit)[^\n;]*)",
+        "{registry} has no room for {repository}: {said}",
+        "Delete images there that nobody needs, or ask for a higher quota.",
+        Refused,
+        _WRITES,
+    ),
+    _Case(
+        rf"(?P<said>{_CODE}[^\n;]*(?i:retention|lifecycle|\blocked\b|disallowed)[^\n;]*)",
+        "{registry} refuses to change {name}: {said}",
+        "A rule of the registry protects it. Push to another tag, or ask who keeps the registry.",
+        Refused,
+        _WRITES,
+    ),
+    _Case(
+        r"status code (?P<said>413[^\n;(]*)|(?P<code>SIZE_INVALID\b[^\n;]*)",
+        "{registry} refuses a layer as too large: {said}{code}",
+        "A proxy before the registry may limit uploads (client_max_body_size of nginx). Raise that "
+        "limit, or push smaller directories.",
+        Refused,
+        _WRITES,
+    ),
+    _Case(
+        r"(?P<said>UNSUPPORTED\b[^\n;]*|status code 405[^\n;(]*)",
+        "{registry} accepts no uploads for {repository}: {said}",
+        "It may be read-only, or the cache of another registry. Push to another one.",
+        Refused,
+        _WRITES,
+    ),
+    _Case(
+        r"(?P<said>MANIFEST_INVALID\b[^\n;]*|status code 415[^\n;(]*)",
+        "{registry} does not accept the image for {name}: {said}",
+        "It may be too old for OCI images, or for several platforms. Try --platform with one "
+        "platform.",
+        Refused,
+        _WRITES,
+    ),
+    _Case(
+        r"(?P<said>NAME_INVALID\b[^\n;]*)",
+        "{registry} does not accept the name {repository}: {said}",
+        "The registry has rules for names: most want REGISTRY/OWNER/NAME.",
+        Refused,
     ),
     _Case(
         r"did not include Docker-Content-Digest",
@@ -230,7 +282,7 @@ def explain(
         if case.verbs and arguments[0] not in case.verbs:
             continue
         if match := re.search(case.pattern, text):
-            facts.update((key, _shorten(value)) for key, value in match.groupdict().items())
+            facts.update((key, _shorten(value or "")) for key, value in match.groupdict().items())
             hint = case.hint.format(**facts) + _docker_hub_hint(name, facts["registry"])
             return case.kind(case.message.format(**facts), hint=hint)
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
@@ -283,4 +335,6 @@ def _image_name(arguments: Sequence[str]) -> str:
     """Return the image that the verb writes, or else reads."""
     if "--tag" in arguments:
         return arguments[arguments.index("--tag") + 1]
-    return arguments[-1] if arguments[0] != "tag" else arguments[1]
+    if arguments[0] == "tag":
+        return f"{repository_of(arguments[1])}:{arguments[2]}"
+    return arguments[-1]

@@ -209,6 +209,18 @@ class UploadProgress:
         self._arrived = min(arrived, total)
         return Progress(bytes=self._arrived, total_bytes=total)
 
+    @property
+    def uploaded(self) -> int:
+        """The bytes of the blobs that are uploaded, each of them whole."""
+        return self._size(pushed_blobs(bytes(self._messages)))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the registry has all blobs, so that only manifests are left to write."""
+        messages = bytes(self._messages)
+        there = pushed_blobs(messages) | _digests(_PRESENT, messages)
+        return _ALL_PRESENT in messages or there >= self.sizes.keys()
+
     def _size(self, digests: frozenset[Digest]) -> int:
         return sum(self.sizes.get(digest, 0) for digest in digests)
 

@@ -62,6 +62,15 @@ class Found:
     tag_image: KontextImage | None = None  # the image under the first tag that shows one
     unsettled: frozenset[Reference] = frozenset()  # tags about which the answer may be outdated
     foreign: tuple[Reference, ...] = ()  # tags that show something else than an image of Kontext's
+    refusal: Refused | None = None  # the registry's answer if it does not say what a tag shows
+
+    def in_its_words(self, error: Refused) -> Refused:
+        """Return the error, or an earlier one that has the registry's own words.
+
+        crane begins a push with a HEAD request, whose answer has no body.
+        """
+        has_words = "status code" not in error.message
+        return error if has_words or self.refusal is None else self.refusal
 
     def tags_to_write(self, digest: Digest) -> tuple[Reference, ...]:
         """Return the tags that do not show this image yet, or may not."""
@@ -111,26 +120,31 @@ class _Finder:
         for name in options.sources:
             self._read_source(name)
         self._take_own_pushes(shown)
-        is_refused = any(isinstance(document, Refused) for document in documents.values())
+        refusals = [one for one in documents.values() if isinstance(one, Refused)]
         absent = [tag for tag, document in documents.items() if _may_have_others(document)]
-        if absent and not is_refused:
+        if absent and not refusals:
             self._guess_tags(absent)
             if not self._candidates and not self._reasons:
                 self._search_tags(absent[0].repository)
         if self._reasons:
             fresh = self._reasons[0]
-        elif is_refused:
+        elif refusals:
             # Some registries refuse to read an image that does not exist yet. If this one refuses
             # to write as well, the first request of the push tells.
-            fresh = StartFresh(
-                f"{options.tags[0].registry} refuses to show the tag", is_refused=True
-            )
+            fresh = StartFresh(f"{options.tags[0].registry} refuses to show the tag")
         elif self._candidates:  # if none is usable, each has a reason of its own
             fresh = StartFresh("there is no image to build on")
         else:
             fresh = StartFresh(f"there is no image to build on; {self._advice()}")
-        candidates = tuple(self._candidates)
-        return Found(fresh, shown, candidates, tag_image, unsettled, tuple(self._foreign))
+        return Found(
+            fresh,
+            shown,
+            tuple(self._candidates),
+            tag_image,
+            unsettled,
+            tuple(self._foreign),
+            refusals[0] if refusals else None,
+        )
 
     def _look_at_tags(self) -> dict[Reference, bytes | RegistryError]:
         """Return the manifest document under each tag, or the error where there is none."""

@@ -98,6 +98,43 @@ def pushed(tags: Sequence[Reference], plan: Plan, published: Published) -> str:
     return f"Pushed {names}: {what}; uploaded {size(published.uploaded)}"
 
 
+def published(image: str, tags: Sequence[Reference]) -> str:
+    """Return what is published, for a push that did not end well; `image` is `REPO@sha256:…`."""
+    return f"{image} is published as {', '.join(map(str, tags))}"
+
+
+NOTHING_PUBLISHED = "nothing is published"
+"""What an interrupted push or purge says before it uploads anything."""
+
+
+_MIN_UPLOADED = 100_000  # bytes that are worth a word
+
+
+def interrupted(
+    image: str,
+    done: Sequence[Reference],
+    tag: Reference,
+    shows: bool | None,
+    uploaded: int,
+) -> str:
+    """Return what an interrupted upload leaves behind; `image` is `REPO@sha256:…`.
+
+    `done` are the tags that show the image. The push was writing `tag`; `shows` says whether that
+    shows the image, None if the registry does not answer. `uploaded` is in bytes, of whole blobs.
+    """
+    if shows:
+        return published(image, (*done, tag))
+    text = published(image, done) if done else NOTHING_PUBLISHED
+    if shows is None:
+        state = f"{tag} may show {image}: look with 'docker kontext inspect {tag}'"
+        return f"{text}, and {state}" if done else state
+    if done:
+        text += f", but not as {tag}"
+    if uploaded >= _MIN_UPLOADED:
+        text += f"; the next push does not upload the first {size(uploaded)} again"
+    return text
+
+
 def would_upload(
     tag: Reference, plan: Plan, assembly: Assembly, upload: int, *, is_shown: bool
 ) -> str:

@@ -93,7 +93,6 @@ class StartFresh:
 
     reason: str  # completes "Starting fresh: …"
     is_ordinary: bool = False  # an option asked for it
-    is_refused: bool = False  # the registry does not say whether there is an image
 
 
 def choose(found: KontextImage, spec: ImageSpec, tree: Tree) -> BuildOn | StartFresh:

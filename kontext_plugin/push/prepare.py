@@ -6,11 +6,13 @@ The registry answers while the directory is scanned, and git while both go on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import Cache
+from kontext_plugin.crane_driver.errors import Refused
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.platforms import PLATFORMS
@@ -23,6 +25,7 @@ from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import BuildOn, StartFresh
 from kontext_plugin.push.partition import Partition, manifest_bytes, partition
 from kontext_plugin.push.plan import Plan, counted_since, make_plan, plan_fresh
+from kontext_plugin.push.preflight import LARGE, Preflight
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.base_image import fetch_bases, shipped_base
 from kontext_plugin.source import git
@@ -30,6 +33,9 @@ from kontext_plugin.source.directory import SourceDirectory, open_source
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.terminal.steps import StepName
 from kontext_plugin.terminal.text import number, size
+
+_SOON = 0.5
+"""Seconds. A directory that takes longer to scan makes a large push, which is refused early."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,14 @@ class Prepared:
     plan: Plan
     partition: Partition | None  # None: no layer is needed
     assembly: Assembly | None  # the image, if no layer is needed
+
+    @property
+    def bytes_to_write(self) -> int:
+        """The bytes of the files in the new layers, uncompressed."""
+        if self.partition is None:
+            return 0
+        sizes, written = self.plan.tree.sizes, chain(self.partition.top, *self.partition.lower)
+        return sum(sizes.get(path, 0) for path in written)
 
     @property
     def is_up_to_date(self) -> bool:
@@ -68,7 +82,18 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         known = {} if options.fresh else cache.stats(source.root)
     if not known:  # else nothing may have changed, and then git is not needed
         labels.ask()
-    scan = source.scan(known, session.workers, report.steps, report.debug, cache=cache.root)
+    scanning = session.jobs.submit(
+        source.scan, known, session.workers, report.steps, report.debug, cache=cache.root
+    )
+    preflight = Preflight(session)
+    wait((scanning,), _SOON)
+    if not scanning.done() and not options.dry_run:
+        _, found = answer.result()
+        try:
+            preflight.check_uploads(tag for tag, digest in found.shown.items() if not digest)
+        except Refused as error:
+            raise found.in_its_words(error) from error
+    scan = scanning.result()
     report_scan(scan, report)
     is_unchanged = scan.stats == known
     if not is_unchanged:
@@ -80,6 +105,10 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         spec = image_spec(bases, options, cache)
         plan = _plan(found, spec, scan.tree, labels, is_unchanged)
         prepared = _complete(source, scan, found, plan)
+    if not options.dry_run and prepared.bytes_to_write >= LARGE:
+        with report.steps.step(StepName.ASK_REGISTRY):
+            preflight.check_uploads(options.tags)
+            preflight.check_tags(found)
     if not is_unchanged:
         session.jobs.submit(cache.save_stats, source.root, scan.stats)
     return prepared

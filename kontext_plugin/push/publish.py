@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import LayerOrigin
+from kontext_plugin.cli.signals import on_interrupt
 from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError
 from kontext_plugin.crane_driver.watchdog import UploadProgress
 from kontext_plugin.delta import LayerContent, write_layer
@@ -23,6 +25,7 @@ from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree, parents
 from kontext_plugin.manifest import MANIFEST_PATH, Manifest
+from kontext_plugin.push import messages
 from kontext_plugin.push.find import Found
 from kontext_plugin.push.partition import Partition, manifest_on
 from kontext_plugin.push.plan import Plan
@@ -32,7 +35,8 @@ from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.secret_scan.scanner import Finding, Scanner
 from kontext_plugin.terminal.steps import Progress, StepName
 
-WHEN_INTERRUPTED = "each tag shows what it showed before, or the whole new image"
+_QUESTION = 1.0
+"""Seconds in which a registry may answer what a tag shows after an interruption."""
 
 _MAX_REPLACED = 8
 """The most damaged copies of an image that are replaced by another one."""
@@ -190,8 +194,10 @@ def publish(
         except OSError as error:
             raise _write_error(layout, error) from error
         uploaded = _Upload(session, plan, assembly, layout).push(tags, found)
-    with session.report.steps.step(StepName.REMEMBER):
-        image = KontextImage(
+    image = next(iter(found.shown)).at(assembly.digest)
+    is_published = partial(messages.published, image, (*found.shown,))
+    with on_interrupt(is_published), session.report.steps.step(StepName.REMEMBER):
+        published = KontextImage(
             digest=assembly.digest,
             image=assembly.images[0],
             manifest=held,
@@ -200,11 +206,11 @@ def publish(
             is_cached=True,
         )
         former = plan.found_image
-        if not (former and former.is_cached and former.digest == image.digest):
-            session.cache.save_published(str(next(iter(found.shown))), image)
+        if not (former and former.is_cached and former.digest == published.digest):
+            session.cache.save_published(str(next(iter(found.shown))), published)
         if new and (how := _trust(session, plan)):
-            session.cache.save_layers(how, [image.sources_key])
-    return Published(image, tags, uploaded)
+            session.cache.save_layers(how, [published.sources_key])
+    return Published(published, tags, uploaded)
 
 
 def _trust(session: PushSession, plan: Plan) -> LayerOrigin | None:
@@ -225,6 +231,7 @@ class _Upload:
         self._plan = plan
         self._assembly = assembly
         self._layout = layout
+        self._progress = UploadProgress({})  # of the crane that runs, or ran last
 
     def push(self, tags: Sequence[Reference], found: Found) -> int:
         """Push the layout to each tag; return the bytes of blobs that were uploaded for it.
@@ -237,24 +244,44 @@ class _Upload:
             sizes |= image.sizes
         sent: set[tuple[str, Digest]] = set()  # by repository
         for number, tag in enumerate(tags):
+            left_behind = partial(self._describe_interrupted, tags[:number], tag)
             try:
-                there = [one for one in found.shown if one.repository == tag.repository]
-                is_new = tag == there[0] and not any(found.shown[one] for one in there)
-                sent |= {(tag.repository, blob) for blob in self._push(tag, is_new=is_new)}
-                if found.shown[tag] == self._assembly.digest:  # crane push believes this answer
-                    self._session.crane.tag(tag.at(self._assembly.digest), tag.tag)
+                with on_interrupt(left_behind):
+                    sent |= {(tag.repository, blob) for blob in self._push(tag, found)}
             except RegistryError as error:
                 if not number:
                     raise
-                done = ", ".join(map(str, tags[:number]))
                 raise KontextError(
-                    f"{tag.at(self._assembly.digest)} is published as {done}, "
+                    f"{messages.published(tag.at(self._assembly.digest), tags[:number])}, "
                     f"but not as {tag}: {error.message}",
                     hint=error.hint,
                 ) from error
         return sum(sizes.get(blob, 0) for _, blob in sent)
 
-    def _push(self, tag: Reference, *, is_new: bool) -> frozenset[Digest]:
+    def _describe_interrupted(self, done: Sequence[Reference], tag: Reference) -> str:
+        """Say what an interrupted push has published; `tag` is the one that it was writing."""
+        shows: bool | None = False
+        if self._progress.is_complete:
+            try:
+                digest = self._session.crane.digest(str(tag), timeout=_QUESTION)
+                shows = digest == self._assembly.digest
+            except NotFound:
+                pass
+            except KontextError:
+                shows = None
+        image = tag.at(self._assembly.digest)
+        return messages.interrupted(image, done, tag, shows, self._progress.uploaded)
+
+    def _push(self, tag: Reference, found: Found) -> frozenset[Digest]:
+        """Push the layout to a tag; return the blobs that the registry did not have."""
+        there = [one for one in found.shown if one.repository == tag.repository]
+        is_new = tag == there[0] and not any(found.shown[one] for one in there)
+        uploaded = self._push_layout(tag, is_new=is_new)
+        if found.shown[tag] == self._assembly.digest:  # crane push believes this answer
+            self._session.crane.tag(tag.at(self._assembly.digest), tag.tag)
+        return uploaded
+
+    def _push_layout(self, tag: Reference, *, is_new: bool) -> frozenset[Digest]:
         """Push the layout to a tag; return the blobs that the registry did not have.
 
         A layout lacks the layers of a base and of a parent. They are brought to the tag's
@@ -282,7 +309,7 @@ class _Upload:
         return brought
 
     def _run_crane(self, tag: Reference) -> frozenset[Digest]:
-        progress = UploadProgress(self._assembly.blobs)
+        self._progress = progress = UploadProgress(self._assembly.blobs)
         with self._session.report.steps.step(StepName.CRANE_PUSH, progress.measure):
             pushed = self._session.crane.push_layout(
                 self._layout, str(tag), is_index=self._assembly.is_index, progress=progress

@@ -12,8 +12,8 @@ from kontext_plugin.crane import Crane, connect
 from kontext_plugin.runtime.workers import Workers, thread_pool
 from kontext_plugin.terminal.messages import Report
 
-_JOBS = 3
-"""Background jobs: the questions to the registry, git's labels, and saving the stat cache."""
+_JOBS = 4
+"""Background jobs: the scan, questions to the registry, git's labels, saving the stat cache."""
 
 
 @dataclass(frozen=True)

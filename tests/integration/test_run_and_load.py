@@ -572,7 +572,7 @@ def test_run_ends_if_nobody_reads_its_output(
 def slow_run(
     docker: Docker, image: str, workspace: Path, host: Path
 ) -> Iterator[tuple[Between, subprocess.Popen[bytes]]]:
-    """`docker kontext run` through a daemon that takes half a second to make or stop a container."""
+    """`docker kontext run` with a daemon that takes half a second to make or stop containers."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(host))
         listening.listen()

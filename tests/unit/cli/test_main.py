@@ -464,10 +464,9 @@ def test_a_dry_run_prints_nothing_on_stdout(
     assert capsys.readouterr().out == ""
 
 
-TAG_STAYS = "each tag shows what it showed before, or the whole new image"
 INTERRUPTED: dict[str, tuple[ModuleType, str, list[str], str]] = {
-    "push": (push, "push", TO_PUSH, TAG_STAYS),
-    "purge": (purge, "purge", ["kontext", "purge", "r/r:t"], TAG_STAYS),
+    "push": (push, "push", TO_PUSH, "nothing is published"),
+    "purge": (purge, "purge", ["kontext", "purge", "r/r:t"], "nothing is published"),
     "pull": (
         pull,
         "pull",

@@ -93,6 +93,70 @@ CASES = {
         "DENIED: requested access to the resource is denied",
         "rights",
     ),
+    "quota": Case(
+        f"Error: POST {URL}/blobs/uploads/: DENIED: adding 5.1 MiB of storage resource, which when "
+        "updated to current usage will exceed the configured upper limit of 1.0 GiB.",
+        Refused,
+        "has no room for host.io:5000/team/repo: DENIED: adding 5.1 MiB of storage resource",
+        "quota",
+    ),
+    "quota with a status": Case(
+        f"Error: PUT {URL}/manifests/t: unexpected status code 403 Forbidden: quota exceeded",
+        Refused,
+        "has no room for host.io:5000/team/repo: status code 403 Forbidden: quota exceeded",
+        "Delete images",
+    ),
+    "immutable, as Harbor says it": Case(
+        f"Error: PUT {URL}/manifests/t: PRECONDITION: Failed to process request due to 'repo:t' "
+        "configured as immutable.",
+        Refused,
+        f"refuses to change {NAME}: PRECONDITION: Failed to process request due to 'repo:t'",
+        "another tag",
+    ),
+    "immutable, as ECR says it": Case(
+        f"Error: PUT {URL}/manifests/t: TAG_INVALID: The image tag 't' already exists",
+        Refused,
+        f"refuses to change {NAME}: TAG_INVALID: The image tag 't' already exists",
+        "another tag",
+    ),
+    "locked": Case(
+        f"Error: PUT {URL}/manifests/t: DENIED: The operation is disallowed on this registry, "
+        "repository or image",
+        Refused,
+        f"refuses to change {NAME}: DENIED: The operation is disallowed",
+        "rule of the registry",
+    ),
+    "retention": Case(
+        f"Error: PUT {URL}/manifests/t: DENIED: the retention policy keeps this tag",
+        Refused,
+        f"refuses to change {NAME}: DENIED: the retention policy keeps this tag",
+        "rule of the registry",
+    ),
+    "too large for a proxy": Case(
+        f"Error: PATCH {URL}/blobs/uploads/1: unexpected status code 413 Request Entity Too "
+        "Large: <html>",
+        Refused,
+        "refuses a layer as too large: 413 Request Entity Too Large: <html>",
+        "client_max_body_size",
+    ),
+    "read-only": Case(
+        f"Error: POST {URL}/blobs/uploads/: UNSUPPORTED: The operation is unsupported.",
+        Refused,
+        "accepts no uploads for host.io:5000/team/repo: UNSUPPORTED: The operation is unsupported.",
+        "read-only",
+    ),
+    "no OCI images": Case(
+        f"Error: PUT {URL}/manifests/t: MANIFEST_INVALID: manifest invalid",
+        Refused,
+        f"does not accept the image for {NAME}: MANIFEST_INVALID: manifest invalid",
+        "--platform",
+    ),
+    "a name of another form": Case(
+        f"Error: POST {URL}/blobs/uploads/: NAME_INVALID: invalid repository name",
+        Refused,
+        "does not accept the name host.io:5000/team/repo: NAME_INVALID: invalid repository name",
+        "REGISTRY/OWNER/NAME",
+    ),
     "403": Case(
         f"Error: HEAD {URL}/manifests/t: unexpected status code 403 Forbidden",
         Refused,
@@ -290,7 +354,7 @@ VERBS = {
     "mutate": (ARGUMENTS, NAME),
     "push": (("push", "/layout", "host.io/r@sha256:0"), "host.io/r@sha256:0"),
     "copy": (("copy", "host.io/r@sha256:0", NAME), NAME),
-    "tag": (("tag", "host.io/r@sha256:0", "new"), "host.io/r@sha256:0"),
+    "tag": (("tag", "host.io/r@sha256:0", "new"), "host.io/r:new"),
 }
 
 

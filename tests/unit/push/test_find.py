@@ -304,7 +304,7 @@ def test_without_any_image_the_reason_names_from(
     assert found.shown == {TAG: None}
     assert "there is no image to build on" in found.fresh.reason
     assert "--from" in found.fresh.reason
-    assert not found.fresh.is_refused
+    assert found.refusal is None
     assert capsys.readouterr().err == "", "a first push is nothing to warn of"
 
 
@@ -333,7 +333,8 @@ def test_a_registry_that_refuses_may_have_no_image_yet(registry: Registry, cache
     registry.errors[str(TAG)] = Refused("no access")
     registry.listed = ["main"]
     found = find(registry, cache)
-    assert found.fresh == StartFresh("host.io refuses to show the tag", is_refused=True)
+    assert found.fresh == StartFresh("host.io refuses to show the tag")
+    assert found.refusal is registry.errors[str(TAG)]
     assert registry.requests == [f"manifest {TAG}"], "it would refuse the listing as well"
 
 

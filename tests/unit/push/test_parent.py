@@ -310,7 +310,6 @@ def test_a_push_starts_fresh_for_a_reason(
     assert isinstance(choice, StartFresh)
     assert reason in choice.reason
     assert not choice.is_ordinary, "a user wants to know of it"
-    assert not choice.is_refused
 
 
 def test_an_unchanged_single_layer_image_is_up_to_date() -> None:

@@ -158,6 +158,13 @@ _CASES = (
         _WRITES,
     ),
     _Case(
+        r"(?P<said>BLOB_UPLOAD_(?:INVALID|UNKNOWN)\b[^\n;]*)",
+        "{registry} has lost an upload to {repository}: {said}",
+        "Try again. If it happens often, the registry has several replicas: they need the same "
+        "REGISTRY_HTTP_SECRET and storage, or a load balancer that keeps a client at one.",
+        verbs=_WRITES,
+    ),
+    _Case(
         r"(?P<said>NAME_INVALID\b[^\n;]*)",
         "{registry} does not accept the name {repository}: {said}",
         "The registry has rules for names: most want REGISTRY/OWNER/NAME.",
@@ -284,6 +291,7 @@ def explain(
         if match := re.search(case.pattern, text):
             facts.update((key, _shorten(value or "")) for key, value in match.groupdict().items())
             hint = case.hint.format(**facts) + _docker_hub_hint(name, facts["registry"])
+            hint += _other_host_hint(arguments, facts["registry"])
             return case.kind(case.message.format(**facts), hint=hint)
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
     return RegistryError(
@@ -325,6 +333,17 @@ def _docker_hub_hint(name: str, registry: str) -> str:
     if not registry == registry_of(name) == DOCKER_HUB or name.partition("/")[0] == DOCKER_HUB:
         return ""
     return f" {name} names no registry, so it means Docker Hub."
+
+
+def _other_host_hint(arguments: Sequence[str], host: str) -> str:
+    """Return a remark where a registry has sent an upload to another host than its own."""
+    asked = _registry(arguments)
+    if arguments[0] != "push" or host == asked:
+        return ""
+    return (
+        f" {asked} sends uploads to {host}: it, or a proxy before it, gives a wrong address in the "
+        "Location header (REGISTRY_HTTP_HOST, X-Forwarded-Proto)."
+    )
 
 
 def _registry(arguments: Sequence[str]) -> str:

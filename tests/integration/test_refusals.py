@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,6 +228,72 @@ def test_a_tag_that_somebody_has_just_moved_is_not_set_back(
         assert pushing.push().code == 1
         assert moved[0], "the other push has succeeded"
         assert pushing.published() == other.tree()
+
+
+# --- Uploads that go wrong ---
+
+
+def located(change: Callable[[str], str]) -> Fault:
+    """Change the Location header of the answer."""
+
+    def answer(exchange: Exchange) -> None:
+        response = exchange.forward()
+        name = next(name for name in response.headers if name.lower() == "location")
+        response.headers[name] = change(response.headers[name])
+        exchange.answer(response)
+
+    return answer
+
+
+def too_large(exchange: Exchange) -> None:
+    """Answer as nginx does: before it has read the body."""
+    exchange.answer(Response(413, {"Connection": "close"}, b"<html>413</html>"))
+    exchange.close_connection = True
+
+
+TROUBLE = {
+    # goharbor/harbor#22353, moby/buildkit#4320
+    "a proxy that limits bodies": (
+        ("PATCH", "/blobs/uploads/"),
+        too_large,
+        "refuses a layer as too large: 413 Request Entity Too Large",
+        "client_max_body_size",
+    ),
+    # distribution/distribution#2519, #1576, deis/registry#84
+    "replicas that do not know of each other": (
+        ("PATCH", "/blobs/uploads/"),
+        refused(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry"),
+        "has lost an upload to {repository}: BLOB_UPLOAD_UNKNOWN: blob upload unknown to registry",
+        "REGISTRY_HTTP_SECRET",
+    ),
+    # distribution/distribution#2225, #123
+    "an address that is not its own": (
+        UPLOAD,
+        located(lambda path: f"http://127.0.0.1:1{path}"),
+        "127.0.0.1:1 does not answer: connection refused",
+        "{host} sends uploads to 127.0.0.1:1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "fault", "message", "hint"), TROUBLE.values(), ids=TROUBLE)
+def test_an_upload_that_fails_says_why(
+    server: CraneRegistry,
+    crane_path: str,
+    tmp_path: Path,
+    request_: tuple[str, str],
+    fault: Fault,
+    message: str,
+    hint: str,
+) -> None:
+    rule = Rule(*request_, fault, last=ALWAYS)
+    with pushing_through(server, crane_path, tmp_path / "machine", rule) as (pushing, proxy):
+        plant(pushing.source, {"file": File(os.urandom(3_000_000))})
+        pushed = pushing.push()
+        facts = {"repository": f"{proxy.host}/{pushing.repository}", "host": proxy.host}
+        pushing.assert_failed(pushed, message.format(**facts))
+        assert hint.format(**facts) in pushed.stderr
+        pushing.assert_clean()
 
 
 # --- What is left behind ---

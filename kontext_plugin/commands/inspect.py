@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     with connection as (crane, requests):
         name = resolve(crane, requests, name)
         image = fetch(crane, requests, name)
-        config = fetch_config(crane, name.at(image.image.digest))
+        config = fetch_config(crane, name, image.image)
     reasons = (one.parent for one in records_of(name) if one.digest == image.digest)
     document = describe(name, image, config, next(filter(None, reasons), ""))
     write_stdout([json_document(document)] if parsed.format == "json" else lines(document))

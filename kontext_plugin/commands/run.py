@@ -68,7 +68,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     with connection as (crane, requests):
         name = resolve(crane, requests, name)
         image = fetch(crane, requests, name)
-        config = fetch_config(crane, name.at(image.image.digest))
+        config = fetch_config(crane, name, image.image)
         check_entrypoint(name, config)
         check_mirror_target(extractor_arguments, workspace, image, config.platform)
         loaded = load(docker, crane, name, image, report)

@@ -147,15 +147,23 @@ def fetch_by_document(
             if image.manifest is None:
                 raise ValueError("it has lost the annotation that vouches for its manifest")
             if with_history:
-                config = fetch_config(crane, name.at(image.digest))
+                config = fetch_config(crane, name, image)
         return KontextImage(digest, image, held, config, platforms)
     except ValueError as error:  # InvalidDocument, InvalidManifest, a damaged layer
         raise InvalidImage(name, str(error)) from error
 
 
-def fetch_config(crane: Crane, name: str) -> ImageConfig:
-    """Return an image's configuration. Raises RegistryError and InvalidDocument."""
-    return config_from_document(load_document(crane.config(name), IMAGE_CONFIG))
+def fetch_config(crane: Crane, name: Reference, image: Image) -> ImageConfig:
+    """Return the configuration of the image `name`, or of one of its platforms.
+
+    Raises RegistryError and InvalidImage.
+    """
+    try:
+        return config_from_document(
+            load_document(crane.config(name.at(image.digest)), IMAGE_CONFIG)
+        )
+    except InvalidDocument as error:
+        raise InvalidImage(name, f"its configuration is invalid: {error}") from error
 
 
 def fetch_layers(crane: Crane, name: str) -> frozenset[Digest]:

@@ -612,12 +612,12 @@ def test_the_layers_of_an_image_are_none_where_it_cannot_be_read(registry: FakeR
             assert fetch_layers(crane, "host.io/repo:t") == layers
 
 
-def test_a_configuration_that_is_not_valid_is_an_invalid_document(registry: FakeRegistry) -> None:
+def test_a_configuration_that_is_not_valid_is_an_invalid_image(registry: FakeRegistry) -> None:
     with registry.crane as crane:
-        assert fetch_config(crane, "host.io/repo:t") == ImageConfig("linux/amd64", ("/e",))
+        assert fetch_config(crane, NAME, IMAGE) == ImageConfig("linux/amd64", ("/e",))
         registry.answer(config=b"{}")
-        with pytest.raises(InvalidDocument, match="'os'"):
-            fetch_config(crane, "host.io/repo:t")
+        with pytest.raises(InvalidImage, match="its configuration is invalid: 'os'"):
+            fetch_config(crane, NAME, IMAGE)
 
 
 BAD_LAYERS: dict[str, Any] = {

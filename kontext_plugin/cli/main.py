@@ -82,9 +82,7 @@ def run(argv: Sequence[str]) -> int:
         write_stdout(())
         return code
     except KeyboardInterrupt as interrupt:
-        text = "; ".join(["Interrupted", *map(str, interrupt.args)])
-        show(text, "interrupted", exit_code=INTERRUPTED)
-        return INTERRUPTED
+        return _show_interrupt(interrupt)
     except BrokenPipeError:  # the reader of stdout has gone, and needs no message
         return FAILED
     except UsageError as error:
@@ -96,6 +94,9 @@ def run(argv: Sequence[str]) -> int:
         show(error.message, "error", hint=error.hint, exit_code=error.exit_code)
         return error.exit_code
     except Exception as error:
+        # Python 3.11 and earlier wrap one that comes while an import makes a class.
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return _show_interrupt(error.__cause__)
         if flags.debug:
             _show_traceback()
         show(
@@ -105,6 +106,12 @@ def run(argv: Sequence[str]) -> int:
             exit_code=FAILED,
         )
         return FAILED
+
+
+def _show_interrupt(interrupt: KeyboardInterrupt) -> int:
+    text = "; ".join(["Interrupted", *map(str, interrupt.args)])
+    show(text, "interrupted", exit_code=INTERRUPTED)
+    return INTERRUPTED
 
 
 def _split(words: Sequence[str]) -> tuple[str, list[str]]:

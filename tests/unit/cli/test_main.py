@@ -456,6 +456,19 @@ def test_an_error_is_a_message_and_an_exit_code(
         assert "Traceback" in capsys.readouterr().err
 
 
+def test_an_interruption_that_python_wraps_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Python 3.11 does while it makes a class of a module that is imported."""
+
+    def fail(*_: object) -> str:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr(push, "push", fail)
+    assert main.run(TO_PUSH) == 130
+    assert capsys.readouterr().err.startswith("Interrupted")
+
+
 def test_a_dry_run_prints_nothing_on_stdout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ from kontext_plugin.push.find import Found
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import Plan, plan_fresh
+from kontext_plugin.push.preflight import Preflight
 from kontext_plugin.push.publish import (
     Published,
     assemble_undamaged,
@@ -105,6 +106,8 @@ def purge(options: PurgeOptions, report: Report) -> str:
         fresh = StartFresh("purge")
         plan = plan_fresh(fresh, replace(spec, labels=labels), old.manifest.tree)
 
+        found = Found(fresh, {tag: old.digest})
+        Preflight(session).check(found, plan.tree.size)
         report.info(
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
             f"of generation {old.lineage.generation} from {tag}"
@@ -126,7 +129,6 @@ def purge(options: PurgeOptions, report: Report) -> str:
                 hint="Run the purge again.",
             )
         assembly = _assemble(session, plan, layers.sources(plan), tag, old)
-        found = Found(fresh, {tag: old.digest})
         new = publish(session, plan, layers.manifest, assembly, layers.all, found, directory)
         if new.written:
             report.info(f"Published {tag} again; uploaded {size(new.uploaded)}")

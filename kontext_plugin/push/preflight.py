@@ -19,6 +19,7 @@ from kontext_plugin.image.reference import Reference
 from kontext_plugin.push.find import Found
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.steps import StepName
 from kontext_plugin.terminal.text import size
 
 LARGE = 32 * 1024 * 1024
@@ -36,6 +37,13 @@ class Preflight:
     def __init__(self, session: PushSession) -> None:
         self._session = session
         self._asked: set[str] = set()
+
+    def check(self, found: Found, to_write: int) -> None:
+        """Ask whether the registry takes a push of so many bytes. Raises RegistryError if not."""
+        if to_write >= LARGE:
+            with self._session.report.steps.step(StepName.ASK_REGISTRY):
+                self.check_uploads(found.shown)
+                self.check_tags(found)
 
     def check_uploads(self, tags: Iterable[Reference]) -> None:
         """Ask the repositories of the tags to begin an upload.

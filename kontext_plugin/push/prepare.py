@@ -25,7 +25,7 @@ from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import BuildOn, StartFresh
 from kontext_plugin.push.partition import Partition, manifest_bytes, partition
 from kontext_plugin.push.plan import Plan, counted_since, make_plan, plan_fresh
-from kontext_plugin.push.preflight import LARGE, Preflight
+from kontext_plugin.push.preflight import Preflight
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.base_image import fetch_bases, shipped_base
 from kontext_plugin.source import git
@@ -105,10 +105,8 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         spec = image_spec(bases, options, cache)
         plan = _plan(found, spec, scan.tree, labels, is_unchanged)
         prepared = _complete(source, scan, found, plan)
-    if not options.dry_run and prepared.bytes_to_write >= LARGE:
-        with report.steps.step(StepName.ASK_REGISTRY):
-            preflight.check_uploads(options.tags)
-            preflight.check_tags(found)
+    if not options.dry_run:
+        preflight.check(found, prepared.bytes_to_write)
     if not is_unchanged:
         session.jobs.submit(cache.save_stats, source.root, scan.stats)
     return prepared

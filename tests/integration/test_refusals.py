@@ -187,6 +187,30 @@ def test_a_large_change_under_an_immutable_tag_is_refused_before_it_is_compresse
         assert pushing.published() == before
 
 
+def test_a_purge_of_a_large_image_is_refused_before_it_is_read(
+    server: CraneRegistry, crane_path: str, tmp_path: Path
+) -> None:
+    with pushing_through(server, crane_path, tmp_path / "machine") as (pushing, proxy):
+        plant(pushing.source, {"file": File(b"old")})
+        with (pushing.source / "large").open("wb") as file:
+            file.truncate(LARGE)
+        assert pushing.push().code == 0
+        denied = refused(403, "DENIED", "permission_denied: write_package")
+        proxy.rules.append(Rule(*UPLOAD, denied, last=ALWAYS))
+        proxy.asked.clear()
+        purged = subprocess.run(
+            [SHIM, "kontext", "purge", pushing.tag],
+            env=os.environ | pushing.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert purged.returncode == 1
+        assert "DENIED: permission_denied: write_package" in purged.stderr
+        first = next(place for place, line in enumerate(proxy.asked) if line.startswith("POST"))
+        assert not [line for line in proxy.asked[first:] if line.startswith("GET /v2/test")]
+
+
 def test_a_large_push_to_a_tag_that_may_change_asks_and_goes_on(
     server: CraneRegistry, crane_path: str, tmp_path: Path
 ) -> None:

@@ -33,6 +33,8 @@ from support.services import Docker, Result, install_plugin
 from support.slow_line import Line, line
 from support.trees import File, Tree, in_archive, on_disk, plant
 
+from kontext_plugin.push.preflight import LARGE
+
 TREE: Tree = {
     "a": File(b"".join(b"%d\n" % number for number in range(2000))),
     "b": File(b"1\n"),
@@ -529,3 +531,36 @@ def test_an_edit_needs_few_requests(field: Field) -> None:
     assert len(field.requests) <= 16, field.requests
     field.push_well("v1")
     assert len(field.requests) <= 3, field.requests
+
+
+# A large push asks first
+
+
+@registries(*IN_MEMORY, *ON_DISK, Gitea)
+def test_a_large_push_asks_first_and_leaves_nothing_behind_by_that(field: Field) -> None:
+    """It begins an upload that it never sends, and writes the tag again as it is."""
+    (field.source / "large").write_bytes(os.urandom(LARGE))
+    field.push_well("v1")
+    first = field.server.digest(field.repository, "v1")
+    (field.source / "large").write_bytes(os.urandom(LARGE))
+    field.push_well("v1")
+    written = [line for line in field.requests if re.match("PUT .*/manifests/", line)]
+    assert len(written) == 2
+    assert all(line.endswith("/v1") for line in written)
+    assert field.server.digest(field.repository, "v1") != first
+    field.edit()
+    field.push_well("v1")
+    assert sum(line.startswith("PUT") and "/manifests/" in line for line in field.requests) == 1
+
+
+@registries(ImmutableOciRegistry)
+def test_a_large_push_that_is_refused_at_its_end_is_not_uploaded_again(field: Field) -> None:
+    """This registry accepts the same image under an immutable tag, so asking does not help."""
+    field.push_well("v1")
+    (field.source / "large").write_bytes(os.urandom(LARGE))
+    pushed = field.push("v1")
+    assert pushed.code == 1
+    assert f"refuses to change {field.name('v1')}: " in pushed.stderr
+    assert "Push to another tag." in pushed.stderr
+    field.push_well("v2")
+    assert field.sent < DELTA

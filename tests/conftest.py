@@ -20,7 +20,6 @@ TOGETHER = {
     "tests/integration/test_consumers.py": "one containerd",
     "tests/integration/test_documented_consumers.py": "one build of the clusters' types",
     "tests/integration/test_install.py": "one wheel",
-    "tests/integration/test_killed_pushes.py": "the first test starts both kinds",
     "tests/integration/test_network_faults.py": "the first test starts all cases",
     "tests/integration/test_run_and_load.py": "one build of a hostile extractor",
     "tests/unit/source/test_ignore_rules.py": "one oracle",

@@ -1,7 +1,6 @@
 """Consumers agree: whoever takes the image sees the directory that was pushed, whatever its past.
 
-KONTEXT_TEST_EXAMPLES is the number of random histories (3). More of them are a hunt: each takes
-some ten seconds, and without CI=true they are other ones each time.
+Without CI=true, the random histories are other ones each time. scripts/reliability makes more.
 """
 
 from __future__ import annotations
@@ -22,7 +21,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from support.consumers import Buildah, Consumer, Containerd, Crane, Export, Pull, Run, Umoci
+from support.consumers import (
+    Buildah,
+    Consumer,
+    Containerd,
+    Crane,
+    Export,
+    Pull,
+    Run,
+    Umoci,
+    container_settings,
+)
 from support.forgery import added, forge_image, left_out, replaced
 from support.models import PLAIN_NAMES, STRANGE, STRANGE_NAMES, parents, trees
 from support.services import Docker, Registry, missing
@@ -30,7 +39,7 @@ from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, p
 
 from kontext_plugin.source.scan import MAX_PATH
 
-EXAMPLES = int(os.environ.get("KONTEXT_TEST_EXAMPLES", "3"))
+EXAMPLES = 3
 STEPS = 7
 
 PROGRAMS = {"buildah": "buildah", "umoci": "umoci", "containerd": "containerd", "ctr": "containerd"}
@@ -53,7 +62,9 @@ def consumers(
             "crane export": crane,
             "docker run": Run(docker, ["--verify"]),
             "docker export": Export(docker),
-            "buildah": Buildah(tmp_path_factory.mktemp("buildah"), docker.config),
+            "buildah": Buildah(
+                container_settings(tmp_path_factory.mktemp("buildah") / "it", docker.config)
+            ),
             "umoci": Umoci(crane, tmp_path_factory.mktemp("umoci") / "layout"),
             "containerd": containerd,
         }

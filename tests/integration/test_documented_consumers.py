@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from support.consumers import PRIVATE, container_settings
 from support.documents import Block, blocks
 from support.pods import Kubelet, Spec, Tekton
 from support.services import PASSWORD, USER, Docker, Registry, missing
@@ -352,8 +353,7 @@ def test_gitlab_ci(stage: Stage, registry: Registry) -> None:
 
 # --- podman and buildah, with nothing of the machine's own ---
 
-PRIVATE = 'for folder in /run /var/lib; do mount -t tmpfs none $folder; done; exec "$@"'
-MOUNTS_APART = ("unshare", "--mount", "sh", "-euc", PRIVATE, "sh")
+MOUNTS_APART = ("unshare", "--mount", "sh", "-euc", f'{PRIVATE}; exec "$@"', "sh")
 """No mount outlives its test, and what they keep in the machine's folders goes with it."""
 
 
@@ -362,37 +362,4 @@ def containers(tmp_path: Path, docker: Docker) -> dict[str, str]:
     """The environment in which they keep to a folder, and take the registry as it is."""
     if os.geteuid():
         missing("root, to mount images")
-    folder = tmp_path / "containers"
-    folder.mkdir()
-    files = {
-        "CONTAINERS_CONF": """
-[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
-netns = "none"
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "none"
-runtime = "runc"
-[network]
-network_backend = "cni"
-""",
-        "CONTAINERS_STORAGE_CONF": f"""
-[storage]
-driver = "overlay"
-graphroot = "{folder}/root"
-runroot = "{folder}/run"
-""",
-        "CONTAINERS_REGISTRIES_CONF": """
-[[registry]]
-location = "127.0.0.1"
-insecure = true
-""",
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    policy = Path.home() / ".config" / "containers" / "policy.json"
-    policy.parent.mkdir(parents=True)
-    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-    return {name: str(folder / name) for name in files} | {
-        "REGISTRY_AUTH_FILE": str(docker.config / "config.json")
-    }
+    return container_settings(tmp_path / "containers", docker.config)

@@ -13,8 +13,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.measured import run_measured
 from support.proxy import ALWAYS, Exchange, Response, Rule, serve_proxy
 from support.services import PASSWORD, USER, Docker, Registry, Result
 from support.trees import File, Tree, in_archive
@@ -260,27 +259,13 @@ def described(content: bytes, kind: str) -> dict[str, Any]:
     return {"mediaType": kind, "digest": digest_of(content), "size": len(content)}
 
 
-MEASURED = """
-import resource, subprocess, sys
-code = subprocess.run(sys.argv[2:]).returncode
-with open(sys.argv[1], "w") as file:
-    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
-sys.exit(code)
-"""
-
-
 def push(docker: Docker, tag: str, source: Path, *options: str) -> Result:
     """A push that takes no more memory and time than it may."""
-    used = source.parent / "used"
     command = [str(docker.plugin), "kontext", "push", "-t", tag, *options, str(source)]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(used), *command],
-        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
-        capture_output=True,
-        timeout=TIME,
-    )
-    assert int(used.read_text()) * 1024 < MEMORY
-    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+    environment = os.environ | {"DOCKER_CONFIG": str(docker.config)}
+    done, size = run_measured(command, environment, TIME)
+    assert size < MEMORY
+    return done
 
 
 def assert_calm(done: Result) -> None:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,9 @@ class Crane:
     program: str
     config: Path  # docker's configuration, with the registry's password
 
-    def __call__(self, image: str) -> Tree:
-        archive = run(self.program, "export", image, "-", DOCKER_CONFIG=self.config)
+    def __call__(self, image: str, platform: str = "linux/amd64") -> Tree:
+        command = (self.program, "export", "--platform", platform, image, "-")
+        archive = run(*command, DOCKER_CONFIG=self.config)
         return in_archive(io.BytesIO(archive))
 
 
@@ -100,49 +101,105 @@ class Export:
             self.docker("rm", container)
 
 
+def container_settings(folder: Path, config: Path) -> dict[str, str]:
+    """Configure podman, buildah and skopeo below a new folder; return the environment for it.
+
+    They keep everything there, take a registry on loopback as it is, and log in as docker does.
+    """
+    files = {
+        "CONTAINERS_CONF": """
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+netns = "none"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+runtime = "runc"
+[network]
+network_backend = "cni"
+""",
+        "CONTAINERS_STORAGE_CONF": f"""
+[storage]
+driver = "overlay"
+graphroot = "{folder}/root"
+runroot = "{folder}/run"
+""",
+        "CONTAINERS_REGISTRIES_CONF": """
+[[registry]]
+location = "127.0.0.1"
+insecure = true
+""",
+    }
+    policy = folder / ".config" / "containers" / "policy.json"
+    policy.parent.mkdir(parents=True)
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return {name: str(folder / name) for name in files} | {
+        "HOME": str(folder),
+        "REGISTRY_AUTH_FILE": str(config / "config.json"),
+    }
+
+
+PRIVATE = "for private in /run /var/lib; do mount -t tmpfs none $private; done"
+"""Hides, in a mount namespace, the folders in which podman and buildah keep state."""
+
+
 @dataclass
 class Buildah:
     """containers/storage, as in podman and CRI-O. Its overlay driver stacks the layers."""
 
-    folder: Path
-    config: Path
+    settings: Mapping[str, str]  # of container_settings
 
     SCRIPT = f"""
-        mount -t tmpfs none /var/lib  # it would keep a cache in /var/lib/containers
-        folder=$1 auth=$2 image=$3
-        buildah() {{
-            command buildah --root "$folder/root" --runroot "$folder/run" \
-                --storage-driver overlay "$@"
-        }}
-        container=$(buildah from --quiet --authfile "$auth" --tls-verify=false \
-            --signature-policy "$folder/policy.json" "docker://$image")
+        {PRIVATE}
+        container=$(buildah from --quiet "docker://$1")
         root=$(buildah mount "$container")
         {_TAR}
         buildah rm "$container" >&2
     """
 
-    def __post_init__(self) -> None:
-        accept = {"default": [{"type": "insecureAcceptAnything"}]}
-        network = f'[network]\nnetwork_backend = "cni"\nnetwork_config_dir = "{self.folder}/cni"\n'
-        contents = {
-            "policy.json": json.dumps(accept),
-            "containers.conf": network,
-            "storage.conf": "",
-            "registries.conf": "",
-        }
-        for name, content in contents.items():
-            (self.folder / name).write_text(content)
+    def __call__(self, image: str) -> Tree:
+        return in_mount_namespace(self.SCRIPT, image, **self.settings)
+
+
+@dataclass
+class Podman:
+    """`podman run`: the extractor copies into a new workspace."""
+
+    settings: Mapping[str, str]  # of container_settings
+
+    SCRIPT = f"""
+        {PRIVATE}
+        podman run --rm --quiet --volume "$1:/workspace" "$2" --verify >&2
+    """
 
     def __call__(self, image: str) -> Tree:
-        return in_mount_namespace(
-            self.SCRIPT,
-            self.folder,
-            self.config / "config.json",
-            image,
-            CONTAINERS_CONF=self.folder / "containers.conf",
-            CONTAINERS_STORAGE_CONF=self.folder / "storage.conf",
-            CONTAINERS_REGISTRIES_CONF=self.folder / "registries.conf",
-        )
+        with tempfile.TemporaryDirectory() as workspace:
+            command = ("unshare", "--mount", "sh", "-euc", self.SCRIPT, "sh", workspace, image)
+            run(*command, **self.settings)
+            return on_disk(Path(workspace))
+
+
+@dataclass
+class Skopeo:
+    """`skopeo copy` into an OCI layout, which umoci unpacks."""
+
+    settings: Mapping[str, str]  # of container_settings
+    layout: Path  # grows by the layers that it does not have
+
+    def __call__(self, image: str) -> Tree:
+        names = (f"docker://{image}", f"oci:{self.layout}:it")
+        run("skopeo", "copy", "--quiet", "--src-tls-verify=false", *names, **self.settings)
+        return unpacked(self.layout)
+
+
+def unpacked(layout: Path) -> Tree:
+    """Return the sources of the image that an OCI layout names `it`."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        run("umoci", "raw", "unpack", "--image", f"{layout}:it", root)
+        return on_disk(root / SOURCES)
 
 
 @dataclass
@@ -154,14 +211,12 @@ class Umoci:
 
     def __call__(self, image: str) -> Tree:
         run(
-            *(self.crane.program, "pull", "--format=oci", image, self.layout),
+            *(self.crane.program, "pull", "--format=oci", "--platform=linux/amd64"),
+            *(image, self.layout),
             DOCKER_CONFIG=self.crane.config,
         )
         self._tag()
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder) / "root"
-            run("umoci", "raw", "unpack", "--image", f"{self.layout}:it", root)
-            return on_disk(root / SOURCES)
+        return unpacked(self.layout)
 
     def _tag(self) -> None:
         """umoci finds an image by a name in the index, not by its digest."""

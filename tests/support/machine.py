@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.measured import run_measured
 from support.services import PASSWORD, Docker, Registry, Result
 from support.trees import File, Tree, in_archive, on_disk, plant
 
@@ -63,32 +64,51 @@ class Machine:
         self.environment["KONTEXT_CACHE_DIR"] = str(cache)
 
     def start(self, *options: str, debug: bool = False) -> subprocess.Popen[bytes]:
-        """Start the plugin as docker does, so that the process is Python's own."""
+        """Start a push of the source directory."""
+        return self.begin("push", "-t", self.tag, *options, self.source, debug=debug)
+
+    def begin(
+        self, *arguments: str | Path, debug: bool = False, apart: bool = False
+    ) -> subprocess.Popen[bytes]:
+        """Start a command of the plugin as docker does, so that the process is Python's own.
+
+        `apart`: in a process group of its own.
+        """
         flags = ["-D"] if debug else []
         return subprocess.Popen(
-            [SHIM, *flags, "kontext", "push", "-t", self.tag, *options, self.source],
+            [SHIM, *flags, "kontext", *arguments],
             env=os.environ | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=apart,
         )
 
     def push(self, *options: str, debug: bool = False) -> Result:
         """Push the source directory. With `debug`, the messages say what the push builds on."""
-        process = self.start(*options, debug=debug)
-        output, messages = process.communicate(timeout=120)
-        return Result(process.returncode, output.decode(), messages.decode())
+        return ended(self.start(*options, debug=debug))
+
+    def kontext(self, *arguments: str | Path) -> Result:
+        """Run a command of the plugin."""
+        return ended(self.begin(*arguments))
+
+    def kontext_measured(self, seconds: float, *arguments: str | Path) -> tuple[Result, int]:
+        """Run a command of the plugin, as `run_measured`."""
+        return run_measured([SHIM, "kontext", *arguments], os.environ | self.environment, seconds)
 
     def tree(self) -> Tree:
         return on_disk(self.source)
 
-    def published(self) -> Tree | None:
+    def published(self, platform: str = "linux/amd64") -> Tree | None:
         """Return the sources under the tag, or None. The proxy is not asked."""
         config = self.folder / "direct"
         if not config.exists():
             config.mkdir()
             Docker(config).log_in(self.direct)
         done = subprocess.run(
-            [self.crane, "export", f"{self.direct}/{self.repository}:v1", "-"],
+            [
+                *(self.crane, "export", "--platform", platform),
+                *(f"{self.direct}/{self.repository}:v1", "-"),
+            ],
             env=os.environ | {"DOCKER_CONFIG": str(config)},
             capture_output=True,
         )
@@ -97,25 +117,30 @@ class Machine:
             return None
         return in_archive(io.BytesIO(done.stdout))
 
-    def cranes(self) -> list[int]:
-        """Return the process IDs of this machine's crane processes."""
-        found = []
+    def processes(self) -> dict[int, str]:
+        """Return the names of this machine's processes by their IDs."""
+        found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 environment = (folder / "environ").read_bytes()
                 name = os.path.basename((folder / "cmdline").read_bytes().partition(b"\0")[0])
             except OSError:
                 continue
-            if name == b"crane" and f"TMPDIR={self.temporary}\0".encode() in environment:
-                found.append(int(folder.name))
+            if f"TMPDIR={self.temporary}\0".encode() in environment:
+                found[int(folder.name)] = os.fsdecode(name)
         return found
 
+    def cranes(self) -> list[int]:
+        """Return the process IDs of this machine's crane processes."""
+        return [process for process, name in self.processes().items() if name == "crane"]
+
     def assert_clean(self) -> None:
-        """Assert that no crane runs, and that no temporary file is left."""
-        assert ends_within(5, lambda: not self.cranes()), "a crane still runs"
-        assert [*self.temporary.iterdir()] == []
-        left = [path.name for path in self.cache.glob("*")] if self.cache.is_dir() else []
-        assert set(left) <= {"stats", "published", "pushed", "layers"}
+        """Assert that no process runs, and that no temporary file is left."""
+        assert ends_within(5, lambda: not self.processes()), f"{self.processes()} still run"
+        left = [path.name for path in self.temporary.iterdir()]
+        kept = [path.name for path in self.cache.glob("*")] if self.cache.is_dir() else []
+        left += sorted({*kept} - {"stats", "published", "pushed", "layers"})
+        assert not left, f"{left} is left"
 
     def assert_failed(self, pushed: Result, message: str) -> None:
         """Assert exit code 1, one error with a hint, and no output, traceback or secret."""
@@ -126,6 +151,12 @@ class Machine:
         assert message in said
         for never in ("Traceback", "bug in Kontext", PASSWORD, "\x1b", "\x00"):
             assert never not in pushed.stderr, pushed.stderr
+
+
+def ended(process: subprocess.Popen[bytes]) -> Result:
+    """Wait for a process; return its exit code and what it printed."""
+    output, messages = process.communicate(timeout=120)
+    return Result(process.returncode, output.decode(), messages.decode())
 
 
 def ends_within(seconds: float, done: Callable[[], bool], every: float = 0.02) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from urllib.parse import urlsplit
 
 from support.machine import ends_within
 from support.registry_builds import DISTRIBUTION, GITEA, OCIREGISTRY, Build
@@ -150,12 +151,12 @@ class Server:
 
     # --- Requests, as an administrator makes them ---
 
-    def ask(self, method: str, path: str) -> Answer:
+    def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
         headers = {"Accept": f"{MANIFEST_TYPES}, */*"}
         if self.credentials:
             headers["Authorization"] = f"Basic {self._secret}"
         with closing(http.client.HTTPConnection(self.host, timeout=START)) as connection:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
 
@@ -189,6 +190,14 @@ class Server:
         except http.client.IncompleteRead:
             return False
         return answer.status == 200 and hashlib.sha256(answer.body).hexdigest() in digest
+
+    def put_blob(self, repository: str, content: bytes) -> None:
+        begun = self.ask("POST", f"/v2/{repository}/blobs/uploads/")
+        place = urlsplit(begun.headers["Location"])
+        query = f"{place.query}&" if place.query else ""
+        digest = hashlib.sha256(content).hexdigest()
+        answer = self.ask("PUT", f"{place.path}?{query}digest=sha256:{digest}", content)
+        assert answer.status == 201, answer
 
     def delete_tag(self, repository: str, tag: str) -> None:
         """Delete a tag, or its image with all its tags if the registry knows no other way."""

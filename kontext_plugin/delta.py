@@ -7,6 +7,7 @@ owners, times and modes are fixed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -232,6 +233,14 @@ class LayerContent:
     extra: bytes = b""  # archive entries outside of the sources
 
 
+class SourceMoved(KontextError):
+    """A file that is not as the tree lists it, or cannot be read. `path` is its path."""
+
+    def __init__(self, message: str, *, hint: str = "", path: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+
+
 def write_layer(
     sink: Sink,
     root: str,
@@ -239,22 +248,39 @@ def write_layer(
     content: LayerContent,
     tee: Tee | None = None,
     algorithm: Compression = compression.DEFAULT,
+    copies: str = "",
 ) -> Compressed:
     """Write a layer: the documents first, then the tree's entries at the written paths.
 
-    File contents are read below `root` and must be those of `tree`. The layer is compressed.
-    Raises KontextError where a file has changed or cannot be read, and OSError from the sink.
+    File contents are read below `root` and must be those of `tree`. A file whose digest is a name
+    in the directory `copies` is read from there. The layer is compressed.
+    Raises SourceMoved where a file has changed or cannot be read, and OSError from the sink.
     """
     try:
-        sources = DirTree(root)
+        sources = _Sources(root, copies)
     except OSError as error:
-        raise _changed(root, f"cannot be read any more: {error.strerror}") from error
+        raise _moved(root, f"cannot be read any more: {error.strerror}") from error
     with sources:
         return algorithm.compress(sink, _archive(sources, tree, content, tee))
 
 
+class _Sources(DirTree):
+    """A source directory, with copies of some of its files, by their digests."""
+
+    def __init__(self, root: str, copies: str) -> None:
+        super().__init__(root)
+        self._copies = copies
+
+    def open_content(self, entry: Entry) -> int:
+        """Return the descriptor of a file, or of its copy. Raises OSError."""
+        if self._copies:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(os.path.join(self._copies, entry.digest), os.O_RDONLY | os.O_CLOEXEC)
+        return self.open_file(entry.path)
+
+
 def _archive(
-    sources: DirTree, tree: Tree, content: LayerContent, tee: Tee | None
+    sources: _Sources, tree: Tree, content: LayerContent, tee: Tee | None
 ) -> Iterator[bytes]:
     """Yield the layer's tar archive (OCI image specification, layer.md), in pieces."""
     for name, document in content.documents.items():
@@ -272,7 +298,7 @@ def _archive(
     yield tar.END
 
 
-def _tar_entry(sources: DirTree, entry: Entry, tee: Tee | None) -> Iterator[bytes]:
+def _tar_entry(sources: _Sources, entry: Entry, tee: Tee | None) -> Iterator[bytes]:
     name = f"{SOURCES_PATH}/{entry.path}"
     if entry.kind == "directory":
         yield tar.header(name, tar.DIRTYPE, 0o755)
@@ -285,23 +311,24 @@ def _tar_entry(sources: DirTree, entry: Entry, tee: Tee | None) -> Iterator[byte
         yield from tar.padded(tee(entry.path, pieces) if tee else pieces, entry.size)
 
 
-def _read_content(sources: DirTree, entry: Entry) -> Iterator[bytes]:
-    """Yield a file's bytes. Raises KontextError where they are not those that the tree lists."""
+def _read_content(sources: _Sources, entry: Entry) -> Iterator[bytes]:
+    """Yield a file's bytes. Raises SourceMoved where they are not those that the tree lists."""
     try:
-        file = sources.open_file(entry.path)
+        file = sources.open_content(entry)
         try:
             pieces = HashedPieces(read_pieces(file, entry.size, _PIECE))
             yield from pieces
         finally:
             os.close(file)
     except OSError as error:
-        raise _changed(entry.path, f"cannot be read any more: {error.strerror}") from error
+        raise _moved(entry.path, f"cannot be read any more: {error.strerror}") from error
     if (pieces.size, pieces.hexdigest()) != (entry.size, entry.digest):
-        raise _changed(entry.path, "changed while it was pushed")
+        raise _moved(entry.path, "changed while it was pushed")
 
 
-def _changed(path: str, what: str) -> KontextError:
-    return KontextError(
+def _moved(path: str, what: str) -> SourceMoved:
+    return SourceMoved(
         f"{path!r} {what}; nothing was published",
         hint="Push again when nothing writes to the directory, or ignore the file.",
+        path=path,
     )

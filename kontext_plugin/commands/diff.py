@@ -20,8 +20,9 @@ from kontext_plugin.push.messages import builds_on, would_upload
 from kontext_plugin.push.options import PushOptions, parse_tagged, shared_options
 from kontext_plugin.push.parent import BuildOn, StartFresh
 from kontext_plugin.push.prepare import Prepared, prepare
-from kontext_plugin.push.publish import count_upload, stage_layers
+from kontext_plugin.push.publish import count_upload
 from kontext_plugin.push.session import PushSession, open_session
+from kontext_plugin.push.stage import stage
 from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import json_document, line_safe
@@ -94,7 +95,9 @@ def show_diff(options: PushOptions, as_json: bool, report: Report) -> bool:
         changes = changes_from(plan.since, plan.tree)
         if not as_json:
             write_stdout(lines(changes))  # before layers are written to be measured
-        assembly = _assemble(session, prepared)
+        prepared, assembly = _assemble(session, prepared)
+        plan = prepared.plan
+        changes = changes_from(plan.since, plan.tree)
         is_shown = not found.tags_to_write(assembly.digest)
         upload = 0 if is_shown else count_upload(session, plan, assembly, tag)
         if not is_shown:
@@ -113,21 +116,14 @@ def lines(changes: Changes) -> list[str]:
     return [f"{kind} {line_safe(path)}" for path, kind in every]
 
 
-def _assemble(session: PushSession, prepared: Prepared) -> Assembly:
-    """Return the image that a push would publish. Raises KontextError."""
-    plan = prepared.plan
-    if prepared.partition is None:
+def _assemble(session: PushSession, prepared: Prepared) -> tuple[Prepared, Assembly]:
+    """Return the image that a push would publish, and of what. Raises KontextError."""
+    prepared, layers = stage(session, prepared, directory="")
+    if layers is None:
         assert prepared.assembly is not None
-        return prepared.assembly
-    layers = stage_layers(
-        session,
-        prepared.source.root,
-        plan,
-        prepared.partition,
-        directory="",
-        scan_secrets=False,
-    )
-    return assemble(plan.spec, layers.sources(plan), plan.labels)
+        return prepared, prepared.assembly
+    plan = prepared.plan
+    return prepared, assemble(plan.spec, layers.sources(plan), plan.labels)
 
 
 def _document(

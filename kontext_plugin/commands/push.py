@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Globals
@@ -21,10 +22,10 @@ from kontext_plugin.push.publish import (
     assemble_undamaged,
     count_upload,
     publish,
-    stage_layers,
 )
 from kontext_plugin.push.results import Pushed, records_of, remove_stale_results, write_results
 from kontext_plugin.push.session import PushSession, open_session
+from kontext_plugin.push.stage import stage
 from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.terminal.messages import Report, emit
 from kontext_plugin.terminal.progress import reporting
@@ -53,8 +54,7 @@ def push(options: PushOptions, report: Report) -> Pushed | None:
         prepared = prepare(session, options)
         if options.check_parent:
             prepared = check_parent(session, prepared)
-        for warning in messages.warnings(prepared, cache.pushed(), options.tags[0]):
-            report.important(warning)
+        _warn(session, prepared, options)
         source = prepared.source
         policy = SecretPolicy(options.secrets, source.root, report, source.ignore_file)
         if options.dry_run:
@@ -75,6 +75,17 @@ def push(options: PushOptions, report: Report) -> Pushed | None:
     return pushed
 
 
+def _warn(
+    session: PushSession, prepared: Prepared, options: PushOptions, before: Prepared | None = None
+) -> None:
+    """Warn of what looks like a mistake, and did not look so before."""
+    pushed, tag = session.cache.pushed(), options.tags[0]
+    told = {*messages.warnings(before, pushed, tag)} if before else set()
+    for warning in messages.warnings(prepared, pushed, tag):
+        if warning not in told:
+            session.report.important(warning)
+
+
 def _publish(
     session: PushSession, prepared: Prepared, options: PushOptions, policy: SecretPolicy
 ) -> Pushed:
@@ -87,8 +98,17 @@ def _publish(
     try:
         with session.cache.scratch() as directory:
             check_room(directory, prepared.bytes_to_write, report)
-            new, held, assembly = _write(session, prepared, options, policy, directory)
-            published = publish(session, plan, held, assembly, new, prepared.found, directory)
+            written = _write(session, prepared, options, policy, directory)
+            prepared, plan = written.prepared, written.prepared.plan
+            published = publish(
+                session,
+                plan,
+                written.manifest,
+                written.assembly,
+                written.layers,
+                prepared.found,
+                directory,
+            )
     except Refused as error:
         raise prepared.found.in_its_words(error) from error
     except NotFound:
@@ -102,30 +122,43 @@ def _publish(
     return Pushed(published.image, tags, plan, published.written, published.uploaded)
 
 
+@dataclass(frozen=True)
+class _Written:
+    """An image that is ready to be published."""
+
+    prepared: Prepared  # differs from what was planned if files have changed meanwhile
+    layers: tuple[StagedLayer, ...]  # the new ones
+    manifest: Manifest
+    assembly: Assembly
+
+
 def _write(
     session: PushSession,
     prepared: Prepared,
     options: PushOptions,
     policy: SecretPolicy,
     directory: str,
-) -> tuple[tuple[StagedLayer, ...], Manifest, Assembly]:
-    """Write the new layers, if any; return them, the manifest of the image, and the image.
+) -> _Written:
+    """Write the new layers, if any, and assemble the image.
 
     An empty `directory` writes them nowhere. Raises KontextError, also for secrets.
     """
-    plan, divided = prepared.plan, prepared.partition
-    if divided is None:
-        assert prepared.assembly is not None
-        assert plan.found_image is not None
-        return (), plan.found_image.manifest, prepared.assembly
-    layers = stage_layers(
+    before = prepared
+    prepared, layers = stage(
         session,
-        prepared.source.root,
-        plan,
-        divided,
+        prepared,
         directory,
         scan_secrets=policy.needs_scan,
+        check=options.check_parent,
     )
+    if prepared is not before:
+        session.report.info(messages.scanned(prepared.scan))
+        _warn(session, prepared, options, before)
+    plan = prepared.plan
+    if layers is None:
+        assert prepared.assembly is not None
+        assert plan.found_image is not None
+        return _Written(prepared, (), plan.found_image.manifest, prepared.assembly)
     if directory:
         policy.enforce(layers.findings)
     else:
@@ -135,7 +168,7 @@ def _write(
         assembly = assemble_undamaged(session, plan, sources, options.tags[0])
     else:
         assembly = assemble(plan.spec, sources, plan.labels)
-    return layers.all, layers.manifest, assembly
+    return _Written(prepared, layers.all, layers.manifest, assembly)
 
 
 def _rehearse(
@@ -148,7 +181,8 @@ def _rehearse(
             for candidate in prepared.found.candidates:
                 report.info(messages.candidates(candidate, plan))
         report.info(messages.builds_on(plan))
-    _, _, assembly = _write(session, prepared, options, policy, directory="")
+    written = _write(session, prepared, options, policy, directory="")
+    plan, assembly = written.prepared.plan, written.assembly
     is_shown = not prepared.found.tags_to_write(assembly.digest)
     upload = 0 if is_shown else count_upload(session, plan, assembly, tag)
     report.info(messages.would_upload(tag, plan, assembly, upload, is_shown=is_shown))

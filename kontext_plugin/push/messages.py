@@ -43,6 +43,13 @@ def report_scan(scan: Scan, report: Report) -> None:
     """Say what the directory has, and warn about each file that no image can hold."""
     for special in scan.special_files:
         report.warning(f"skipped {special.path!r}: it is a {special.kind}")
+    if scan.unreadable:
+        first, *others = scan.unreadable
+        more = f" and {number(len(others), 'more ignored path')}" if others else ""
+        report.warning(
+            f"cannot look into {first!r}{more}: if a rule with '!' keeps something there, "
+            "the image lacks it"
+        )
     report.info(scanned(scan))
 
 

@@ -30,6 +30,7 @@ from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.base_image import fetch_bases, shipped_base
 from kontext_plugin.source import git
 from kontext_plugin.source.directory import SourceDirectory, open_source
+from kontext_plugin.source.hashing import without_record
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.terminal.steps import StepName
 from kontext_plugin.terminal.text import number, size
@@ -128,6 +129,29 @@ def start_fresh(prepared: Prepared, fresh: StartFresh) -> Prepared:
     """Return what to push where the parent turns out to be unusable. Raises KontextError."""
     plan = plan_fresh(fresh, prepared.plan.spec, prepared.plan.tree)
     return _complete(prepared.source, prepared.scan, prepared.found, plan)
+
+
+def scan_again(session: PushSession, prepared: Prepared, moved: str, copies: str) -> Prepared:
+    """Return what to push now that the file `moved` is not as the scan saw it.
+
+    Copies of the files that this scan reads go into the directory `copies`. Raises KontextError.
+    """
+    source, found, plan = prepared.source, prepared.found, prepared.plan
+    report, cache = session.report, session.cache
+    # It is read even if it looks the same: not every file system tells of each change.
+    known = without_record(prepared.scan.stats, moved)
+    scan = source.scan(
+        known, session.workers, report.steps, report.debug, cache=cache.root, copies=copies
+    )
+    labels = _GitLabels(session, source.root, wanted=plan.spec.keep_git_labels)
+    spec = replace(plan.spec, git_labels=labels.ask().result())
+    with report.steps.step(StepName.PLAN):
+        if isinstance(plan.parent, StartFresh):
+            plan = plan_fresh(plan.parent, spec, scan.tree)
+        else:
+            plan = make_plan(found.candidates, found.fresh, spec, scan.tree)
+        session.jobs.submit(cache.save_stats, source.root, scan.stats)
+        return _complete(source, scan, found, plan)
 
 
 def _complete(source: SourceDirectory, scan: Scan, found: Found, plan: Plan) -> Prepared:

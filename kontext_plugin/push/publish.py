@@ -8,9 +8,10 @@ back, and the parent needs no manifest in the registry any more: its layers are 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import LayerOrigin
@@ -32,6 +33,7 @@ from kontext_plugin.push.plan import Plan
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.base_image import extractor_entries
 from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.runtime.workers import Advance
 from kontext_plugin.secret_scan.scanner import Finding, Scanner
 from kontext_plugin.terminal.steps import Progress, StepName
 
@@ -78,6 +80,7 @@ class _Task:
     tree: Tree
     content: LayerContent
     scan_secrets: bool
+    copies: str
 
 
 def stage_layers(
@@ -88,16 +91,24 @@ def stage_layers(
     directory: str,
     *,
     scan_secrets: bool,
+    copies: str = "",
 ) -> StagedLayers:
     """Write the new layers of a plan into files in `directory`; "" writes them nowhere.
 
-    `root` is the source directory. Raises KontextError.
+    `root` is the source directory. `copies` is as in `write_layer`. Raises SourceMoved, and
+    KontextError.
     """
 
     def place(name: str) -> str:
         return os.path.join(directory, name) if directory else os.devnull
 
-    with session.report.steps.step(StepName.WRITE_LAYERS, lambda: _written_bytes(directory)):
+    def advance(size: int) -> None:
+        step.advance(0, size)
+
+    sizes, written = plan.tree.sizes, chain(divided.top, *divided.lower)
+    total = Progress(total_bytes=sum(sizes.get(path, 0) for path in written))
+    with session.report.steps.step(StepName.WRITE_LAYERS) as step:
+        step.progress = total
         tasks = [
             _Task(
                 place(f"{number}.tar.gz"),
@@ -105,12 +116,13 @@ def stage_layers(
                 plan.tree.only({*paths, *parents(paths)}),
                 LayerContent({}, paths),
                 scan_secrets,
+                copies,
             )
             for number, paths in enumerate(divided.lower)
         ]
         # The largest first, so that no process is left alone with it at the end.
         order = sorted(range(len(tasks)), key=lambda number: -tasks[number].tree.size)
-        results = session.workers.map(_stage, [tasks[number] for number in order])
+        results = session.workers.map(_stage, [tasks[number] for number in order], advance)
         staged = dict(zip(order, results, strict=True))
         lower = [staged[number] for number in range(len(tasks))]
 
@@ -123,30 +135,28 @@ def stage_layers(
             plan.changes.whiteouts,
             extractor_entries(plan.spec.bases[0]) if plan.spec.single_layer else b"",
         )
-        top = _stage(_Task(place("top.tar.gz"), root, plan.tree, content, scan_secrets))
+        task = _Task(place("top.tar.gz"), root, plan.tree, content, scan_secrets, copies)
+        top = _stage(task, advance)
         findings = sorted({finding for _, found in (*lower, top) for finding in found})
     return StagedLayers(tuple(layer for layer, _ in lower), top[0], held, document, tuple(findings))
 
 
-def _stage(task: _Task) -> tuple[StagedLayer, list[Finding]]:
+def _stage(task: _Task, advance: Advance) -> tuple[StagedLayer, list[Finding]]:
+    """Write a layer. `advance` gets the bytes of files that are read."""
     written = task.content.written
     scanner = Scanner(sum(task.tree.sizes.get(path, 0) for path in written))
-    tee = scanner.tee if task.scan_secrets else None
+
+    def tee(path: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in scanner.tee(path, pieces) if task.scan_secrets else pieces:
+            yield piece
+            advance(len(piece))
+
     try:
         with open(task.path, "wb") as file:
-            result = write_layer(file, task.root, task.tree, task.content, tee)
+            result = write_layer(file, task.root, task.tree, task.content, tee, copies=task.copies)
     except OSError as error:
         raise _write_error(task.path, error) from error
     return StagedLayer(task.path, result.layer, result.diff_id), scanner.findings
-
-
-def _written_bytes(directory: str) -> Progress:
-    """Return the bytes that lie in the directory so far, compressed."""
-    try:
-        with os.scandir(directory) as entries:
-            return Progress(bytes=sum(entry.stat().st_size for entry in entries))
-    except OSError:  # there is none, or it is gone already
-        return Progress()
 
 
 def _write_error(path: str, error: OSError) -> KontextError:

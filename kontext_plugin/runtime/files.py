@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -68,14 +68,18 @@ def read_pieces(file: int, limit: int, piece: int = _PIECE) -> Iterator[bytes]:
         yield content
 
 
-def hash_file(file: int, size: int) -> str | None:
+def hash_file(
+    file: int, size: int, on_piece: Callable[[bytes], object] | None = None
+) -> str | None:
     """Return the hex SHA-256 of an open file, or None if it does not have exactly `size` bytes.
 
-    Reads at most one byte more than `size`. Raises OSError.
+    Reads at most one byte more than `size`, and passes each piece to `on_piece`. Raises OSError.
     """
     digest, count = hashlib.sha256(), 0
     for piece in read_pieces(file, size + 1):
         digest.update(piece)
+        if on_piece:
+            on_piece(piece)
         count += len(piece)
         if count >= size:  # saves the read that returns nothing
             break

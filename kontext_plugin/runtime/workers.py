@@ -13,6 +13,7 @@ import contextlib
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,8 +30,14 @@ _Item = TypeVar("_Item")
 
 _Result = TypeVar("_Result")
 
+Advance = Callable[[int], object]
+"""Receives how many bytes more are done."""
+
 _MAX_WORKERS = 8
 """A container may have only a small share of the processors that it sees."""
+
+_REPORT_INTERVAL = 0.1
+"""Seconds between two reports of a worker: each takes time in the main process."""
 
 # The program of a worker. It imports this module by its name, so that must follow a rename.
 _PROGRAM = """
@@ -82,17 +89,27 @@ class Workers:
             process.communicate()
 
     def map(
-        self, function: Callable[[_Item], _Result], items: Iterable[_Item]
+        self,
+        function: Callable[..., _Result],
+        items: Iterable[_Item],
+        advance: Advance | None = None,
     ) -> Iterator[_Result]:
         """Yield the function's results in the order of the items, all of which are read at once.
 
         The function is at the top level of a module. Items and results can be pickled. A single
         item is computed in this process, and so is everything if no worker can be started. Raises
         what the function raises, and KontextError if a worker dies.
+
+        With `advance`, the function also gets a callable. What it passes to that comes to `advance`
+        while it still runs: in this thread or another one, and added up.
         """
         items = list(items)
+
+        def compute(item: _Item) -> _Result:
+            return function(item, advance) if advance else function(item)
+
         if len(items) < 2:
-            return map(function, items)
+            return map(compute, items)
         while len(self._processes) < min(self.count, len(items)):
             try:
                 process = _start()
@@ -101,7 +118,7 @@ class Workers:
             self._processes.append(process)
             self._idle.put(process)
         if not self._processes:
-            return map(function, items)
+            return map(compute, items)
         if self._threads is None:
             from concurrent.futures import ThreadPoolExecutor
 
@@ -110,7 +127,7 @@ class Workers:
         def ask(item: _Item) -> _Result:
             process = self._idle.get()
             try:
-                result: _Result = _ask(process, (function, item))
+                result: _Result = _ask(process, (function, item), advance)
                 return result
             finally:
                 self._idle.put(process)
@@ -124,20 +141,52 @@ def work() -> None:
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a function prints must not mix with the answers
-    tasks: SimpleQueue[tuple[Callable[[Any], Any], Any]] = SimpleQueue()
+    tasks: SimpleQueue[_Task] = SimpleQueue()
     threading.Thread(target=_receive, args=(tasks,), daemon=True).start()
-    while True:
-        function, item = tasks.get()
-        try:
-            answer = True, function(item)
-        except Exception as error:
-            answer = False, error
-        message = pickle.dumps(answer)
+
+    def send(message: bytes) -> None:
         answers.write(message)
         answers.flush()
 
+    while True:
+        function, item, counts = tasks.get()
+        counter = _Counter(lambda count: send(pickle.dumps((_COUNT, count))))
+        try:
+            answer = _RESULT, function(item, counter.add) if counts else function(item)
+        except Exception as error:
+            answer = _ERROR, error
+        message = pickle.dumps(answer)
+        counter.send()
+        send(message)
 
-def _receive(tasks: SimpleQueue[tuple[Callable[[Any], Any], Any]]) -> None:
+
+_Task = tuple[Callable[..., Any], Any, bool]
+"""What a worker is sent: a function, its item, and whether it counts what it does."""
+
+_RESULT, _ERROR, _COUNT = range(3)
+"""What a worker answers with: at last a result or an error, and counts before."""
+
+
+class _Counter:
+    """Adds up counts, and sends the sum now and then."""
+
+    def __init__(self, send: Callable[[int], None]) -> None:
+        self._send = send
+        self._sum = 0
+        self._sent = time.monotonic()
+
+    def add(self, count: int) -> None:
+        self._sum += count
+        if time.monotonic() - self._sent >= _REPORT_INTERVAL:
+            self.send()
+
+    def send(self) -> None:
+        if self._sum:
+            self._send(self._sum)
+        self._sum, self._sent = 0, time.monotonic()
+
+
+def _receive(tasks: SimpleQueue[_Task]) -> None:
     try:
         while True:
             tasks.put(pickle.load(sys.stdin.buffer))
@@ -159,19 +208,25 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _ask(process: subprocess.Popen[bytes], task: object) -> Any:
+def _ask(
+    process: subprocess.Popen[bytes], task: tuple[object, object], advance: Advance | None
+) -> Any:
     assert process.stdin and process.stdout
-    message = pickle.dumps(task)
+    message = pickle.dumps((*task, advance is not None))
     try:
         process.stdin.write(message)
         process.stdin.flush()
-        done, result = pickle.load(process.stdout)
+        kind, result = pickle.load(process.stdout)
+        while kind == _COUNT:
+            assert advance
+            advance(result)
+            kind, result = pickle.load(process.stdout)
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise KontextError(
             "a worker process of Kontext has ended unexpectedly",
             hint="Check this machine's free memory, and install Kontext again if it is not that.",
         ) from error
-    if not done:
+    if kind == _ERROR:
         raise result
     return result
 

@@ -33,18 +33,19 @@ class SourceDirectory:
         debug: Callable[[str], None],
         *,
         cache: str | None = None,
+        copies: str = "",
     ) -> Scan:
         """Scan the directory, as `scan.scan` does. Raises KontextError.
 
         `debug` receives git's command lines. `cache` is the path of Kontext's own cache, which is
-        skipped.
+        skipped. `copies` is a directory for copies of the files that are read; "": none are made.
         """
         not_ignored = None
         if self.gitignore:
             with steps.step(StepName.GIT_LS_FILES):
                 not_ignored = git.list_not_ignored(self.root, debug)
         filters = Filters(self.rules, not_ignored, self.keep_git, _path_below(self.root, cache))
-        return scan(self.root, filters, known, workers, steps)
+        return scan(self.root, filters, known, workers, steps, copies)
 
 
 def open_source(

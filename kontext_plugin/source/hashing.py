@@ -7,18 +7,22 @@ several processes.
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
+import secrets
 import stat
 import struct
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import starmap
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.files import DirTree, hash_file
-from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.runtime.workers import Advance, Workers
 from kontext_plugin.terminal.steps import Progress, StepName, Steps
 
 # --- The status of a file ---
@@ -96,6 +100,15 @@ def unpack(packed: bytes | None) -> FileRecords:
         return {}
 
 
+def without_record(stats: Stats, path: str) -> Stats:
+    """Return the records without that of one file, so that it is read again."""
+    directory, _, name = path.rpartition("/")
+    records = unpack(stats.get(directory))
+    if records.pop(name, None) is None:
+        return stats
+    return {**stats, directory: pack(records)}
+
+
 # --- Hashing ---
 
 _MANY_FILES = 5000  # from here on, or from so many bytes, starting workers saves time
@@ -106,49 +119,101 @@ _BATCH_BYTES = 32 * 1024 * 1024  # one worker hashes a batch at a time
 
 _BATCH_FILES = 256
 
-_ATTEMPTS = 3
+_STILL = 0.1
+"""Seconds in which a file must not change before it is read again."""
+
+_PATIENCE = 3.0
+"""Seconds to wait for that: a linker writes a large program for so long."""
+
+_MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE)
+"""What opening a file says if it, or a directory above it, was removed or replaced."""
 
 
 class SeenFile(NamedTuple):
     """A regular file as the scan saw it, before it is read."""
 
     path: str
-    signature: bytes
     size: int
+
+
+class HashedFile(NamedTuple):
+    """A file's status and the hex SHA-256 of its content, both of one moment."""
+
+    path: str
+    status: Status
+    digest: str
+
+
+class Moved(NamedTuple):
+    """A path that is not what it was when its directory was listed."""
+
+    path: str
+    errno: int  # ENOENT: nothing is there any more; 0: something else is
 
 
 class Unreadable(Exception):
     """A file that cannot be read. The arguments are its path and the reason."""
 
 
-def hash_files(
-    root: str, files: list[SeenFile], workers: Workers, steps: Steps
-) -> Iterator[tuple[str, Status, str]]:
-    """Yield each file's path, status and hex SHA-256, all of one moment. Empties the list.
+def changed_twice(path: str) -> KontextError:
+    """Return the error for what never holds still."""
+    return KontextError(
+        f"{path!r} changed while it was read twice",
+        hint="Stop what writes it, or leave it out with a line in the ignore file "
+        "(.kontextignore, else .dockerignore).",
+    )
 
-    Raises Unreadable, and KontextError for a file that changes whenever it is read.
+
+def hash_files(
+    root: str, files: list[SeenFile], workers: Workers, steps: Steps, copies: str = ""
+) -> Iterator[HashedFile | Moved]:
+    """Yield what is known of each file after it was read, or that it has moved. Empties the list.
+
+    A file that changes while it is read is read once more, as soon as it holds still. A copy of
+    each file goes into the directory `copies`, unless that is "". Its name is the digest.
+
+    Raises Unreadable, and KontextError for a file that changes while it is read twice.
     """
     if not files:
         return
     total = Progress(total_files=len(files), total_bytes=sum(file.size for file in files))
-    map_batches = workers.map if _are_many(files) else map
+    are_many = _are_many(files)
     batches = deque(_batches_of(files))
     files.clear()  # 100,000 files take 20 MB: each batch is freed when it is hashed
+    tasks = [(root, batch, copies) for batch in batches]
     with steps.step(StepName.HASH) as step:
         step.progress = total
-        for results in map_batches(hash_batch, [(root, batch) for batch in batches]):
+
+        def advance(size: int) -> None:
+            step.advance(0, size)
+
+        if are_many:
+            hashed = workers.map(hash_batch, tasks, advance)
+        else:
+            hashed = (hash_batch(task, advance) for task in tasks)
+        for results in hashed:
             batch = batches.popleft()
             # The paths of this process: those from a worker would be copies.
-            for file, result in zip(batch, results, strict=True):
-                yield file.path, *result
-            step.advance(len(batch), sum(file.size for file in batch))
+            for (path, _), result in zip(batch, results, strict=True):
+                if isinstance(result, int):
+                    yield Moved(path, result)
+                else:
+                    yield HashedFile(path, *result)
+            step.advance(len(batch), 0)
 
 
-def hash_batch(batch: tuple[str, list[SeenFile]]) -> list[tuple[Status, str]]:
-    """Hash files below a root, in a worker. Raises as `hash_files` does."""
-    root, files = batch
+_Result = tuple[Status, str] | int
+"""Of one file: its status and digest, or why it has moved, as in Moved."""
+
+
+def hash_batch(task: tuple[str, list[SeenFile], str], advance: Advance) -> list[_Result]:
+    """Hash files below a root, in a worker: the task is the root, the files and `copies`.
+
+    Raises as `hash_files` does.
+    """
+    root, files, copies = task
     with DirTree(root) as sources:
-        return [_hash_file(sources, *file) for file in files]
+        return [_hash_file(sources, file, copies, advance) for file in files]
 
 
 def _are_many(files: Sequence[SeenFile]) -> bool:
@@ -171,25 +236,105 @@ def _batches_of(files: Sequence[SeenFile]) -> Iterator[list[SeenFile]]:
         yield batch
 
 
-def _hash_file(sources: DirTree, path: str, signature: bytes, size: int) -> tuple[Status, str]:
-    """Return a file's status and hex SHA-256, if nobody wrote to it while it was read."""
+def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) -> _Result:
+    """Hash a file. `advance` gets as many bytes as the scan saw, whatever is there now."""
+    path, left = seen
+
+    def count(piece: bytes) -> None:
+        nonlocal left
+        size = min(left, len(piece))
+        left -= size
+        advance(size)
+
     try:
-        for _ in range(_ATTEMPTS):
+        for is_second in (False, True):
+            if is_second:
+                _wait_until_still(sources, path)
             file = sources.open_file(path)
             try:
-                digest = hash_file(file, size)
-                after = os.fstat(file)
+                before = os.fstat(file)
+                if not stat.S_ISREG(before.st_mode):
+                    return 0
+                with _Copy(copies) as copy:
+                    digest = hash_file(file, before.st_size, copy.tee(count))
+                    status = status_of(os.fstat(file))
+                    if digest is not None and status.signature == signature_of(before):
+                        copy.keep(digest)
+                        return status, digest
             finally:
                 os.close(file)
-            status = status_of(after)
-            if digest is not None and status.signature == signature:
-                return status, digest
-            if not stat.S_ISREG(after.st_mode):
-                break
-            signature, size = status.signature, status.size
     except OSError as error:
+        if error.errno in _MOVED:
+            return error.errno
         raise Unreadable(path, error.strerror) from error
-    raise KontextError(
-        f"{path!r} changed while it was read",
-        hint="Push again when nothing writes to the directory, or ignore the file.",
-    )
+    finally:
+        advance(left)
+    raise changed_twice(path)
+
+
+def _wait_until_still(sources: DirTree, path: str) -> None:
+    """Wait until a file looks the same twice, but not for ever. Raises OSError."""
+    end, before = time.monotonic() + _PATIENCE, b""
+    while time.monotonic() < end:
+        above, _, name = path.rpartition("/")
+        parent = sources.open_directory(above)
+        now = signature_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
+        if now == before:
+            break
+        before = now
+        time.sleep(_STILL)
+
+
+class _Copy:
+    """A copy of a file, made while that is read; none if the directory is "".
+
+    Methods raise KontextError.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._path = os.path.join(directory, secrets.token_hex(16))
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> _Copy:
+        if self._directory:
+            with self._explaining():
+                self._file = open(self._path, "xb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            with suppress(OSError):
+                os.unlink(self._path)
+            with suppress(OSError):
+                self._file.close()
+
+    def tee(self, on_piece: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        """Return what writes a piece to the copy before it passes it on."""
+        file = self._file
+        if file is None:
+            return on_piece
+
+        def write(piece: bytes) -> None:
+            with self._explaining():
+                file.write(piece)
+            on_piece(piece)
+
+        return write
+
+    def keep(self, name: str) -> None:
+        """Give the copy its name. One that was not kept disappears."""
+        if self._file:
+            with self._explaining():
+                self._file.close()
+                os.rename(self._path, os.path.join(self._directory, name))
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise KontextError(
+                f"a file that changes cannot be copied to {self._directory}: {error.strerror}",
+                hint="Free some space there, or name another directory with KONTEXT_CACHE_DIR.",
+            ) from error

@@ -6,10 +6,12 @@ or link.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import groupby
@@ -24,9 +26,11 @@ from kontext_plugin.source.git import NotIgnored
 from kontext_plugin.source.hashing import (
     FileRecord,
     FileRecords,
+    Moved,
     SeenFile,
     Stats,
     Unreadable,
+    changed_twice,
     hash_files,
     pack,
     signature_of,
@@ -41,6 +45,9 @@ MAX_PATH = 3800
 _RACY = 2_000_000_000
 """Nanoseconds. A file that changed so shortly before the scan may change again within one tick of
 the file system's clock, and look the same (git's "racily clean" entries). It gets no record."""
+
+_MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ESTALE)
+"""What listing a directory or reading a link says if it was removed or replaced."""
 
 _MAX_SHOWN = 10
 
@@ -73,6 +80,7 @@ class Scan:
     git_entries: tuple[str, ...]  # the paths of `.git` entries that were skipped
     stats: Stats  # for the stat cache
     hashed: int  # files whose content was read
+    unreadable: tuple[str, ...] = ()  # excluded directories that may have something to keep
 
 
 # --- The filters: pure ---
@@ -153,19 +161,64 @@ class _Collected:
     sizes: dict[str, int] = field(default_factory=dict)
     executable: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
+    entered: set[str] = field(default_factory=set)  # excluded directories that the tree has
     unknown: list[SeenFile] = field(default_factory=list)  # the files to hash
+    hashed: int = 0  # files that were read
     stats: dict[str, bytes] = field(default_factory=dict)  # of all other files
     special_files: list[SpecialFile] = field(default_factory=list)
     git_entries: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     rejected: list[_Rejected] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+
+    def fail(self, path: str, error: OSError) -> None:
+        """Note why a path cannot be read."""
+        if error.errno in _MOVED:
+            self.moved.append(Moved(path, error.errno))
+        else:
+            self.rejected.append(_unreadable(path, error.strerror))
+
+    def drop(self, path: str) -> None:
+        """Take a path out of the tree."""
+        for column in (self.files, self.sizes, self.links):
+            column.pop(path, None)
+        self.executable.discard(path)
 
 
-def scan(root: str, filters: Filters, known: Stats, workers: Workers, steps: Steps) -> Scan:
+def scan(
+    root: str, filters: Filters, known: Stats, workers: Workers, steps: Steps, copies: str = ""
+) -> Scan:
     """Scan the directory `root`. `known` has the records of an earlier scan, of unchanged files.
+
+    What moves during the scan is looked for a second time. What is gone then was not there.
+    A copy of each file that is read goes into the directory `copies`, as in `hash_files`.
 
     Raises KontextError, with the paths, for what cannot be read or be in an image.
     """
     settled = time.time_ns() - _RACY
+
+    def look(known: Stats) -> _Collected:
+        found = _look(root, filters, known, steps)
+        try:
+            _hash_unknown(root, found, workers, steps, settled, copies)
+        except Unreadable as error:
+            raise _rejection([_unreadable(*error.args)]) from error
+        return found
+
+    found = look(known)
+    hashed = found.hashed
+    if found.moved:
+        found = look(found.stats)
+        hashed += found.hashed
+        _settle(found)
+    tree = Tree(found.files, found.sizes, frozenset(found.executable), found.links)
+    special_files, git_entries = tuple(found.special_files), tuple(found.git_entries)
+    unreadable = tuple(found.unreadable)
+    return Scan(tree, special_files, git_entries, found.stats, hashed, unreadable)
+
+
+def _look(root: str, filters: Filters, known: Stats, steps: Steps) -> _Collected:
+    """Collect all entries that the filters keep. Raises KontextError."""
     try:
         with DirTree(root) as sources, steps.step(StepName.SCAN) as step:
             found = _walk(sources, filters, known, step)
@@ -173,14 +226,7 @@ def scan(root: str, filters: Filters, known: Stats, workers: Workers, steps: Ste
         raise _rejection([_unreadable(root, error.strerror)]) from error
     if found.rejected:
         raise _rejection(found.rejected)
-    hashed = len(found.unknown)
-    try:
-        _hash_unknown(root, found, workers, steps, settled)
-    except Unreadable as error:
-        raise _rejection([_unreadable(*error.args)]) from error
-    tree = Tree(found.files, found.sizes, frozenset(found.executable), found.links)
-    special_files, git_entries = tuple(found.special_files), tuple(found.git_entries)
-    return Scan(tree, special_files, git_entries, found.stats, hashed)
+    return found
 
 
 def _walk(sources: DirTree, filters: Filters, known: Stats, step: Step) -> _Collected:
@@ -219,7 +265,12 @@ def _walk(sources: DirTree, filters: Filters, known: Stats, step: Step) -> _Coll
                         elif record := _collect(entry, path, descriptor, records, found):
                             unchanged[name] = record
         except OSError as error:
-            found.rejected.append(_unreadable(directory or ".", error.strerror))
+            if not parent.excluded:
+                found.fail(directory or ".", error)
+            elif error.errno not in _MOVED:
+                found.unreadable.append(directory)
+            elif directory in found.files:  # something below it was kept
+                found.moved.append(Moved(directory, errno.ENOENT))
         if unchanged:
             same = unchanged == records
             found.stats[directory] = known[directory] if same else pack(unchanged)
@@ -231,6 +282,7 @@ def _keep_parents(directory: str, found: _Collected) -> None:
     """Put a directory that was only entered into the tree, and its parents."""
     while directory and directory not in found.files:
         found.files[directory] = DIRECTORY
+        found.entered.add(directory)
         directory = directory.rpartition("/")[0]
 
 
@@ -247,7 +299,7 @@ def _collect(
             return None
         status = entry.stat(follow_symlinks=False)
     except OSError as error:
-        found.rejected.append(_unreadable(path, error.strerror))
+        found.fail(path, error)
         return None
     mode, size = status.st_mode, status.st_size
     if kind := _SPECIAL.get(stat.S_IFMT(mode)):
@@ -261,22 +313,29 @@ def _collect(
     if record and record[0] == signature:
         found.files[path] = record[1].hex()
         return record
-    found.unknown.append(SeenFile(path, signature, size))
+    found.unknown.append(SeenFile(path, size))
     return None
 
 
 def _hash_unknown(
-    root: str, found: _Collected, workers: Workers, steps: Steps, settled: int
+    root: str, found: _Collected, workers: Workers, steps: Steps, settled: int, copies: str
 ) -> None:
     """Hash the files without a record, and make one of each that did not change after `settled`.
 
     Raises as `hash_files` does.
     """
+    found.hashed = len(found.unknown)
     # The files come directory by directory, except for the large ones, so few records are unpacked.
-    hashed = hash_files(root, found.unknown, workers, steps)
-    for directory, files in groupby(hashed, lambda file: file[0].rpartition("/")[0]):
+    hashed = hash_files(root, found.unknown, workers, steps, copies)
+    for directory, files in groupby(hashed, lambda file: file.path.rpartition("/")[0]):
         new: FileRecords = {}
-        for path, status, digest in files:
+        for file in files:
+            if isinstance(file, Moved):
+                found.moved.append(file)
+                found.drop(file.path)
+                found.hashed -= 1
+                continue
+            path, status, digest = file
             found.files[path] = digest
             found.sizes[path] = status.size
             (found.executable.add if status.executable else found.executable.discard)(path)
@@ -284,6 +343,30 @@ def _hash_unknown(
                 new[path.rpartition("/")[2]] = status.signature, bytes.fromhex(digest)
         if new:
             found.stats[directory] = pack(unpack(found.stats.get(directory)) | new)
+
+
+def _settle(found: _Collected) -> None:
+    """Take what has moved out of the tree, with all below. Raises KontextError if it is not gone.
+
+    An excluded directory leaves the tree with the last thing below it that was kept.
+    """
+    for path, reason in found.moved:
+        if reason == errno.ESTALE:
+            raise _rejection([_unreadable(path, os.strerror(reason))])
+        if reason != errno.ENOENT:
+            raise changed_twice(path)
+        found.drop(path)
+    inside: Counter[str] = Counter()
+    for path in sorted(found.files.keys() | found.links.keys()):
+        parent = path.rpartition("/")[0]
+        if parent and found.files.get(parent) != DIRECTORY:
+            found.drop(path)
+        else:
+            inside[parent] += 1
+    for directory in sorted(found.entered & found.files.keys(), reverse=True):
+        if not inside[directory]:
+            found.drop(directory)
+            inside[directory.rpartition("/")[0]] -= 1
 
 
 # --- What the scan rejects ---

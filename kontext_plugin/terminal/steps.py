@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -48,7 +49,8 @@ Measure = Callable[[], Progress]
 class Step:
     """A step that runs or has ended.
 
-    The thread that does the step writes it; threads that show the step read it.
+    Any thread may call `advance`. The thread that does the step writes the rest; threads that show
+    the step read it.
     """
 
     name: StepName
@@ -57,6 +59,7 @@ class Step:
     measure: Measure | None = None
     ended: float | None = None
     failed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def seconds(self) -> float:
@@ -65,8 +68,9 @@ class Step:
 
     def advance(self, files: int, size: int) -> None:
         """Add `files` files and `size` bytes to what is done."""
-        done = self.progress
-        self.progress = replace(done, files=done.files + files, bytes=done.bytes + size)
+        with self._lock:
+            done = self.progress
+            self.progress = replace(done, files=done.files + files, bytes=done.bytes + size)
 
     def current_progress(self) -> Progress:
         """Return how far the step is, as its measure says while the step runs."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.models import PLAIN_NAMES, STRANGE_NAMES, described, trees
-from support.trees import Directory, File, Link, Tree, plant
+from support.trees import Directory, File, Link, Tree, plant, remove
 
 from kontext_plugin.errors import KontextError
+from kontext_plugin.runtime.files import DirTree
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import hashing
 from kontext_plugin.source import scan as scans
@@ -299,7 +301,7 @@ def test_a_file_that_changes_whenever_it_is_read_is_an_error(
     # Like a busy log, the file grows with each reading: one byte, then its end.
     counts = iter(range(10**6))
     monkeypatch.setattr(os, "read", lambda f, n: busy(f, n) if next(counts) % 2 == 0 else b"")
-    with pytest.raises(KontextError, match="'d/f' changed while it was read") as raised:
+    with pytest.raises(KontextError, match="'d/f' changed while it was read twice") as raised:
         scan()
     assert raised.value.hint
 
@@ -366,7 +368,7 @@ def test_a_file_that_changes_whenever_a_worker_reads_it_is_an_error(
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        with pytest.raises(KontextError, match="'log' changed while it was read") as raised:
+        with pytest.raises(KontextError, match="'log' changed while it was read twice") as raised:
             scan()
     finally:
         done.set()
@@ -374,48 +376,178 @@ def test_a_file_that_changes_whenever_a_worker_reads_it_is_an_error(
     assert raised.value.hint
 
 
-@pytest.mark.parametrize("many", [1, 10**6], ids=["by workers", "in one process"])
-def test_the_unreadable_one_of_many_files_is_named(
-    many: int, monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
-) -> None:
-    monkeypatch.setattr(hashing, "_MANY_FILES", many)
-    monkeypatch.setattr(hashing, "_BATCH_FILES", 3)
-    plant(root, {f"d/{number}": X for number in range(20)})
+# --- What moves between the listing and the reading ---
+
+
+@pytest.fixture
+def after_each_walk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Have something done each time the directory was listed, before its files are read."""
     walk = scans._walk
 
-    def walk_and_remove(*arguments: Any) -> Any:
-        found = walk(*arguments)
-        (root / "d/17").unlink()
-        return found
+    def set_action(action: Callable[[], object]) -> None:
+        def walk_and_act(*arguments: Any) -> Any:
+            found = walk(*arguments)
+            action()
+            return found
 
-    monkeypatch.setattr(scans, "_walk", walk_and_remove)
-    with pytest.raises(KontextError, match="'d/17': cannot be read: No such file"):
-        scan()
-    monkeypatch.setattr(scans, "_walk", walk)
-    assert scan().hashed == 19
+        monkeypatch.setattr(scans, "_walk", walk_and_act)
+
+    return set_action
 
 
-SWAPS: dict[str, Callable[[Path], object]] = {
-    "vanishes": lambda path: None,
-    "link": lambda path: path.symlink_to("secret"),
-    "FIFO": os.mkfifo,
-    "directory": Path.mkdir,
+Moves = Callable[[Callable[[], object]], None]
+
+
+@pytest.mark.parametrize("many", [1, 10**6], ids=["by workers", "in one process"])
+def test_a_file_that_is_gone_when_it_is_opened_was_not_there(
+    many: int,
+    monkeypatch: pytest.MonkeyPatch,
+    after_each_walk: Moves,
+    scan: Scanner,
+    root: Path,
+) -> None:
+    """gamechanger/dusty#609: a build failed if a temporary file vanished from its context."""
+    monkeypatch.setattr(hashing, "_MANY_FILES", many)
+    monkeypatch.setattr(hashing, "_BATCH_FILES", 3)
+    files: Tree = {f"d/{number}": X for number in range(20)}
+    plant(root, files)
+
+    def come_and_go() -> None:
+        (root / "d/17").unlink(missing_ok=True)
+        (root / "d/new").unlink(missing_ok=True)
+
+    after_each_walk(come_and_go)
+    (root / "d/new").touch()
+    found = scan()
+    del files["d/17"]
+    assert found.tree == described({"d": DIR, **files})
+
+
+def test_a_file_that_is_renamed_meanwhile_is_found_under_its_new_name(
+    after_each_walk: Moves, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"staging/f": X, "kept": X})
+    steps = [lambda: (root / "staging").rename(root / "final")]
+    after_each_walk(lambda: steps and steps.pop()())
+    assert scan().tree == described({"final": DIR, "final/f": X, "kept": X})
+
+
+def test_a_directory_that_is_gone_takes_what_was_listed_of_it_along(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    """Also files that the stat cache knows, which nothing opens."""
+    plant(root, {"d/f": X, "d/e/f": X, "kept": X})
+    known = scan().stats
+    scandir = os.scandir
+
+    class Vanishing:
+        """Lists a directory, and then says what Linux says of one that is removed meanwhile."""
+
+        def __init__(self, directory: int) -> None:
+            self.entries = list(scandir(directory))
+
+        def __enter__(self) -> Iterator[os.DirEntry[str]]:
+            yield_all = iter(self.entries)
+            gone = any(entry.name == "e" for entry in self.entries)
+            return _then_raise(yield_all) if gone else yield_all
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def _then_raise(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+        yield from entries
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "scandir", Vanishing)
+    assert scan(known=known).tree == described({"kept": X})
+
+
+def test_an_ignored_directory_leaves_with_the_last_file_that_was_kept(
+    after_each_walk: Moves, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"a/out/keep": X, "a/f": X})
+    after_each_walk(lambda: (root / "a/out/keep").unlink(missing_ok=True))
+    assert scan("**/out", "!**/out/keep").tree == described({"a": DIR, "a/f": X})
+
+
+def replaced(path: Path, make: Callable[[Path], object]) -> None:
+    remove(path)
+    make(path)
+
+
+SWAPS: dict[str, tuple[Callable[[Path], object], Tree]] = {
+    "link": (lambda path: path.symlink_to("other"), {"f": Link("other")}),
+    "FIFO": (os.mkfifo, {}),
+    "directory": (Path.mkdir, {"f": DIR}),
+    "file": (lambda path: path.write_bytes(b"another"), {"f": File(b"another")}),
 }
 
 
-@pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
-def test_a_file_that_becomes_something_else_is_an_error(
-    swap: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+@pytest.mark.parametrize("swap", SWAPS)
+def test_a_file_that_becomes_something_else_is_what_it_is_now(
+    swap: str, after_each_walk: Moves, scan: Scanner, root: Path
 ) -> None:
-    plant(root, {"f": X, "secret": X})
+    plant(root, {"f": X, "other": X})
+    make, expected = SWAPS[swap]
+    after_each_walk(lambda: replaced(root / "f", make))
+    assert scan().tree == described(expected | {"other": X})
+
+
+def test_a_directory_that_becomes_a_file_is_that_file(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"d/f": X})
+    open_directory = DirTree.open_directory
+
+    def swap_and_open(self: DirTree, path: str) -> int:
+        if path == "d" and (root / "d").is_dir():
+            replaced(root / "d", lambda path: path.write_bytes(b"x"))
+        return open_directory(self, path)
+
+    monkeypatch.setattr(DirTree, "open_directory", swap_and_open)
+    assert scan().tree == described({"d": File(b"x")})
+
+
+def test_what_is_always_there_and_never_what_was_listed_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, after_each_walk: Moves, scan: Scanner, root: Path
+) -> None:
+    """A file that an atomic rename replaces by a link is not gone: an image needs it."""
+    plant(root, {"f": X})
+
+    def swap() -> None:
+        (root / "new").symlink_to("x")
+        (root / "new").rename(root / "f")
+
+    after_each_walk(swap)
+    found = scan()
+    assert found.tree == described({"f": Link("x")})
+
+    def as_file(*arguments: Any) -> Any:
+        replaced(root / "f", lambda path: path.write_bytes(b""))
+        return walk(*arguments)
+
     walk = scans._walk
-
-    def walk_and_swap(*arguments: Any) -> Any:
-        found = walk(*arguments)
-        (root / "f").unlink()
-        swap(root / "f")
-        return found
-
-    monkeypatch.setattr(scans, "_walk", walk_and_swap)
-    with pytest.raises(KontextError, match="'f'"):
+    monkeypatch.setattr(scans, "_walk", as_file)
+    with pytest.raises(KontextError, match="'f' changed while it was read twice") as raised:
         scan()
+    assert "ignore file" in raised.value.hint
+
+
+def test_a_stale_handle_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    """restic/restic#21786: ESTALE of a network file system, where a server has replaced a file."""
+    plant(root, {"d/f": X, "g": X})
+    open_file, stale = DirTree.open_file, [2]
+
+    def open_stale(self: DirTree, path: str) -> int:
+        if path == "d/f" and stale[0]:
+            stale[0] -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return open_file(self, path)
+
+    monkeypatch.setattr(DirTree, "open_file", open_stale)
+    with pytest.raises(KontextError, match="'d/f': cannot be read: Stale file handle"):
+        scan()
+    stale[0] = 1
+    assert scan().tree == described({"d": DIR, "d/f": X, "g": X})

@@ -341,8 +341,7 @@ def test_a_directory_that_becomes_a_link_during_the_scan_is_not_followed(
         return contextlib.nullcontext(listed)
 
     monkeypatch.setattr(os, "scandir", list_and_swap)
-    with pytest.raises(KontextError, match="cannot be read"):
-        scan()
+    assert scan().tree == described({"d": Link(str(tmp_path / "outside"))})
 
 
 def test_a_directory_that_becomes_a_link_before_hashing_is_not_followed(
@@ -354,13 +353,13 @@ def test_a_directory_that_becomes_a_link_before_hashing_is_not_followed(
 
     def walk_and_swap(*arguments: Any) -> Any:
         found = walk(*arguments)
-        (root / "d").rename(tmp_path / "was d")
-        (root / "d").symlink_to(tmp_path / "outside")
+        if not (root / "d").is_symlink():
+            (root / "d").rename(tmp_path / "was d")
+            (root / "d").symlink_to(tmp_path / "outside")
         return found
 
     monkeypatch.setattr(scans, "_walk", walk_and_swap)
-    with pytest.raises(KontextError, match="'d/deep/secret': cannot be read"):
-        scan()
+    assert scan().tree == described({"d": Link(str(tmp_path / "outside"))})
 
 
 # --- Special files, and files that cannot be read ---

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -277,19 +278,27 @@ def prepare(kind: str, machine: Machine, repository: str, chance: random.Random)
     return Operation(kind, push, before, machine.tree())
 
 
-def first_push(machine: Machine, chance: random.Random) -> None:
+def first_push(machine: Machine, chance: random.Random) -> float:
+    """Return the seconds that it took."""
     plant(machine.source, {"ballast": File(chance.randbytes(1_000_000))})
-    edit_at_random(machine.source, chance)
-    pushed = machine.push()
-    assert pushed.code == 0, pushed.stderr
+    return push_an_edit(machine, chance)
 
 
-def assert_next_push_works(machine: Machine, chance: random.Random) -> None:
+def push_an_edit(machine: Machine, chance: random.Random) -> float:
+    """Return the seconds that it took."""
     edit_at_random(machine.source, chance)
+    started = time.monotonic()
     pushed = machine.push()
     assert pushed.code == 0, pushed.stderr
+    return time.monotonic() - started
+
+
+def assert_next_push_works(machine: Machine, chance: random.Random) -> float:
+    """Return the seconds that it took."""
+    seconds = push_an_edit(machine, chance)
     expect("the tag after the next push", machine.tree(), machine.published())
     machine.assert_clean()
+    return seconds
 
 
 # --- Kills ---
@@ -303,8 +312,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 def kills(stage: Stage, record: Record, chance: random.Random) -> None:
     """Send a signal to the process group of a command at a random moment, and push again."""
     machine = stage.machine()
-    first_push(machine, chance)
-    seconds = 0.5  # that a command takes, at most
+    seconds = first_push(machine, chance)  # about what each command takes
     for kind in OPERATIONS * ROUNDS:
         while True:
             operation = prepare(kind, machine, stage.server.repository(), chance)
@@ -312,8 +320,7 @@ def kills(stage: Stage, record: Record, chance: random.Random) -> None:
             result = kill(machine, operation, number, chance.random() * seconds)
             if result:
                 break
-            seconds *= 0.9
-            assert_next_push_works(machine, chance)
+            seconds = assert_next_push_works(machine, chance)
         if number == signal.SIGKILL and chance.random() < 0.5:
             # Else at once, while an orphan might still be at work.
             assert ends_within(5, lambda: not machine.processes()), machine.processes()
@@ -324,7 +331,7 @@ def kills(stage: Stage, record: Record, chance: random.Random) -> None:
             shown = operation.assert_whole(machine, result.code == 0)
             if number != signal.SIGKILL:
                 assert ends_within(5, lambda: not machine.processes()), machine.processes()
-            assert_next_push_works(machine, chance)
+            seconds = assert_next_push_works(machine, chance)
         record.counts["kills"] += 1
         record.counts[f"{number.name}: exit code {result.code}"] += 1
         record.counts[f"{number.name}, {kind}"] += 1

@@ -214,9 +214,18 @@ LS = Command(
     name="ls",
     summary="List the files in an image",
     usage="[OPTIONS] REF [PATH]",
-    description="List the files in an image, or those at PATH. Reads only the manifest.",
-    options=(_FORMAT, _INSECURE, _TIMEOUT),
-    arguments=(_REFERENCE, Argument("PATH", optional=True)),
+    description=(
+        "List the top directory of an image's sources, or the directory or file PATH.\n"
+        "Reads only the manifest."
+    ),
+    options=(
+        _FORMAT,
+        _INSECURE,
+        Option("long", "Also show the mode, the size, and the target of a link", "l"),
+        Option("recursive", "Also list everything in directories below", "R"),
+        _TIMEOUT,
+    ),
+    arguments=(_REFERENCE, Argument("PATH", "path", optional=True)),
 )
 
 PULL = Command(

@@ -10,8 +10,9 @@ from kontext_plugin.cache import Cache, CacheEntry, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import CACHE
 from kontext_plugin.errors import UsageError
-from kontext_plugin.terminal.messages import Report, write_stdout
-from kontext_plugin.terminal.text import aligned, json_document, line_safe, number, size
+from kontext_plugin.terminal.messages import Report, stdout_room, write_stdout
+from kontext_plugin.terminal.table import Column, Room, short, table
+from kontext_plugin.terminal.text import json_document, line_safe, number, size
 
 _KINDS = {
     "stats": "directory",
@@ -22,7 +23,12 @@ _KINDS = {
 }
 """What a person reads, and what JSON has (docs/commands.md), for each kind of entry."""
 
-_HEADER = ("KIND", "SIZE", "SAVED", "OF")
+_COLUMNS = (
+    Column("KIND"),
+    Column("SIZE", drop=1),
+    Column("SAVED", drop=2),
+    Column("OF", least=20),
+)
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -44,9 +50,9 @@ def _show(cache: Cache, as_json: bool, report: Report) -> None:
         document = {"folder": cache.root, "entries": [_document(entry) for entry in entries]}
         write_stdout([json_document(document)])
         return
-    now = time.time()
     if entries:
-        write_stdout(aligned([_HEADER, *(_row(entry, now) for entry in entries)]))
+        now, room = time.time(), stdout_room()
+        write_stdout(table(_COLUMNS, [_row(entry, now, room) for entry in entries], room))
     total = size(sum(entry.size for entry in entries))
     report.info(f"{number(len(entries), 'record')}, {total} in {cache.root or 'no cache'}")
 
@@ -61,8 +67,9 @@ def _document(entry: CacheEntry) -> dict[str, object]:
     }
 
 
-def _row(entry: CacheEntry, now: float) -> tuple[str, str, str, str]:
-    key = line_safe(entry.key) or "-"
+def _row(entry: CacheEntry, now: float, room: Room) -> tuple[str, str, str, str]:
+    name, at, digest = entry.key.partition("@sha256:")
+    key = line_safe(f"{name}{at}{short(digest, room)}") or "-"
     return _KINDS[entry.kind], size(entry.size), ago(now - entry.saved), key
 
 

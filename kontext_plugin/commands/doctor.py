@@ -33,7 +33,8 @@ from kontext_plugin.image.reference import (
     parse_image_reference,
     parse_reference,
 )
-from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.messages import Report, stdout_room, write_stdout
+from kontext_plugin.terminal.table import UNLIMITED, Room, indented
 from kontext_plugin.terminal.text import json_array, line_safe, redact, shows_utf8, size
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ _SIGNS = {State.OK: "✓", State.NOTE: "!", State.BROKEN: "✗"}
 _ASCII_SIGNS = {State.OK: "+", State.NOTE: "!", State.BROKEN: "x"}
 
 _HINT_INDENT = " " * 15  # below the message
+
+_NARROW = 60
+"""Cells: a narrower terminal has the messages below the names."""
 
 _CRANE_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
 
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     for check in _run_checks(flags, parsed, registry, image, report):
         checks.append(check)
         if parsed.format != "json":
-            write_stdout(lines(check, signs))  # at once: some checks take seconds
+            write_stdout(lines(check, signs, stdout_room()))  # at once: some checks take seconds
     if parsed.format == "json":
         write_stdout(json_array(_document(check) for check in checks))
     return int(any(check.state == State.BROKEN for check in checks))
@@ -308,11 +312,15 @@ def _hidden_catalog(registry: str) -> Check:
     return Check("registry", State.NOTE, f"{registry} does not show its catalog", hint)
 
 
-def lines(check: Check, signs: Mapping[State, str]) -> Iterator[str]:
-    """Yield a check's line, and one for its hint, without secrets."""
-    yield line_safe(redact(f"{signs[check.state]} {check.name:<12} {check.message}"))
-    if check.hint:
-        yield line_safe(redact(_HINT_INDENT + check.hint))
+def lines(check: Check, signs: Mapping[State, str], room: Room = UNLIMITED) -> Iterator[str]:
+    """Yield a check's lines, and those of its hint, without secrets."""
+    label, indent = f"{signs[check.state]} {check.name:<12} ", _HINT_INDENT
+    if room.cells is not None and room.cells < _NARROW:
+        yield label.rstrip()
+        label = indent = " " * 2
+    for start, text in ((label, check.message), (indent, check.hint)):
+        if text:
+            yield from indented(start, line_safe(redact(text)), room)
 
 
 def _document(check: Check) -> dict[str, str]:

@@ -14,8 +14,13 @@ from kontext_plugin.image.oci import ImageConfig
 from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.push.history import records_of, resolve
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
-from kontext_plugin.terminal.messages import Report, write_stdout
-from kontext_plugin.terminal.text import aligned, json_document, line_safe, number, size
+from kontext_plugin.terminal.messages import Report, stdout_room, write_stdout
+from kontext_plugin.terminal.table import UNLIMITED, Column, Room, indented, short, table
+from kontext_plugin.terminal.text import json_document, line_safe, number, size
+
+_LAYER_COLUMNS = (Column("LAYER"), Column("SIZE"), Column("ROLE"))
+
+_ANCESTOR_COLUMNS = (Column("ANCESTOR"), Column("GENERATION"), Column("LAYERS"))
 
 
 class Role(Enum):
@@ -38,7 +43,10 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         config = fetch_config(crane, name, image.image)
     reasons = (one.parent for one in records_of(name) if one.digest == image.digest)
     document = describe(name, image, config, next(filter(None, reasons), ""))
-    write_stdout([json_document(document)] if parsed.format == "json" else lines(document))
+    if parsed.format == "json":
+        write_stdout([json_document(document)])
+    else:
+        write_stdout(lines(document, stdout_room()))
     return 0
 
 
@@ -116,21 +124,28 @@ def roles(kontext_image: KontextImage) -> list[Role | None]:
     ]
 
 
-def lines(document: Mapping[str, Any]) -> Iterator[str]:
+def lines(document: Mapping[str, Any], room: Room = UNLIMITED) -> Iterator[str]:
     """Yield a description's lines, in the form of `docker buildx inspect`."""
-    yield from aligned([(f"{label}:", text) for label, text in _facts(document)])
+    facts = list(_facts(document, room))
+    width = max(len(label) for label, _ in facts) + len(":   ")
+    for label, text in facts:
+        yield from indented(f"{label}:".ljust(width), text, room)
     yield ""
-    layers = [(one["digest"], size(one["size"]), one["role"] or "-") for one in document["layers"]]
-    yield from aligned([("LAYER", "SIZE", "ROLE"), *layers])
+    layers = document["layers"]
+    rows = [(short(one["digest"], room), size(one["size"]), one["role"] or "-") for one in layers]
+    yield from table(_LAYER_COLUMNS, rows, room)
     if ancestors := document["ancestors"]:
         yield ""
-        rows = [(one["digest"], str(one["generation"]), str(one["layers"])) for one in ancestors]
-        yield from aligned([("ANCESTOR", "GENERATION", "LAYERS"), *rows])
+        rows = [
+            (short(one["digest"], room), str(one["generation"]), str(one["layers"]))
+            for one in ancestors
+        ]
+        yield from table(_ANCESTOR_COLUMNS, rows, room)
 
 
-def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(document: Mapping[str, Any], room: Room) -> Iterator[tuple[str, str]]:
     yield "Name", document["reference"]
-    yield "Digest", document["digest"]
+    yield "Digest", short(document["digest"], room)
     if document["intact"] is False:
         yield "WARNING", "another tool changed the layers; the facts below may be wrong"
     if document["version"] == 1:
@@ -142,11 +157,11 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if document["parent"]:
             found_at = document["parent_found_at"]
             why = f", found at {line_safe(found_at)}" if found_at else ""
-            yield "Parent", f"{document['parent']}{why}"
+            yield "Parent", f"{short(document['parent'], room)}{why}"
         if document["base"]:
-            yield "Base", line_safe(f"{document['base_name']}, {document['base']}")
+            yield "Base", line_safe(f"{document['base_name']}, {short(document['base'], room)}")
         if document["extractor"]:
-            yield "Extractor", document["extractor"]
+            yield "Extractor", short(document["extractor"], room)
     for key, value in document["labels"].items():
         yield "Label", line_safe(f"{key}={value}")
     yield "Sources", _counts(document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,11 +11,19 @@ from kontext_plugin.crane import connect
 from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.push.history import Generation, generations, records_of, resolve
 from kontext_plugin.registry.fetch import fetch
-from kontext_plugin.terminal.messages import Report, write_stdout
-from kontext_plugin.terminal.text import aligned, json_array, line_safe, size
+from kontext_plugin.terminal.messages import Report, stdout_room, write_stdout
+from kontext_plugin.terminal.table import Column, Room, short, table
+from kontext_plugin.terminal.text import json_array, line_safe, size
 
-_DIGITS = 12
-"""Of a digest or a commit: enough to name it, as docker has it."""
+_COLUMNS = (
+    Column("NAME", least=12),
+    Column("GENERATION", drop=5),  # NAME says as much
+    Column("DIGEST", drop=1),
+    Column("WHEN"),
+    Column("COMMIT", drop=4),
+    Column("FILES", drop=2),
+    Column("SIZE", drop=3),
+)
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -28,14 +35,16 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         name = resolve(crane, requests, name)
         image = fetch(crane, requests, name, with_history=True)
     found = generations(image, name, records_of(name))
-    write_stdout((as_json if parsed.format == "json" else lines)(name, found))
+    if parsed.format == "json":
+        write_stdout(as_json(name, found))
+    else:
+        write_stdout(lines(name, found, stdout_room()))
     return 0
 
 
-def lines(name: Reference, found: Sequence[Generation]) -> Iterator[str]:
+def lines(name: Reference, found: Sequence[Generation], room: Room) -> Iterator[str]:
     """Yield a table, the newest generation first."""
-    titles = ("NAME", "GENERATION", "DIGEST", "WHEN", "COMMIT", "FILES", "SIZE")
-    yield from aligned([titles, *(_row(name, one) for one in found)])
+    return table(_COLUMNS, [_row(name, one, room) for one in found], room)
 
 
 def as_json(name: Reference, found: Sequence[Generation]) -> Iterator[str]:
@@ -43,23 +52,18 @@ def as_json(name: Reference, found: Sequence[Generation]) -> Iterator[str]:
     return json_array(_document(name, one) for one in found)
 
 
-def _row(name: Reference, one: Generation) -> tuple[str, ...]:
+def _row(name: Reference, one: Generation, room: Room) -> tuple[str, ...]:
     counts = one.counts
     changes = f"+{counts.added:,} ~{counts.changed:,} -{counts.removed:,}" if counts else "-"
     return (
         (f"~{one.back}" if one.back else str(name)) if one.back is not None else "-",
         str(one.number),
-        _short(one.digest, len("sha256:")),
+        short(one.digest, room),
         line_safe(one.time) or "-",
-        _short(line_safe(one.revision)) or "-",
+        short(line_safe(one.revision), room) or "-",
         changes,
         size(one.bytes) if one.bytes is not None else "-",
     )
-
-
-def _short(text: str, prefix: int = 0) -> str:
-    """Return the first 12 digits on a terminal, all of them in a pipe."""
-    return text[: prefix + _DIGITS] if sys.stdout.isatty() else text
 
 
 def _document(name: Reference, one: Generation) -> dict[str, Any]:

@@ -1,24 +1,29 @@
-"""`docker kontext ls`: list the files in an image, from its manifest alone."""
+"""`docker kontext ls`: list a directory of an image, from its manifest alone."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.flags import Globals, did_you_mean, parse, suggest
 from kontext_plugin.cli.options import LS, timeout_of
 from kontext_plugin.crane import connect
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.reference import parse_image_reference
+from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.image.tree import Entry, Tree
 from kontext_plugin.manifest import Manifest
 from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import fetch
-from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.messages import Report, stdout_room, write_stdout
+from kontext_plugin.terminal.table import UNLIMITED, Column, Room, fit, table
 from kontext_plugin.terminal.text import json_array, line_safe
 
 _MODES = {"directory": "drwxr-xr-x", "link": "lrwxrwxrwx"}
+
+_MAX_NEAR = 3
+
+_LONG_COLUMNS = (Column(drop=2), Column(drop=1, is_right=True), Column(least=24))
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -30,36 +35,75 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     with connection as (crane, requests):
         name = resolve(crane, requests, name)
         manifest = fetch(crane, requests, name).manifest
-    paths = paths_at(manifest.tree, path)
+    paths = paths_at(manifest.tree, path, recursive=parsed.recursive)
     if paths is None:
-        raise KontextError(
-            f"{path!r} is not in {name}",
-            hint=f"Run 'docker kontext ls {name}' to list its files. Links are not followed.",
-        )
-    write_stdout((as_json if parsed.format == "json" else lines)(manifest, paths))
+        raise KontextError(f"{path!r} is not in {name}", hint=_hint(manifest.tree, path, name))
+    if parsed.format == "json":
+        write_stdout(as_json(manifest, paths))
+    else:
+        write_stdout((long_lines if parsed.long else lines)(manifest, paths, stdout_room()))
     return 0
 
 
-def paths_at(tree: Tree, path: str) -> list[str] | None:
+def paths_at(tree: Tree, path: str, *, recursive: bool = False) -> list[str] | None:
     """Return the sorted paths in a directory, or the path of another entry; None if it is absent.
 
-    `path` begins at the top of the sources, in any spelling: `src`, `/src/`, `./src/../src`.
+    `path` begins at the top of the sources, in any spelling: `src`, `/src/`, `./src/../src`. With
+    `recursive`, those in directories below are listed, too.
     """
-    top = posixpath.normpath(f"/{path}").lstrip("/")
+    top = _normal(path)
     if top and not tree.is_directory(top):
         return [top] if top in tree else None
     prefix = f"{top}/" if top else ""
-    return sorted(path for path in tree.paths() if path.startswith(prefix))
+    start = len(prefix)
+    return sorted(
+        path
+        for path in tree.paths()
+        if path.startswith(prefix) and (recursive or "/" not in path[start:])
+    )
 
 
-def lines(manifest: Manifest, paths: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each path, as `ls -l` does: mode, size in bytes, path."""
-    width = max((len(str(manifest.tree.sizes.get(path, 0))) for path in paths), default=0)
+def _normal(path: str) -> str:
+    return posixpath.normpath(f"/{path}").lstrip("/")
+
+
+def _hint(tree: Tree, path: str, name: Reference) -> str:
+    """Return what to type instead of a path that is not there."""
+    if near := near_paths(tree, path):
+        return did_you_mean([*map(repr, near)])
+    return f"Run 'docker kontext ls -R {name}' to list its files. Links are not followed."
+
+
+def near_paths(tree: Tree, path: str) -> list[str]:
+    """Return paths that are nearly spelled like this one, or that have its name elsewhere."""
+    above, _, name = _normal(path).rpartition("/")
+    by_name = {posixpath.basename(other): other for other in paths_at(tree, above) or ()}
+    if near := suggest(name, list(by_name)):
+        return [by_name[other] for other in near]
+    same = sorted(other for other in tree.paths() if posixpath.basename(other) == name)
+    return same[:_MAX_NEAR]
+
+
+def lines(manifest: Manifest, paths: Iterable[str], room: Room = UNLIMITED) -> Iterator[str]:
+    """Yield a line for each path: that of a directory ends with a slash."""
     for path in paths:
-        entry = manifest.tree.entry(path)
-        size = _size(manifest, entry)
-        line = f"{_mode(entry)} {'-' if size is None else size:>{width}} {line_safe(path)}"
-        yield f"{line} -> {line_safe(entry.target)}" if entry.kind == "link" else line
+        yield fit(_shown(manifest.tree, path), room)
+
+
+def long_lines(manifest: Manifest, paths: Sequence[str], room: Room = UNLIMITED) -> Iterator[str]:
+    """Yield a line for each path, as `ls -l` does: mode, size in bytes, path, target of a link."""
+    rows = []
+    for path in paths:
+        entry, shown = manifest.tree.entry(path), _shown(manifest.tree, path)
+        if entry.kind == "link":
+            shown += f" -> {line_safe(entry.target)}"
+        count = _size(manifest, entry)
+        rows.append((_mode(entry), "-" if count is None else str(count), shown))
+    return table(_LONG_COLUMNS, rows, room, gap=1)
+
+
+def _shown(tree: Tree, path: str) -> str:
+    return line_safe(path) + ("/" if tree.is_directory(path) else "")
 
 
 def as_json(manifest: Manifest, paths: Sequence[str]) -> Iterator[str]:

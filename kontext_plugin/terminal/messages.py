@@ -6,6 +6,7 @@ Messages are redacted and escaped here: no secret and no control character reach
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.terminal.steps import Steps
-from kontext_plugin.terminal.text import printable, redact
+from kontext_plugin.terminal.table import Room
+from kontext_plugin.terminal.text import printable, redact, shows_utf8
 
 _PREFIXES = {"error": "ERROR: ", "warning": "WARNING: "}
 
@@ -111,6 +113,15 @@ def _write(text: str) -> None:
 
 def _safe(text: str) -> str:
     return printable(redact(text))
+
+
+def stdout_room() -> Room:
+    """Return the room of a line on standard output, which is limited on a terminal."""
+    try:
+        width = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):  # a pipe or a file; a test's own stream
+        width = 0
+    return Room(width or None, shows_utf8(os.environ))
 
 
 def write_stdout(lines: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ All functions are pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 # What may be a secret: userinfo and queries of URLs and names, authorization headers, docker's
 # and OAuth's JSON (also within JSON), the output of a credential helper. Each pattern starts with
@@ -100,12 +100,6 @@ def duration(seconds: float) -> str:
 def number(count: int, noun: str) -> str:
     """Return a count with its noun: `1 file`, `2,000 files`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table as docker prints it: columns aligned, three spaces between."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["   ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def json_document(value: object) -> str:

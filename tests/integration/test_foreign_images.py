@@ -19,8 +19,8 @@ def test_images_of_the_prototype_are_shown(
     digest = hashlib.sha256(b"x").hexdigest()
     files = {".": "", "d": "", "d/\x1b[2J": digest}
     tag = publish_layer(layer("/" + MANIFEST, json.dumps({"files": files}).encode()))
-    said = docker("kontext", "ls", tag)
-    assert said.stdout == "drwxr-xr-x - d\n-rwxr-xr-x - d/\\x1b[2J\n"
+    said = docker("kontext", "ls", "-lR", tag)
+    assert said.stdout == "drwxr-xr-x - d/\n-rwxr-xr-x - d/\\x1b[2J\n"
     document = docker("kontext", "inspect", "--format", "json", tag).json
     assert document["version"] == 1
     assert (document["files"], document["directories"], document["bytes"]) == (1, 1, None)

@@ -41,24 +41,30 @@ def test_ls_lists_what_was_pushed(docker: Docker, registry: Registry, source: Pa
     image = docker.push(tag, source).image
     tree = on_disk(source)
     for name in (tag, image):
-        said = docker("kontext", "ls", "--format", "json", name)
+        said = docker("kontext", "ls", "-R", "--format", "json", name)
         assert said.json == listed(tree)
         said.assert_printable()
     said = docker("kontext", "ls", tag)
     said.assert_printable()
     assert (said.code, said.stderr) == (0, "")
+    shown = ["\\x1b[2J\\x1b[31mred\\nD everything", "README", "ballast", "new/", "run.sh", "src/"]
+    assert said.stdout.splitlines() == shown
+    top = {path: node for path, node in tree.items() if "/" not in path}
+    assert docker("kontext", "ls", tag, "--format=json").json == listed(top)
+    said = docker("kontext", "ls", "-lR", tag)
+    said.assert_printable()
     assert said.stdout == (
         "lrwxrwxrwx     - \\x1b[2J\\x1b[31mred\\nD everything -> README\n"
         "-rw-r--r--    12 README\n"
         "-rw-r--r-- 20000 ballast\n"
-        "drwxr-xr-x     - new\n"
+        "drwxr-xr-x     - new/\n"
         "-rw-r--r--     3 new/file\n"
         "-rw-r--r--    10 run.sh\n"
-        "drwxr-xr-x     - src\n"
+        "drwxr-xr-x     - src/\n"
         "lrwxrwxrwx     - src/link.c -> elsewhere\n"
         "-rw-r--r--    29 src/main.c\n"
     )
-    assert docker("kontext", "ls", tag, "new/").stdout == "-rw-r--r-- 3 new/file\n"
+    assert docker("kontext", "ls", "-l", tag, "new/").stdout == "-rw-r--r-- 3 new/file\n"
     assert docker("kontext", "ls", tag, "README", "--format=json").json == listed(
         {"README": tree["README"]}
     )
@@ -73,6 +79,8 @@ def test_ls_of_a_missing_path_or_image_is_an_error(
     assert (said.code, said.stdout) == (1, "")
     assert f"'no\\x1b[2J/such' is not in {tag}" in said.stderr
     said.assert_printable()
+    said = docker("kontext", "ls", tag, "src/mian.c")
+    assert said.stderr == (f"ERROR: 'src/mian.c' is not in {tag}\nDid you mean 'src/main.c'?\n")
     said = docker("kontext", "ls", registry.repository())
     assert (said.code, said.stdout) == (1, "")
     assert "was not found" in said.stderr

@@ -77,7 +77,7 @@ def test_pull_verify_ls_and_inspect_show_the_directory_that_was_pushed(
     assert old_images.tree_on_disk(pulled) == old_images.tree(name)
     assert docker("kontext", "verify", tag, str(pulled)).code == 0
 
-    entries = docker("kontext", "ls", "--format", "json", tag).json
+    entries = docker("kontext", "ls", "-R", "--format", "json", tag).json
     shown = {entry.pop("path"): entry for entry in entries}
     for entry in shown.values():
         assert (entry.pop("size") is None) == (entry["kind"] != "file")

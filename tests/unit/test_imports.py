@@ -23,7 +23,7 @@ DOORS = {
     "jsonschema": {"runtime/schema.py"},
     "docker": {"engine/daemon.py"},
     "zlib_ng": {"layer/compression.py"},
-    "rich": {"terminal/progress.py"},
+    "rich": {"terminal/progress.py", "terminal/table.py"},
     "hyperscan": {"secret_scan/scanner.py"},
     "fcntl": {"cache.py", "crane_driver/process.py"},
     "argparse": set(),

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from support.tokens import MESSAGES_WITH_SECRETS as SECRETS
 
 from kontext_plugin.terminal.text import (
-    aligned,
     duration,
     json_array,
     json_document,
@@ -157,11 +156,6 @@ LOCALES = {
 @pytest.mark.parametrize(("environment", "utf8"), LOCALES.values(), ids=LOCALES)
 def test_shows_utf8(environment: dict[str, str], utf8: bool) -> None:
     assert shows_utf8(environment) == utf8
-
-
-def test_columns_are_aligned() -> None:
-    rows = [("LAYER", "SIZE", "ROLE"), ("sha256:ab", "1kB", "base"), ("x", "", "")]
-    assert aligned(rows) == ["LAYER       SIZE   ROLE", "sha256:ab   1kB    base", "x"]
 
 
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none())))

@@ -2,7 +2,7 @@
 
 Nothing else in Kontext speaks to a registry. Results are typed, and what crane prints when it fails
 becomes a RegistryError with a hint. crane reads docker's config.json and runs its credential
-helpers.
+helpers; `crane_driver/credentials.py` passes other sources on to it.
 """
 
 from __future__ import annotations
@@ -188,12 +188,13 @@ class Crane:
         """Return crane's own version. Raises KontextError if crane cannot be run."""
         return self.runner.run("version")[0].decode("utf-8", "replace").strip()
 
-    def credentials(self, registry: str) -> Credentials | None:
-        """Return the login that docker's configuration and credential helpers have for a registry.
+    def credentials(self, name: str) -> Credentials | None:
+        """Return the login that crane uses for `HOST/PATH`, or for a `HOST`, if there is one.
 
-        This is the only place where Kontext reads a secret. Raises RegistryError.
+        Raises RegistryError.
         """
-        with self.runner.start("auth", "get", registry) as running:
+        registry = name.partition("/")[0]
+        with self.runner.start("auth", "get", registry, repository=name) as running:
             output = running.stdout.read()
             if running.process.wait():
                 if output.startswith(b"credentials not found"):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Argument, Command, Option
 from kontext_plugin.cli.options import COMMANDS
-from kontext_plugin.engine.config import known_registries
+from kontext_plugin.crane_driver.credentials import known_registries
 from kontext_plugin.terminal.text import line_safe
 
 FILES, NO_FILES, DIRECTORIES = 0, 4, 16

@@ -22,10 +22,10 @@ from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DOCTOR, timeout_of
 from kontext_plugin.commands import install
 from kontext_plugin.crane import Crane, find_crane
+from kontext_plugin.crane_driver.credentials import credential_source, full_name
 from kontext_plugin.crane_driver.errors import NotFound, Refused
 from kontext_plugin.crane_driver.process import MINIMUM_VERSION, REQUIRED_VERSION
 from kontext_plugin.engine import daemon
-from kontext_plugin.engine.config import config_path, load_docker_config
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.reference import (
     DOCKER_HUB,
@@ -125,7 +125,7 @@ def _run_checks(
     yield check_cache(open_cache(read_only=True))
     if crane and registry:
         with crane:
-            yield check_credentials(crane, registry)
+            yield check_credentials(crane, full_name(str(image)) if image else registry)
             yield check_registry(crane, registry, image)
 
 
@@ -266,24 +266,21 @@ def _is_exposed(path: str) -> bool:
     return bool(status.st_mode & 0o077) and not os.path.islink(path)
 
 
-def check_credentials(crane: Crane, registry: str) -> Check:
-    """Name the source of a registry's credentials, which crane asks as for a push."""
+def check_credentials(crane: Crane, name: str) -> Check:
+    """Name the source of the credentials for `HOST/PATH` or `HOST`, and ask it as a push does."""
+    registry = name.partition("/")[0]
+    hint = f"Run 'docker login {registry}' if it needs credentials."
     try:
-        config = load_docker_config()
-        helper, setting = config.credential_helper(registry)
-        has_credentials = crane.credentials(registry) is not None
+        source = credential_source(name)
+        if source is None:
+            message = f"docker and podman have no credentials for {registry}"
+            return Check("credentials", State.NOTE, message, hint)
+        if crane.credentials(name) is None:
+            message = f"{source} has no credentials for {registry}"
+            return Check("credentials", State.NOTE, message, hint)
     except KontextError as error:
         return _broken("credentials", error)
-    if helper:
-        source = f"docker-credential-{helper} ({setting} in {config_path()})"
-    elif has_credentials and not config.has_login(registry):
-        source = "podman's auth.json"
-    else:
-        source = f"auths in {config_path()}"
-    if has_credentials:
-        return Check("credentials", State.OK, f"{source} has credentials for {registry}")
-    hint = f"Run 'docker login {registry}' if it needs credentials."
-    return Check("credentials", State.NOTE, f"{source} has no credentials for {registry}", hint)
+    return Check("credentials", State.OK, f"{source} has credentials for {registry}")
 
 
 def check_registry(crane: Crane, registry: str, image: Reference | None) -> Check:

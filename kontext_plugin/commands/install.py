@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import INSTALL
-from kontext_plugin.engine.config import config_directory, load_docker_config
 from kontext_plugin.errors import KontextError
+from kontext_plugin.runtime.docker_config import config_directory, load_docker_config
 from kontext_plugin.terminal.messages import Report
 
 PLUGIN_NAME = "docker-kontext"
@@ -38,8 +38,14 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
 
 
 def link_path() -> str:
-    """Return where the user's own link belongs."""
-    return os.path.join(config_directory(), "cli-plugins", PLUGIN_NAME)
+    """Return where the user's own link belongs. Raises KontextError if there is no home."""
+    directory = config_directory()
+    if directory is None:
+        raise KontextError(
+            "docker's plugins have no directory: HOME is not set, and this user has no home",
+            hint="Name docker's configuration directory in DOCKER_CONFIG.",
+        )
+    return os.path.join(directory, "cli-plugins", PLUGIN_NAME)
 
 
 def link() -> bool:
@@ -82,9 +88,10 @@ def first_candidate() -> str | None:
 
     docker ignores dangling links (PluginRunCommand). Raises KontextError.
     """
+    own = config_directory()
     directories = [
         *load_docker_config().plugin_directories,
-        os.path.dirname(link_path()),
+        *([os.path.join(own, "cli-plugins")] if own else []),
         *(os.path.join(directory, "docker/cli-plugins") for directory in _SYSTEM_DIRECTORIES),
     ]
     candidates = (os.path.join(directory, PLUGIN_NAME) for directory in directories)

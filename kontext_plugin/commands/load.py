@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import LOAD, timeout_of
 from kontext_plugin.crane import Crane, connect
+from kontext_plugin.crane_driver.credentials import full_name
 from kontext_plugin.engine import daemon
 from kontext_plugin.engine.daemon import Daemon
 from kontext_plugin.image.reference import Reference, parse_image_reference
@@ -42,7 +43,7 @@ def load(docker: Daemon, crane: Crane, name: Reference, image: KontextImage, rep
     if not docker.has_image(source):
         layers = number(len(image.image.layers), "layer")
         report.info(f"Pulling {name}: {layers}, {size(image.image.size)}")
-        docker.pull(source, crane.credentials(name.registry))
+        docker.pull(source, crane.credentials(full_name(name.repository)))
     if not name.digest:
         docker.tag(source, name)
     return source

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kontext_plugin.crane_driver.credentials import CredentialSource, full_name
 from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.image.reference import DOCKER_HUB, registry_of, repository_of
 from kontext_plugin.terminal.text import line_safe, redact
@@ -91,14 +91,14 @@ _CASES = (
     _Case(
         r'exec: "(?P<helper>docker-credential-[^"]*)": executable file not found',
         "the credential helper {helper} is not on PATH",
-        "{config} names it for {registry}. Install it, or remove it from that file and run "
+        "{credentials} Install it, or remove it from the configuration and run "
         "'docker login {registry}'.",
     ),
     _Case(
         r"error getting credentials",
         "the credential helper for {registry} failed",
-        "{config} names it. Test it with 'docker login {registry}'; 'docker -D kontext …' shows "
-        "what it prints.",
+        "{credentials} Test it with 'docker login {registry}'; 'docker -D kontext …' shows what it "
+        "prints.",
     ),
     _Case(
         r"parsing config file \((?P<file>[^)]*)\)",
@@ -187,14 +187,14 @@ _CASES = (
     _Case(
         r"(?P<said>UNAUTHORIZED\b[^\n;]*|status code 401[^\n;(]*)",
         "{registry} refused access to {repository}: {said}",
-        "Run 'docker login {registry}'. Kontext uses the credentials that docker has in {config}.",
+        "{credentials} Run 'docker login {registry}'.",
         Refused,
     ),
     _Case(
         r"(?P<said>DENIED\b[^\n;]*|status code 403[^\n;(]*)",
         "{registry} refused access to {repository}: {said}",
-        "Check the repository's name, your account's rights and the registry's rules for tags. "
-        "'docker login {registry}' takes another account.",
+        "{credentials} Check the repository's name, your account's rights and the registry's rules "
+        "for tags. 'docker login {registry}' takes another account.",
         Refused,
     ),
     _Case(
@@ -257,6 +257,9 @@ _CASES = (
     ),
 )
 
+SourceOf = Callable[[str], CredentialSource | None]
+"""Return where the credentials for `HOST/PATH`, or for a `HOST`, come from."""
+
 _REGISTRY_VERBS = ("auth", "catalog")
 """crane's verbs whose last argument is a registry."""
 
@@ -270,11 +273,12 @@ _MAX_FACT = 200
 
 
 def explain(
-    messages: str, arguments: Sequence[str], environment: Mapping[str, str]
+    messages: str, arguments: Sequence[str], source_of: SourceOf = lambda name: None
 ) -> RegistryError:
     """Return the error that crane's stderr describes.
 
-    `arguments` are crane's, the verb first; `environment` is crane's too.
+    `arguments` are crane's, the verb first. `source_of` tells for an image or registry where crane
+    has its credentials from.
     """
     name = _image_name(arguments)
     facts = {
@@ -282,7 +286,6 @@ def explain(
         "repository": repository_of(name),
         # crane copy uses two registries: the URL shows which one has answered.
         "registry": _known_as(host[1]) if (host := _URL.search(messages)) else _registry(arguments),
-        "config": os.path.join(environment.get("DOCKER_CONFIG") or "~/.docker", "config.json"),
     }
     text = _last_error(messages, arguments)
     for case in _CASES:
@@ -290,6 +293,8 @@ def explain(
             continue
         if match := re.search(case.pattern, text):
             facts.update((key, _shorten(value or "")) for key, value in match.groupdict().items())
+            if "{credentials}" in case.hint:
+                facts["credentials"] = _origin(source_of, arguments, facts["registry"])
             hint = case.hint.format(**facts) + _docker_hub_hint(name, facts["registry"])
             hint += _other_host_hint(arguments, facts["registry"])
             return case.kind(case.message.format(**facts), hint=hint)
@@ -320,6 +325,16 @@ def _last_error(messages: str, arguments: Sequence[str]) -> str:
     return redact(re.sub(r"https?://[^\s\"]+", "", text))
 
 
+def _origin(source_of: SourceOf, arguments: Sequence[str], registry: str) -> str:
+    """Return a sentence on the credentials that a registry has got."""
+    names = repositories_of(arguments)
+    source = source_of(next((n for n in names if n.partition("/")[0] == registry), names[0]))
+    if source is None:
+        return "No credentials were sent: docker and podman have none for it."
+    verb = "was asked for credentials" if source.helper else "had the credentials"
+    return f"{line_safe(str(source))} {verb}."
+
+
 def _shorten(text: str, most: int = _MAX_FACT) -> str:
     return brief(line_safe(text.strip()[:_MAX_TEXT]), most)
 
@@ -348,6 +363,18 @@ def _other_host_hint(arguments: Sequence[str], host: str) -> str:
 
 def _registry(arguments: Sequence[str]) -> str:
     return arguments[-1] if arguments[0] in _REGISTRY_VERBS else registry_of(_image_name(arguments))
+
+
+def repositories_of(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return each `HOST/PATH` that a run of crane works with, the `HOST` for a registry's verb."""
+    if arguments[0] == "version":
+        return ()
+    if "--repo" in arguments:
+        images = arguments[1], arguments[arguments.index("--repo") + 1]
+        return full_name(images[0]), full_name(images[1])
+    if arguments[0] in _REGISTRY_VERBS:
+        return (arguments[-1],)
+    return (full_name(_image_name(arguments)),)
 
 
 def _image_name(arguments: Sequence[str]) -> str:

@@ -15,12 +15,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from kontext_plugin.crane_driver import watchdog
-from kontext_plugin.crane_driver.errors import RegistryError, Unreadable, explain, no_answer
+from kontext_plugin.crane_driver.credentials import (
+    CredentialSource,
+    crane_credentials,
+    credential_source,
+)
+from kontext_plugin.crane_driver.errors import (
+    RegistryError,
+    Unreadable,
+    explain,
+    no_answer,
+    repositories_of,
+)
 from kontext_plugin.crane_driver.watchdog import UploadProgress
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.environment import crane_environment
@@ -176,10 +187,20 @@ class CraneRunner:
                 self._check(running)
 
     @contextlib.contextmanager
-    def start(self, *arguments: str, timeout: float | None = None) -> Iterator[RunningCrane]:
-        """Start crane, and yield it. It has ended after the block. Raises KontextError."""
-        with tether() as tied:
-            process = self._launch(arguments, tied)
+    def start(
+        self, *arguments: str, timeout: float | None = None, repository: str = ""
+    ) -> Iterator[RunningCrane]:
+        """Start crane, and yield it. It has ended after the block. Raises KontextError.
+
+        A verb that is given a registry uses the credentials of the `repository`, if there is one.
+        """
+        credentials = crane_credentials(
+            self._environment,
+            [repository] if repository else repositories_of(arguments),
+            by_registry=bool(repository),
+        )
+        with credentials as environment, tether() as tied:
+            process = self._launch(arguments, environment, tied)
             try:
                 assert process.stdout is not None
                 assert process.stderr is not None
@@ -205,7 +226,7 @@ class CraneRunner:
         self.debug(f"crane ended with {running.process.returncode}:\n{messages.rstrip()}")
         if running.stalled.is_set():
             return no_answer(running.arguments, running.timeout)
-        return explain(messages, running.arguments, self._environment)
+        return explain(messages, running.arguments, _source_of)
 
     def _check(self, running: RunningCrane) -> None:
         if running.process.wait():
@@ -216,15 +237,19 @@ class CraneRunner:
             return self.timeout if timeout is None else timeout
         return 0
 
-    def _launch(self, arguments: Sequence[str], tied: int) -> subprocess.Popen[bytes]:
+    def _launch(
+        self, arguments: Sequence[str], environment: Mapping[str, str], tied: int
+    ) -> subprocess.Popen[bytes]:
         with self._lock:  # so that __exit__ misses no process
             if self._closed:
                 raise KontextError("the command has ended")
-            process = self._popen(arguments, tied)
+            process = self._popen(arguments, environment, tied)
             self._running.add(process)
             return process
 
-    def _popen(self, arguments: Sequence[str], tied: int) -> subprocess.Popen[bytes]:
+    def _popen(
+        self, arguments: Sequence[str], environment: Mapping[str, str], tied: int
+    ) -> subprocess.Popen[bytes]:
         from plumbum import CommandNotFound, local  # 70 ms, only for commands that need crane
 
         flags = ["--insecure"] if self.insecure else []
@@ -239,7 +264,7 @@ class CraneRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=dict(self._environment),
+                env=dict(environment),
                 new_session=True,  # a Ctrl-C reaches Kontext alone, which then ends crane
                 pass_fds=(tied,),
             )
@@ -247,6 +272,13 @@ class CraneRunner:
         except (CommandNotFound, OSError) as error:
             raise KontextError(f"{self.program} cannot be run: {error}", hint=_GET_CRANE) from error
         return process
+
+
+def _source_of(name: str) -> CredentialSource | None:
+    try:
+        return credential_source(name)
+    except KontextError:  # a file has become unreadable since crane was started
+        return None
 
 
 # --- End a process and its children ---

@@ -1,6 +1,6 @@
-"""The Docker daemon, and docker's own configuration.
+"""The Docker daemon.
 
-`config` reads docker's config.json and its contexts, and chooses the daemon as docker does.
+`config` reads docker's contexts, and chooses the daemon as docker does.
 `daemon` speaks to that daemon. Pushes need neither.
 
 May import workspace, cache, registry, and everything below them.

@@ -1,127 +1,20 @@
-"""docker's own configuration.
-
-1. `DockerConfig`: docker's config.json, with its logins and credential helpers.
-2. `choose_endpoint`: the daemon that docker itself would use, from docker's flags, the environment
-   and docker's contexts.
-"""
+"""The daemon that docker itself would use, from its flags, the environment and its contexts."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from kontext_plugin.errors import KontextError, reason_of
-from kontext_plugin.image.reference import DOCKER_HUB
-from kontext_plugin.runtime.files import read_file
-from kontext_plugin.runtime.schema import DOCKER_CONFIG, DOCKER_CONTEXT, load_document
-
-_MAX_SIZE = 1024 * 1024
-"""Bytes of a configuration file."""
-
-# --- docker's config.json ---
-
-_HUB_KEY = "https://index.docker.io/v1/"
-"""The key of Docker Hub in config.json."""
-
-
-@dataclass(frozen=True)
-class DockerConfig:
-    """What Kontext reads of docker's config.json. All is empty if there is no such file."""
-
-    exists: bool = False
-    context: str = ""
-    plugin_directories: tuple[str, ...] = ()  # docker searches them before its own
-    helpers: Mapping[str, str] = field(default_factory=dict)  # `credHelpers`: by registry key
-    store: str = ""  # `credsStore`
-    logins: frozenset[str] = frozenset()  # `auths`: registry keys
-
-    def credential_helper(self, registry: str) -> tuple[str, str]:
-        """Return a registry's credential helper and the setting that names it.
-
-        The helper's name lacks `docker-credential-`. Both are empty if there is no helper.
-        """
-        if helper := self.helpers.get(registry_key(registry)):
-            return helper, "credHelpers"
-        return (self.store, "credsStore") if self.store else ("", "")
-
-    def has_login(self, registry: str) -> bool:
-        """Return whether `auths` names the registry, in any spelling that docker accepts."""
-        if registry_key(registry) in self.logins:
-            return True
-        return registry in map(_registry_host, self.logins)
-
-
-def config_directory() -> str:
-    """Return docker's configuration directory."""
-    return os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-
-
-def config_path() -> str:
-    """Return the path of docker's config.json."""
-    return os.path.join(config_directory(), "config.json")
-
-
-def load_docker_config() -> DockerConfig:
-    """Return docker's config.json. Raises KontextError if it exists and cannot be read."""
-    document = _load_document(config_path(), DOCKER_CONFIG)
-    if document is None:
-        return DockerConfig()
-    return DockerConfig(
-        exists=True,
-        context=document.get("currentContext", ""),
-        plugin_directories=tuple(document.get("cliPluginsExtraDirs", ())),
-        helpers=document.get("credHelpers", {}),
-        store=document.get("credsStore", ""),
-        logins=frozenset(document.get("auths", ())),
-    )
-
-
-def registry_key(registry: str) -> str:
-    """Return the key of a registry in config.json and in credential helpers."""
-    return _HUB_KEY if registry in (DOCKER_HUB, "index.docker.io") else registry
-
-
-def known_registries() -> list[str]:
-    """Return the hosts that config.json has logins or credential helpers for, sorted.
-
-    For completion: it has no time for schemas, and a file that cannot be read names no hosts.
-    """
-    try:
-        document = json.loads(read_file(config_path(), _MAX_SIZE))
-    except (OSError, ValueError, RecursionError):
-        return []
-    if not isinstance(document, dict):
-        return []
-    sections = (document.get(name) for name in ("auths", "credHelpers"))
-    keys = {key for section in sections if isinstance(section, dict) for key in section}
-    return sorted({_registry_host(key) for key in keys} - {""})
-
-
-def _registry_host(key: str) -> str:
-    if key == _HUB_KEY:
-        return DOCKER_HUB
-    return key.partition("://")[2].partition("/")[0] if "://" in key else key.partition("/")[0]
-
-
-def _load_document(path: str, schema: str) -> dict[str, Any] | None:
-    """Return a JSON document of docker's, None if there is no file. Raises KontextError."""
-    try:
-        return load_document(read_file(path, _MAX_SIZE), schema)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise KontextError(
-            f"docker's configuration {path} cannot be read: {reason_of(error)}",
-            hint="It must be valid JSON. Correct the file, or move it away.",
-        ) from error
-
-
-# --- The daemon that docker would use ---
+from kontext_plugin.errors import KontextError
+from kontext_plugin.runtime.docker_config import (
+    config_directory,
+    load_docker_config,
+    load_docker_document,
+)
+from kontext_plugin.runtime.schema import DOCKER_CONTEXT
 
 _DEFAULT_CONTEXT = "default"
 
@@ -197,7 +90,7 @@ def _choose_tls(flags: DaemonFlags, environment: Mapping[str, str]) -> Tls | Non
     given = flags.tls or flags.tlsverify is not None or environment.get("DOCKER_TLS")
     if not (verify or given):
         return None
-    directory = environment.get("DOCKER_CERT_PATH") or config_directory()
+    directory = environment.get("DOCKER_CERT_PATH") or config_directory() or os.devnull
     return Tls(
         verify,
         flags.tlscacert or os.path.join(directory, "ca.pem"),
@@ -210,8 +103,8 @@ def _load_context(name: str) -> Endpoint:
     """Return the endpoint of a docker context. Raises KontextError."""
     # docker names the directory of a context by the SHA-256 of the context's name.
     directory = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-    contexts = os.path.join(config_directory(), "contexts")
-    document = _load_document(
+    contexts = os.path.join(config_directory() or os.devnull, "contexts")
+    document = load_docker_document(
         os.path.join(contexts, "meta", directory, "meta.json"), DOCKER_CONTEXT
     )
     if document is None:

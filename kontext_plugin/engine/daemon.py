@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kontext_plugin.crane import IDENTITY_TOKEN, Credentials
+from kontext_plugin.crane_driver.credentials import registry_key
 from kontext_plugin.engine.config import (
     DaemonFlags,
     Endpoint,
     Tls,
     choose_endpoint,
-    registry_key,
 )
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.reference import Reference, registry_of

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -18,6 +21,7 @@ from support.services import (
     Registry,
     Result,
     install_plugin,
+    missing,
     serve_registry,
 )
 from support.trees import File
@@ -79,12 +83,83 @@ def test_the_config_flag_of_docker_names_the_credentials(
 def test_missing_and_wrong_credentials_are_an_error(
     docker: Docker, registry: Registry, source: Path
 ) -> None:
-    for settings in (None, (USER, "wrong-password")):
-        docker.configure({})
-        if settings:
-            docker.log_in(registry.host, *settings)
-        pushed = docker.push(registry.repository(), source)
-        assert_one_message(pushed, registry.host, "refused access", "docker login")
+    docker.configure({})
+    pushed = docker.push(registry.repository(), source)
+    nothing = "No credentials were sent: docker and podman have none"
+    assert_one_message(pushed, registry.host, "refused access", nothing, "docker login")
+    docker.log_in(registry.host, USER, "wrong-password")
+    pushed = docker.push(registry.repository(), source)
+    used = f"auths in {docker.config}/config.json had the credentials"
+    assert_one_message(pushed, registry.host, "refused access", used, "docker login")
+
+
+# --- Other sources beside a config.json that lacks the registry ---
+
+
+def entry(user: str = USER, password: str = PASSWORD) -> dict[str, str]:
+    """An entry of `auths`."""
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a config.json", "alone"])
+def test_docker_auth_config_is_used(
+    docker: Docker, registry: Registry, source: Path, daemon: str, beside: bool
+) -> None:
+    """docker/cli#6008; GitLab's runners set it."""
+    docker.configure({"currentContext": "default"})
+    if not beside:
+        (docker.config / "config.json").unlink()
+    docker.environment["DOCKER_AUTH_CONFIG"] = json.dumps({"auths": {registry.host: entry()}})
+    tag = registry.repository()
+    image = docker.push(tag, source).image
+    loaded = docker("kontext", "load", tag)
+    assert loaded.stdout.strip() == image, loaded.stderr
+    said = docker("kontext", "doctor", tag)
+    assert f"DOCKER_AUTH_CONFIG has credentials for {registry.host}" in said.stdout
+    docker.environment["DOCKER_AUTH_CONFIG"] = json.dumps(
+        {"auths": {registry.host: entry(password="wrong-password")}}
+    )
+    pushed = docker.push(tag, source)
+    assert_one_message(pushed, "refused access", "DOCKER_AUTH_CONFIG had the credentials")
+
+
+def test_docker_auth_config_comes_before_a_helper(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    install_helper(docker, tmp_path / "bin", "exit 1")
+    docker.configure({"credHelpers": {registry.host: "test"}})
+    docker.environment["DOCKER_AUTH_CONFIG"] = json.dumps({"auths": {registry.host: entry()}})
+    assert docker.push(registry.repository(), source).image
+
+
+def test_a_broken_docker_auth_config_is_an_error(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
+    """As of a file variable of GitLab's, which holds a path."""
+    docker.environment["DOCKER_AUTH_CONFIG"] = f"/builds/{PASSWORD}"
+    pushed = docker.push(registry.repository(), source)
+    assert_one_message(pushed, "DOCKER_AUTH_CONFIG cannot be read", "unset it")
+
+
+@pytest.mark.parametrize("place", ["REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"])
+def test_the_login_of_podman_is_used(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path, place: str
+) -> None:
+    """podman#11923. podman itself writes the file, for a namespace."""
+    if not shutil.which("podman"):
+        missing("podman")
+    docker.configure({"currentContext": "default"})
+    file = tmp_path / "podman/containers/auth.json"
+    docker.environment[place] = str(file if place == "REGISTRY_AUTH_FILE" else tmp_path / "podman")
+    tag = registry.repository()
+    namespace = tag.rpartition("/")[0]
+    command = ["podman", "login", "--authfile", file, "--tls-verify=false", "-u", USER]
+    subprocess.run([*command, "--password-stdin", namespace], input=PASSWORD.encode(), check=True)
+    assert list(json.loads(file.read_text())["auths"]) == [namespace]
+    assert docker.push(tag, source).image
+    assert f"{file}" in docker("kontext", "doctor", tag).stdout
+    pushed = docker.push(f"{registry.host}/elsewhere/app", source)
+    assert_one_message(pushed, "refused access", "No credentials were sent")
 
 
 def test_a_missing_helper_is_an_error(docker: Docker, registry: Registry, source: Path) -> None:

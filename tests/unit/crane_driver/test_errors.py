@@ -10,6 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tokens import MESSAGES_WITH_SECRETS as SECRETS
 
+from kontext_plugin.crane_driver.credentials import (
+    CredentialDocument,
+    CredentialSource,
+    Login,
+)
 from kontext_plugin.crane_driver.errors import (
     Damaged,
     NotFound,
@@ -24,6 +29,9 @@ from kontext_plugin.terminal.text import redact
 NAME = "host.io:5000/team/repo:t"
 ARGUMENTS = ("mutate", "host.io:5000/team/repo@sha256:0", "--tag", NAME, "--workdir", "/w")
 URL = "https://host.io:5000/v2/team/repo"
+SOURCE = CredentialSource(
+    CredentialDocument("/docker/config.json", is_dockers=True), login=Login("UzNDUkVU")
+)
 
 
 class Case(NamedTuple):
@@ -331,7 +339,7 @@ READING = {
 
 @pytest.mark.parametrize(("text", "shown"), READING.items(), ids=READING.values())
 def test_the_words_of_the_registry_are_shown(text: str, shown: str) -> None:
-    error = explain(f"Error: GET {URL}/manifests/t: {text}", ("manifest", NAME), {})
+    error = explain(f"Error: GET {URL}/manifests/t: {text}", ("manifest", NAME))
     assert type(error) is NotFound
     assert error.message == f"{NAME} was not found: {shown}"
     assert "crane ls host.io:5000/team/repo" in error.hint
@@ -339,7 +347,7 @@ def test_the_words_of_the_registry_are_shown(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_explain(case: Case) -> None:
-    error = explain(case.text, ARGUMENTS, {"DOCKER_CONFIG": "/docker"})
+    error = explain(case.text, ARGUMENTS, lambda name: SOURCE)
     assert type(error) is case.kind
     assert case.message in error.message
     assert case.hint in error.hint
@@ -360,7 +368,7 @@ VERBS = {
 
 @pytest.mark.parametrize(("arguments", "name"), VERBS.values(), ids=VERBS)
 def test_the_image_is_named(arguments: tuple[str, ...], name: str) -> None:
-    error = explain("Error: something odd", arguments, {})
+    error = explain("Error: something odd", arguments)
     assert error.message == f"crane {arguments[0]} failed for {name}: something odd"
 
 
@@ -383,18 +391,38 @@ MEANT = {
 def test_a_name_without_a_registry_means_docker_hub(
     arguments: tuple[str, ...], text: str, hinted: bool
 ) -> None:
-    error = explain(text, arguments, {})
+    error = explain(text, arguments)
     assert "index.docker.io is" not in error.message
     assert ("me/app:t names no registry, so it means Docker Hub." in error.hint) is hinted
 
 
 def test_the_login_to_docker_hub_has_the_name_that_docker_uses() -> None:
     text = "Error: GET https://index.docker.io/v2/me/app/manifests/t: UNAUTHORIZED: no"
-    assert "'docker login docker.io'" in explain(text, ("manifest", "me/app:t"), {}).hint
+    assert "'docker login docker.io'" in explain(text, ("manifest", "me/app:t")).hint
 
 
-def test_the_default_configuration_is_that_of_the_home_directory() -> None:
-    assert "~/.docker/config.json" in explain("Error: UNAUTHORIZED", ARGUMENTS, {}).hint
+def test_the_source_of_refused_credentials_is_named() -> None:
+    """That of the registry that has refused them, if the verb uses two."""
+    asked: list[str] = []
+
+    def source_of(name: str) -> CredentialSource | None:
+        asked.append(name)
+        return SOURCE if name.startswith("a.io/") else None
+
+    def hint(host: str) -> str:
+        text = f"Error: GET https://{host}/v2/x/manifests/t: UNAUTHORIZED: no"
+        return explain(text, ("mutate", "a.io/x@sha256:0", "--repo", "b.io/x"), source_of).hint
+
+    assert hint("a.io").startswith("auths in /docker/config.json had the credentials. Run")
+    assert hint("b.io").startswith("No credentials were sent: docker and podman have none for it.")
+    assert asked == ["a.io/x", "b.io/x"]
+    assert "S3" not in hint("a.io")
+
+
+def test_a_helper_that_was_asked_is_named() -> None:
+    helper = CredentialSource(SOURCE.document, "vault", "credHelpers")
+    hint = explain("Error: DENIED: no", ARGUMENTS, lambda name: helper).hint
+    assert "docker-credential-vault (credHelpers in /docker/config.json) was asked" in hint
 
 
 def test_no_answer() -> None:
@@ -405,7 +433,7 @@ def test_no_answer() -> None:
 
 @pytest.mark.parametrize("text", [text for text, _ in SECRETS.values()], ids=SECRETS)
 def test_no_secret_is_shown(text: str) -> None:
-    assert "S3" not in explain(f"Error: {text}", ARGUMENTS, {}).message
+    assert "S3" not in explain(f"Error: {text}", ARGUMENTS).message
 
 
 HOSTILE = [
@@ -422,7 +450,7 @@ def test_a_long_text_takes_little_time_and_is_not_repeated(text: str) -> None:
 
     def seconds(length: int) -> float:
         began = time.process_time()
-        error = explain("Error: " + text * (length // len(text)), ARGUMENTS, {})
+        error = explain("Error: " + text * (length // len(text)), ARGUMENTS)
         redact(text * (length // len(text)))
         assert len(error.message) < 800
         return time.process_time() - began
@@ -432,10 +460,10 @@ def test_a_long_text_takes_little_time_and_is_not_repeated(text: str) -> None:
 
 @given(st.text(st.characters(codec="ascii"), max_size=60))
 def test_any_text_is_an_error(text: str) -> None:
-    assert explain(text, ARGUMENTS, {}).message
+    assert explain(text, ARGUMENTS).message
 
 
 def test_a_short_tag_is_not_cut_out_of_a_status() -> None:
     """explain() ignores the names that crane was given, since those may hold any text."""
     text = "Error: fetching: unexpected status code 401 Unauthorized"
-    assert isinstance(explain(text, ["tag", "r/r@sha256:x", "4"], {}), Refused)
+    assert isinstance(explain(text, ["tag", "r/r@sha256:x", "4"]), Refused)

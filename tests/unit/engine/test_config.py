@@ -1,11 +1,10 @@
-"""docker's config.json, and the daemon that docker would use."""
+"""The daemon that docker would use."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,124 +12,11 @@ import pytest
 
 from kontext_plugin.engine.config import (
     DaemonFlags,
-    DockerConfig,
     Endpoint,
     Tls,
     choose_endpoint,
-    known_registries,
-    load_docker_config,
 )
 from kontext_plugin.errors import KontextError
-
-# --- docker's config.json ---
-
-HUB = "https://index.docker.io/v1/"
-
-
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of docker's config.json, which does not exist yet."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    return tmp_path / "config.json"
-
-
-# config.json, a registry, its credential helper, and whether there is a login.
-SOURCES: dict[str, tuple[object, str, tuple[str, str], bool]] = {
-    "nothing": ({}, "r:5000", ("", ""), False),
-    "auths": ({"auths": {"r:5000": {}}}, "r:5000", ("", ""), True),
-    "auths, another port": ({"auths": {"r:5000": {}}}, "r", ("", ""), False),
-    "auths, as a URL": ({"auths": {"https://r:5000/v1/": {}}}, "r:5000", ("", ""), True),
-    "auths, with a path": ({"auths": {"r:5000/v2": {}}}, "r:5000", ("", ""), True),
-    "auths of Docker Hub": ({"auths": {HUB: {}}}, "index.docker.io", ("", ""), True),
-    "a store": ({"credsStore": "s"}, "r", ("s", "credsStore"), False),
-    "a helper before the store": (
-        {"credsStore": "s", "credHelpers": {"r": "h"}}, "r", ("h", "credHelpers"), False,
-    ),
-    "a helper of another registry": (
-        {"credsStore": "s", "credHelpers": {"q": "h"}}, "r", ("s", "credsStore"), False,
-    ),
-    "a helper of Docker Hub": (
-        {"credHelpers": {HUB: "h"}}, "docker.io", ("h", "credHelpers"), False,
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("content", "registry", "helper", "login"), SOURCES.values(), ids=SOURCES)
-def test_credentials_of_a_registry(
-    config: Path, content: object, registry: str, helper: tuple[str, str], login: bool
-) -> None:
-    config.write_text(json.dumps(content))
-    found = load_docker_config()
-    assert found.exists
-    assert found.credential_helper(registry) == helper
-    assert found.has_login(registry) == login
-
-
-def test_no_config(config: Path) -> None:
-    assert load_docker_config() == DockerConfig()
-    assert not load_docker_config().exists
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"credsStore": 1}', '{"auths": []}', '{"credHelpers": {"r": 1}}']
-)
-def test_a_broken_config(config: Path, content: str) -> None:
-    config.write_text(content)
-    with pytest.raises(KontextError) as caught:
-        load_docker_config()
-    assert str(config) in caught.value.message
-
-
-def test_a_config_that_would_block_its_reader(config: Path) -> None:
-    os.mkfifo(config)
-    with pytest.raises(KontextError, match="not a regular file"):
-        load_docker_config()
-
-
-def test_a_config_that_is_a_link(config: Path, tmp_path: Path) -> None:
-    """As for users who keep their dotfiles in one place."""
-    (tmp_path / "dotfile").write_text('{"currentContext": "c"}')
-    config.symlink_to("dotfile")
-    assert load_docker_config().context == "c"
-
-
-REGISTRIES = {
-    "both sections": (
-        {"auths": {"b.example.com": {}}, "credHelpers": {"a.example.com:5000": "x"}},
-        ["a.example.com:5000", "b.example.com"],
-    ),
-    "Docker Hub": ({"auths": {"https://index.docker.io/v1/": {}}}, ["docker.io"]),
-    "URL": ({"auths": {"https://r.example.com/v2/": {}}}, ["r.example.com"]),
-    "twice": ({"auths": {"r": {}}, "credHelpers": {"r": "x"}}, ["r"]),
-    "no hosts": ({"auths": {"": {}, "https:///": {}}}, []),
-    "sections of another kind": ({"auths": ["a"], "credHelpers": 7}, []),
-    "not an object": ([], []),
-    "not JSON": ("{", []),
-    "deep": ("[" * 100_000, []),
-}
-
-
-@pytest.mark.parametrize(("content", "hosts"), REGISTRIES.values(), ids=REGISTRIES)
-def test_known_registries(config: Path, content: object, hosts: list[str]) -> None:
-    config.write_text(content if isinstance(content, str) else json.dumps(content))
-    assert known_registries() == hosts
-
-
-def too_large(path: Path) -> None:
-    path.write_bytes(b" " * 2_000_000)
-
-
-@pytest.mark.parametrize(
-    "make", [os.mkfifo, too_large, Path.mkdir], ids=["FIFO", "too large", "directory"]
-)
-def test_a_config_that_cannot_be_read_names_no_registries(
-    config: Path, make: Callable[[Path], None]
-) -> None:
-    make(config)
-    assert known_registries() == []
-
-
-# --- The daemon that docker would use ---
 
 DEFAULT = Endpoint("unix:///var/run/docker.sock")
 A, B, C = "tcp://a:2375", "tcp://b:2375", "tcp://c:2375"

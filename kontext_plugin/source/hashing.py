@@ -144,11 +144,18 @@ class HashedFile(NamedTuple):
     digest: str
 
 
-class Moved(NamedTuple):
-    """A path that is not what it was when its directory was listed."""
+class FoundLink(NamedTuple):
+    """A link that was a file when its directory was listed, and was renamed over it."""
 
     path: str
-    errno: int  # ENOENT: nothing is there any more; 0: something else is
+    target: str
+
+
+class Moved(NamedTuple):
+    """A path that is not what it was when its directory was listed: it was gone at some moment."""
+
+    path: str
+    errno: int  # what the system says; 0: something else is there
 
 
 class Unreadable(Exception):
@@ -166,7 +173,7 @@ def changed_twice(path: str) -> KontextError:
 
 def hash_files(
     root: str, files: list[SeenFile], workers: Workers, steps: Steps, copies: str = ""
-) -> Iterator[HashedFile | Moved]:
+) -> Iterator[HashedFile | FoundLink | Moved]:
     """Yield what is known of each file after it was read, or that it has moved. Empties the list.
 
     A file that changes while it is read is read once more, as soon as it holds still. A copy of
@@ -197,13 +204,15 @@ def hash_files(
             for (path, _), result in zip(batch, results, strict=True):
                 if isinstance(result, int):
                     yield Moved(path, result)
+                elif isinstance(result, str):
+                    yield FoundLink(path, result)
                 else:
                     yield HashedFile(path, *result)
             step.advance(len(batch), 0)
 
 
-_Result = tuple[Status, str] | int
-"""Of one file: its status and digest, or why it has moved, as in Moved."""
+_Result = tuple[Status, str] | str | int
+"""Of one file: its status and digest, the target of a link, or why it has moved, as in Moved."""
 
 
 def hash_batch(task: tuple[str, list[SeenFile], str], advance: Advance) -> list[_Result]:
@@ -250,7 +259,13 @@ def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) 
         for is_second in (False, True):
             if is_second:
                 _wait_until_still(sources, path)
-            file = sources.open_file(path)
+            try:
+                file = sources.open_file(path)
+            except OSError as error:
+                target = _read_link(sources, path) if error.errno == errno.ELOOP else None
+                if target is None:
+                    raise
+                return target
             try:
                 before = os.fstat(file)
                 if not stat.S_ISREG(before.st_mode):
@@ -270,6 +285,17 @@ def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) 
     finally:
         advance(left)
     raise changed_twice(path)
+
+
+def _read_link(sources: DirTree, path: str) -> str | None:
+    """Return the target of a link, None if it is none any more. Raises OSError."""
+    above, _, name = path.rpartition("/")
+    try:
+        return os.readlink(name, dir_fd=sources.open_directory(above))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 def _wait_until_still(sources: DirTree, path: str) -> None:

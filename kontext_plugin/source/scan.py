@@ -26,11 +26,11 @@ from kontext_plugin.source.git import NotIgnored
 from kontext_plugin.source.hashing import (
     FileRecord,
     FileRecords,
+    HashedFile,
     Moved,
     SeenFile,
     Stats,
     Unreadable,
-    changed_twice,
     hash_files,
     pack,
     signature_of,
@@ -46,8 +46,8 @@ _RACY = 2_000_000_000
 """Nanoseconds. A file that changed so shortly before the scan may change again within one tick of
 the file system's clock, and look the same (git's "racily clean" entries). It gets no record."""
 
-_MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ESTALE)
-"""What listing a directory or reading a link says if it was removed or replaced."""
+_MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+"""What listing a directory says if it, or one above it, was removed or replaced."""
 
 _MAX_SHOWN = 10
 
@@ -171,6 +171,12 @@ class _Collected:
     rejected: list[_Rejected] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
 
+    def add_link(self, path: str, target: str) -> None:
+        """Put a link into the tree."""
+        if problem := _link_problem(path, target):
+            self.rejected.append(_Rejected(path, problem))
+        self.links[path] = target
+
     def fail(self, path: str, error: OSError) -> None:
         """Note why a path cannot be read."""
         if error.errno in _MOVED:
@@ -203,6 +209,8 @@ def scan(
             _hash_unknown(root, found, workers, steps, settled, copies)
         except Unreadable as error:
             raise _rejection([_unreadable(*error.args)]) from error
+        if found.rejected:
+            raise _rejection(found.rejected)
         return found
 
     found = look(known)
@@ -292,11 +300,12 @@ def _collect(
     """Collect a file or link. Return the record of a file that has not changed since."""
     try:
         if entry.is_symlink():
-            target = os.readlink(entry.name, dir_fd=directory)
-            if problem := _link_problem(path, target):
-                found.rejected.append(_Rejected(path, problem))
-            found.links[path] = target
-            return None
+            try:
+                found.add_link(path, os.readlink(entry.name, dir_fd=directory))
+                return None
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a file was renamed over it
+                    raise
         status = entry.stat(follow_symlinks=False)
     except OSError as error:
         found.fail(path, error)
@@ -330,10 +339,13 @@ def _hash_unknown(
     for directory, files in groupby(hashed, lambda file: file.path.rpartition("/")[0]):
         new: FileRecords = {}
         for file in files:
-            if isinstance(file, Moved):
-                found.moved.append(file)
-                found.drop(file.path)
+            if not isinstance(file, HashedFile):
                 found.hashed -= 1
+                found.drop(file.path)
+                if isinstance(file, Moved):
+                    found.moved.append(file)
+                else:
+                    found.add_link(*file)
                 continue
             path, status, digest = file
             found.files[path] = digest
@@ -346,15 +358,16 @@ def _hash_unknown(
 
 
 def _settle(found: _Collected) -> None:
-    """Take what has moved out of the tree, with all below. Raises KontextError if it is not gone.
+    """Take what has moved out of the tree, with all below. Raises KontextError.
+
+    A directory cannot be replaced in one step (rename(2)), so whatever became one, or is one no
+    more, was gone for a moment. A file server that is gone is an error.
 
     An excluded directory leaves the tree with the last thing below it that was kept.
     """
     for path, reason in found.moved:
         if reason == errno.ESTALE:
             raise _rejection([_unreadable(path, os.strerror(reason))])
-        if reason != errno.ENOENT:
-            raise changed_twice(path)
         found.drop(path)
     inside: Counter[str] = Counter()
     for path in sorted(found.files.keys() | found.links.keys()):

@@ -508,29 +508,58 @@ def test_a_directory_that_becomes_a_file_is_that_file(
     assert scan().tree == described({"d": File(b"x")})
 
 
-def test_what_is_always_there_and_never_what_was_listed_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, after_each_walk: Moves, scan: Scanner, root: Path
+def test_a_file_and_a_link_that_are_renamed_over_each_other_are_never_gone(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
 ) -> None:
-    """A file that an atomic rename replaces by a link is not gone: an image needs it."""
-    plant(root, {"f": X})
+    """npm does so with the commands of packages."""
+    walk = scans._walk
 
-    def swap() -> None:
-        (root / "new").symlink_to("x")
+    def put(make: Callable[[Path], object]) -> None:
+        make(root / "new")
         (root / "new").rename(root / "f")
 
-    after_each_walk(swap)
-    found = scan()
-    assert found.tree == described({"f": Link("x")})
+    def walk_between(*arguments: Any) -> Any:
+        put(lambda path: path.write_bytes(b"x"))
+        found = walk(*arguments)
+        put(lambda path: path.symlink_to("x"))
+        return found
 
-    def as_file(*arguments: Any) -> Any:
-        replaced(root / "f", lambda path: path.write_bytes(b""))
-        return walk(*arguments)
+    with monkeypatch.context() as patched:
+        patched.setattr(scans, "_walk", walk_between)
+        assert scan().tree == described({"f": Link("x")})
+    readlink = os.readlink
 
-    walk = scans._walk
-    monkeypatch.setattr(scans, "_walk", as_file)
-    with pytest.raises(KontextError, match="'f' changed while it was read twice") as raised:
+    def replace_and_read(*arguments: Any, **options: Any) -> str:
+        put(lambda path: path.write_bytes(b"x"))
+        return readlink(*arguments, **options)
+
+    monkeypatch.setattr(os, "readlink", replace_and_read)
+    assert scan().tree == described({"f": X})
+
+
+def test_a_link_that_takes_the_place_of_a_file_must_be_one_that_an_image_can_hold(
+    after_each_walk: Moves, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": X})
+    after_each_walk(lambda: replaced(root / "f", lambda path: path.symlink_to("../" * 9)))
+    with pytest.raises(KontextError, match=r"'f': its target .* leads out of the image"):
         scan()
-    assert "ignore file" in raised.value.hint
+
+
+def test_what_is_a_file_and_a_directory_in_turn_was_gone_in_between(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    plant(root, {"f": X, "kept": X})
+    walk = scans._walk
+
+    def walk_between(*arguments: Any) -> Any:
+        replaced(root / "f", lambda path: path.write_bytes(b"x"))
+        found = walk(*arguments)
+        replaced(root / "f", Path.mkdir)
+        return found
+
+    monkeypatch.setattr(scans, "_walk", walk_between)
+    assert scan().tree == described({"kept": X})
 
 
 def test_a_stale_handle_is_opened_again(

@@ -351,7 +351,8 @@ def kill(
         # Python shows a traceback without a file if the signal came before its first line of ours.
         assert '.py"' not in result.stderr, result
         assert "bug in Kontext" not in result.stderr, result
-        return result
+        # Nothing survives SIGKILL: it had ended just before.
+        return None if number == signal.SIGKILL and result.code == 0 else result
     result = ended(process)
     assert result.code == 0, result
     return None

@@ -208,7 +208,8 @@ class _GitLabels:
         if not self._wanted:
             return {}
         with self._session.report.steps.step(StepName.GIT_STATUS):
-            return git.read_labels(self._root, self._session.report.debug)
+            report = self._session.report
+            return git.read_labels(self._root, report.debug, report.warning)
 
 
 # --- What is asked for, and what follows ---

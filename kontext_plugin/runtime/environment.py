@@ -45,6 +45,8 @@ _GIT = (
     *("PATH", "HOME", "XDG_CONFIG_HOME"),
     *("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"),
     *("GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM"),
+    # What `git -c` and CI systems set in place of a file, such as safe.directory.
+    *("GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_*", "GIT_CONFIG_VALUE_*", "GIT_CONFIG_PARAMETERS"),
     "SUDO_UID",  # git trusts the repositories of the user who called sudo
 )
 """Not GIT_DIR and similar ones, which a push from a git hook would inherit: Kontext asks for the

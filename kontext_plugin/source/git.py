@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -54,7 +55,11 @@ Debug = Callable[[str], None]
 
 
 class _GitFailed(Exception):
-    """git gave no answer. The text says why, with git's own message if there is one."""
+    """git gave no answer. The text says why, with git's own message on one line."""
+
+
+class _NotTrusted(_GitFailed):
+    """The repository belongs to somebody else, and no safe.directory names it (git-config(1))."""
 
 
 # --- The files that git does not ignore ---
@@ -82,9 +87,11 @@ def list_not_ignored(root: str, debug: Debug) -> NotIgnored:
         try:
             paths, repositories = _list_files(directory, debug, is_nested=bool(prefix))
         except _GitFailed as error:
+            hint = "Push without --gitignore. The rules of .kontextignore apply in any case."
+            if isinstance(error, _NotTrusted):
+                hint = f"Run '{_trusting(directory)}' if you trust it. Or push without --gitignore."
             raise KontextError(
-                f"git cannot list the files of {directory!r}: {error}",
-                hint="Push without --gitignore. The rules of .kontextignore apply in any case.",
+                f"git cannot list the files of {directory!r}: {error}", hint=hint
             ) from error
         files.update(prefix + path for path in paths)
         pending += [f"{prefix}{path}/" for path in repositories]
@@ -150,8 +157,11 @@ def _is_repository(directory: str, path: str) -> bool:
 # --- The labels ---
 
 
-def read_labels(root: str, debug: Debug) -> dict[str, str]:
-    """Return the labels of commit and remote; empty if git does not know them, or fails."""
+def read_labels(root: str, debug: Debug, warn: Debug) -> dict[str, str]:
+    """Return the labels of commit and remote; empty if git does not know them, or fails.
+
+    `warn` receives what the user can do about it in one line, if there is something.
+    """
     top = _find_work_tree(root)
     if top is None:
         return {}
@@ -172,6 +182,11 @@ def read_labels(root: str, debug: Debug) -> dict[str, str]:
         )
     except _GitFailed as error:
         debug(f"no labels from git: {error}")
+        if isinstance(error, _NotTrusted):
+            warn(
+                f"the image gets no labels of git: {root!r} belongs to another user. "
+                f"Run '{_trusting(root)}' if you trust it, or give --no-git-labels"
+            )
         return {}
     return labels_of(status, url, root[len(top) :].strip("/"))
 
@@ -191,7 +206,7 @@ def _read_config(root: str, debug: Debug) -> tuple[str, set[str]]:
         key, _, value = setting.partition("\n")
         if key == "remote.origin.url":
             url = url or value
-        elif scope not in ("system", "global"):
+        elif scope not in ("system", "global", "command"):  # command: the user's environment
             filters.add(key.removeprefix("filter.").rpartition(".")[0])
     if any("=" in name for name in filters):
         raise _GitFailed("the repository has a filter with a name that cannot be switched off")
@@ -331,6 +346,12 @@ def _find_work_tree(root: str) -> str | None:
     return directory
 
 
+def _trusting(root: str) -> str:
+    """Return the command that makes git answer for the work tree around a directory."""
+    top = _find_work_tree(root) or root
+    return f"git config --global --add safe.directory {shlex.quote(top)}"
+
+
 def _run(
     root: str,
     *arguments: str,
@@ -371,6 +392,7 @@ def _run(
     except OSError as error:
         raise _GitFailed(f"{program} cannot be run: {error.strerror}") from error
     if ended.returncode not in good_codes:
-        message = os.fsdecode(ended.stderr).strip()[:_MAX_MESSAGE].removeprefix("fatal: ")
-        raise _GitFailed(message or f"it exited with code {ended.returncode}")
+        message = " ".join(os.fsdecode(ended.stderr).split())[:_MAX_MESSAGE].removeprefix("fatal: ")
+        failure = _NotTrusted if "detected dubious ownership" in message else _GitFailed
+        raise failure(message or f"it exited with code {ended.returncode}")
     return os.fsdecode(ended.stdout)

@@ -298,7 +298,7 @@ def git_labels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Answer for git, and note each directory that git is asked about."""
     asked: list[str] = []
 
-    def read_labels(root: str, debug: object) -> dict[str, str]:
+    def read_labels(root: str, *_: object) -> dict[str, str]:
         asked.append(root)
         return {REVISION: "c" * 40}
 

@@ -41,8 +41,14 @@ def test_no_program_gets_other_variables() -> None:
 
 
 def test_git_gets_no_variable_that_names_another_repository() -> None:
-    names = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_CONFIG_PARAMETERS GIT_SSH_COMMAND"
+    names = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_SSH_COMMAND GIT_CONFIG"
     assert git_environment(dict.fromkeys(names.split(), "x")) == {}
+
+
+def test_git_gets_the_configuration_that_the_environment_has() -> None:
+    names = "GIT_CONFIG_COUNT GIT_CONFIG_KEY_0 GIT_CONFIG_VALUE_0 GIT_CONFIG_KEY_12"
+    environment = dict.fromkeys([*names.split(), "GIT_CONFIG_PARAMETERS"], "x")
+    assert git_environment(environment) == environment
 
 
 def test_kontext_env_adds_names_for_helpers() -> None:

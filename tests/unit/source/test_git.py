@@ -251,13 +251,78 @@ def test_where_git_fails_gitignore_is_an_error_and_there_are_no_labels(
     with pytest.raises(KontextError, match=message) as raised:
         git.list_not_ignored(str(tree), quiet)
     assert str(tree) in raised.value.message
-    assert git.read_labels(str(tree), quiet) == {}
+    assert git.read_labels(str(tree), quiet, quiet) == {}
+
+
+# --- A repository of another user ---
+
+TRUST = {
+    "by count": {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+    },
+    "by parameters": {"GIT_CONFIG_PARAMETERS": "'safe.directory'='*'"},
+}
+
+
+@pytest.mark.parametrize("trust", TRUST.values(), ids=TRUST)
+def test_git_trusts_what_the_environment_says(
+    trust: dict[str, str], tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kubernetes/test-infra#28721: CI systems say it in variables, for there is no home."""
+    here = commit(tree)
+    of_another_user(tree, monkeypatch)
+    for name, value in trust.items():
+        monkeypatch.setenv(name, value)
+    assert "a" in git.list_not_ignored(str(tree), quiet).files
+    assert git.read_labels(str(tree), quiet, quiet)[REVISION] == here
+    assert git.read_history(str(tree), quiet).commits == (here,)
+
+
+def test_a_repository_of_another_user_is_told_in_one_line_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = repository(tmp_path / "a tree", {"src/a": "a"})
+    commit(tree)
+    of_another_user(tree, monkeypatch)
+    command = f"'git config --global --add safe.directory '{tree}''"
+    lines: list[str] = []
+    assert git.read_labels(str(tree / "src"), quiet, lines.append) == {}
+    (line,) = lines
+    assert command in line
+    assert "\n" not in line
+    with pytest.raises(KontextError, match="dubious ownership") as raised:
+        git.list_not_ignored(str(tree / "src"), quiet)
+    assert command in raised.value.hint
+    assert raised.value.message.isprintable(), "git's own tab and line ends are spaces"
+    assert git.read_history(str(tree), quiet).problem.isprintable()
+
+
+def test_other_failures_of_git_are_details(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_index(tree, monkeypatch)
+    lines: list[str] = []
+    assert git.read_labels(str(tree), quiet, lines.append) == {}
+    assert lines == []
+
+
+def test_the_filters_in_the_users_environment_run(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the repository itself do not (see below), and the environment does not help."""
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "filter.lower.clean")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "tr A-Z a-z")
+    (tree / ".gitattributes").write_text("a filter=lower\n")
+    here = commit(tree)
+    write(tree, "a", "A")
+    assert git.read_labels(str(tree), quiet, quiet) == {REVISION: here}
 
 
 def test_a_completely_ignored_directory_is_an_error(tree: Path) -> None:
     with pytest.raises(KontextError, match="leaves nothing"):
         git.list_not_ignored(str(tree / "out"), quiet)
-    assert git.read_labels(str(tree / "out"), quiet) == {}
+    assert git.read_labels(str(tree / "out"), quiet, quiet) == {}
 
 
 def test_the_environment_of_a_hook_does_not_change_the_repository(
@@ -270,7 +335,7 @@ def test_the_environment_of_a_hook_does_not_change_the_repository(
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
     assert "a" in git.list_not_ignored(str(tree), quiet).files
-    assert git.read_labels(str(tree), quiet)[REVISION] == here
+    assert git.read_labels(str(tree), quiet, quiet)[REVISION] == here
 
 
 # --- The labels ---
@@ -345,22 +410,22 @@ def test_a_repository_without_commits_has_a_source() -> None:
 
 
 def test_the_labels_follow_the_work_tree(tree: Path) -> None:
-    assert git.read_labels(str(tree), quiet) == {}
+    assert git.read_labels(str(tree), quiet, quiet) == {}
     here = commit(tree)
-    assert git.read_labels(str(tree), quiet) == {REVISION: here}
+    assert git.read_labels(str(tree), quiet, quiet) == {REVISION: here}
     run(tree, "remote", "add", "origin", "https://me:s3cret@example.com/app.git")
     source = {SOURCE: "https://example.com/app.git"}
-    assert git.read_labels(str(tree), quiet) == {REVISION: here} | source
+    assert git.read_labels(str(tree), quiet, quiet) == {REVISION: here} | source
     write(tree, "src/b", "changed")
-    assert git.read_labels(str(tree), quiet) == {REVISION: f"{here}-dirty"} | source
-    assert git.read_labels(str(tree / "src"), quiet)[REVISION] == f"{here}-dirty"
+    assert git.read_labels(str(tree), quiet, quiet) == {REVISION: f"{here}-dirty"} | source
+    assert git.read_labels(str(tree / "src"), quiet, quiet)[REVISION] == f"{here}-dirty"
 
 
 def test_changes_outside_of_the_directory_do_not_make_it_dirty(tree: Path) -> None:
     here = commit(tree)
     write(tree, "a", "changed")
     write(tree, "new")
-    assert git.read_labels(str(tree / "src"), quiet) == {REVISION: here}
+    assert git.read_labels(str(tree / "src"), quiet, quiet) == {REVISION: here}
 
 
 def test_an_untracked_file_makes_a_linked_work_tree_dirty_even_if_hidden(
@@ -370,9 +435,9 @@ def test_an_untracked_file_makes_a_linked_work_tree_dirty_even_if_hidden(
     run(tree, "config", "status.showUntrackedFiles", "no")
     run(tree, "worktree", "add", "-q", str(tmp_path / "linked"))
     linked = tmp_path / "linked"
-    assert git.read_labels(str(linked), quiet) == {REVISION: here}
+    assert git.read_labels(str(linked), quiet, quiet) == {REVISION: here}
     write(linked, "new")
-    assert git.read_labels(str(linked), quiet) == {REVISION: f"{here}-dirty"}
+    assert git.read_labels(str(linked), quiet, quiet) == {REVISION: f"{here}-dirty"}
     assert "new" in scanned(linked)
 
 
@@ -380,7 +445,7 @@ def test_outside_of_a_work_tree_git_is_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git, "_run", pytest.fail)
-    assert git.read_labels(str(tmp_path), quiet) == {}
+    assert git.read_labels(str(tmp_path), quiet, quiet) == {}
 
 
 def test_git_writes_nothing(tree: Path) -> None:
@@ -391,7 +456,7 @@ def test_git_writes_nothing(tree: Path) -> None:
         return {str(path): path.stat().st_mtime_ns for path in (tree / ".git").rglob("*")}
 
     before = state()
-    git.read_labels(str(tree), quiet)
+    git.read_labels(str(tree), quiet, quiet)
     git.list_not_ignored(str(tree), quiet)
     assert state() == before
 
@@ -618,7 +683,7 @@ def test_no_program_of_the_repository_runs(
     os.utime(tree / "a", (1, 1))  # so that git reads its content
 
     git.list_not_ignored(str(tree), quiet)
-    git.read_labels(str(tree), quiet)
+    git.read_labels(str(tree), quiet, quiet)
     git.read_history(str(tree), quiet)
     assert not ran.exists()
 
@@ -631,14 +696,14 @@ def test_the_filters_of_the_user_run(tree: Path) -> None:
     (tree / ".gitattributes").write_text("a filter=lower\n")
     here = commit(tree)
     write(tree, "a", "A")
-    assert git.read_labels(str(tree), quiet) == {REVISION: here}
+    assert git.read_labels(str(tree), quiet, quiet) == {REVISION: here}
 
 
 def test_a_filter_that_cannot_be_switched_off_means_no_labels(tree: Path) -> None:
     commit(tree)
     run(tree, "config", "filter.a=b.clean", "false")
     messages: list[str] = []
-    assert git.read_labels(str(tree), messages.append) == {}
+    assert git.read_labels(str(tree), messages.append, quiet) == {}
     assert "cannot be switched off" in messages[-1]
 
 
@@ -648,7 +713,7 @@ def test_git_is_stopped_at_its_time_limit(tree: Path, monkeypatch: pytest.Monkey
     os.mkfifo(tree / ".git/info/exclude")
     monkeypatch.setattr(git, "_LABELS_TIMEOUT", 0.3)
     monkeypatch.setattr(git, "_FILES_TIMEOUT", 0.3)
-    assert git.read_labels(str(tree), quiet) == {}
+    assert git.read_labels(str(tree), quiet, quiet) == {}
     with pytest.raises(KontextError, match="has not answered"):
         git.list_not_ignored(str(tree), quiet)
 

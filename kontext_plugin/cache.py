@@ -28,7 +28,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, chain, islice, pairwise
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest, Image, Layer, config_from_document
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.runtime.docker_config import home_directory
 from kontext_plugin.runtime.files import read_file
 from kontext_plugin.source.hashing import Stats
 
@@ -107,19 +108,25 @@ def open_cache(*, read_only: bool = False) -> Cache:
 
     A read-only cache writes nothing, not even its directory.
     """
-    root = os.environ.get("KONTEXT_CACHE_DIR") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kontext"
-    )
-    if root.startswith("~"):  # the user has no home directory
-        return Cache(None)
+    root = os.environ.get("KONTEXT_CACHE_DIR")
+    if not root:
+        home = home_directory()
+        parent = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if home else "")
+        root = os.path.join(parent, "kontext") if parent else ""
+    if not root:
+        return Cache(None, problem="HOME is not set, and this user has no home directory")
+    if root.startswith("~"):  # no shell has expanded it
+        return Cache(None, problem=f"{root!r} is no path: write it out")
     root = os.path.realpath(root)
     if read_only:
         return Cache(root, read_only=True)
     try:
         os.makedirs(root, mode=0o700, exist_ok=True)
-    except OSError:
-        return Cache(None)
-    return Cache(root if os.access(root, os.W_OK | os.X_OK) else None)
+    except OSError as error:
+        return Cache(None, problem=f"{root} cannot be made: {error.strerror}")
+    if not os.access(root, os.W_OK | os.X_OK):
+        return Cache(None, problem=f"{root} cannot be written")
+    return Cache(root)
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,7 @@ class Cache:
 
     root: str | None
     read_only: bool = False
+    problem: str = field(default="", compare=False)  # why there is none
 
     # --- The kinds of records ---
 

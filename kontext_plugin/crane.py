@@ -48,7 +48,10 @@ def connect(
     `debug` takes crane's command lines and failures. `timeout` is in seconds without progress, 0
     for none. Raises KontextError.
     """
-    crane = find_crane(insecure=insecure, debug=debug, timeout=timeout)
+    program = locate_crane()
+    crane = Crane(
+        CraneRunner(program, insecure=insecure, debug=debug, timeout=timeout, needs_version=True)
+    )
     with thread_pool(_REQUESTS) as requests, crane:
         yield crane, requests
 
@@ -56,7 +59,10 @@ def connect(
 def find_crane(
     *, insecure: bool = False, debug: Callable[[str], None] = discard, timeout: float = 0
 ) -> Crane:
-    """Return the crane of this machine; see CraneRunner. Raises KontextError if it has none."""
+    """Return the crane of this machine, of any version; see CraneRunner.
+
+    Raises KontextError if it has none.
+    """
     return Crane(CraneRunner(locate_crane(), insecure=insecure, debug=debug, timeout=timeout))
 
 
@@ -186,7 +192,7 @@ class Crane:
 
     def version(self) -> str:
         """Return crane's own version. Raises KontextError if crane cannot be run."""
-        return self.runner.run("version")[0].decode("utf-8", "replace").strip()
+        return self.runner.version()
 
     def credentials(self, name: str) -> Credentials | None:
         """Return the login that crane uses for `HOST/PATH`, or for a `HOST`, if there is one.

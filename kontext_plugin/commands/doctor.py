@@ -24,7 +24,7 @@ from kontext_plugin.commands import install
 from kontext_plugin.crane import Crane, find_crane
 from kontext_plugin.crane_driver.credentials import credential_source, full_name
 from kontext_plugin.crane_driver.errors import NotFound, Refused
-from kontext_plugin.crane_driver.process import MINIMUM_VERSION, REQUIRED_VERSION
+from kontext_plugin.crane_driver.process import check_version
 from kontext_plugin.engine import daemon
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.reference import (
@@ -57,8 +57,6 @@ _HINT_INDENT = " " * 15  # below the message
 
 _NARROW = 60
 """Cells: a narrower terminal has the messages below the names."""
-
-_CRANE_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
 
 _DOCKER_TIMEOUT = 20
 """Seconds for docker to answer."""
@@ -144,17 +142,10 @@ def check_crane(crane: Crane) -> Check:
         version = crane.version()
     except KontextError as error:
         return _broken("crane", error)
-    message = f"{version}, {crane.program}"
-    match = _CRANE_VERSION.fullmatch(version)
-    if not match:
-        hint = f"Cannot tell its version. Kontext needs {REQUIRED_VERSION}."
-        return Check("crane", State.NOTE, message, hint)
-    numbers = tuple(map(int, match.group(1, 2, 3)))
-    # v0.21.9-rc.1 comes before v0.21.9.
-    if numbers < MINIMUM_VERSION or (numbers == MINIMUM_VERSION and match[4]):
-        hint = f"Kontext needs {REQUIRED_VERSION}. Run scripts/install-crane to get it."
-        return Check("crane", State.BROKEN, message, hint)
-    return Check("crane", State.OK, message)
+    if problem := check_version(version, crane.program):
+        state = State.BROKEN if problem.is_fatal else State.NOTE
+        return Check("crane", state, problem.message, problem.hint)
+    return Check("crane", State.OK, f"{version}, {crane.program}")
 
 
 def check_docker() -> Check:
@@ -233,10 +224,10 @@ def check_cache(cache: Cache) -> Check:
     root = cache.root
     elsewhere = "Pushes are slower without it. Name another directory in KONTEXT_CACHE_DIR."
     if root is None:
-        return Check(
-            "cache", State.NOTE, "there is no directory for it: HOME is not set", elsewhere
-        )
-    if not os.path.isdir(root):
+        return Check("cache", State.NOTE, f"there is none: {cache.problem}", elsewhere)
+    if not os.path.lexists(root):
+        if not os.access(_existing_parent(root), os.W_OK | os.X_OK):
+            return Check("cache", State.NOTE, f"{root} cannot be made", elsewhere)
         return Check("cache", State.OK, f"{root} does not exist yet")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         return Check("cache", State.NOTE, f"{root} cannot be written", elsewhere)
@@ -248,6 +239,12 @@ def check_cache(cache: Cache) -> Check:
         hint = f"Make it private: chmod -R go= '{root}'"
         return Check("cache", State.NOTE, f"{exposed} can be read by others", hint)
     return Check("cache", State.OK, f"{root}, {size(total)}, private")
+
+
+def _existing_parent(path: str) -> str:
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _paths(root: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
@@ -12,6 +11,7 @@ from kontext_plugin.crane import Crane, connect
 from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import fetch
+from kontext_plugin.runtime.docker_config import home_directory
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import number, size
 from kontext_plugin.workspace import Workspace, check_mirror, files_of, write_files
@@ -48,7 +48,7 @@ def pull(
     Raises KontextError. Each file is then as it was before, or as the image has it.
     """
     if mirror:
-        check_mirror(directory, os.path.expanduser("~"))
+        check_mirror(directory, home_directory() or "/")
     image = fetch(crane, requests, name)
     tree = image.manifest.tree
     with Workspace(directory) as workspace:

@@ -50,6 +50,8 @@ def push(options: PushOptions, report: Report) -> Pushed | None:
     Raises KontextError. Each tag then shows what it showed before, or the new image.
     """
     cache = open_cache(read_only=options.dry_run)
+    if cache.problem:
+        report.info(f"No cache: {cache.problem}. KONTEXT_CACHE_DIR names another directory.")
     with open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session:
         prepared = prepare(session, options)
         if options.check_parent:

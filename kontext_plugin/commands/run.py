@@ -23,6 +23,7 @@ from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.base_image import has_this_extractor
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_config
+from kontext_plugin.runtime.docker_config import home_directory
 from kontext_plugin.terminal.messages import Report, put_stdout
 from kontext_plugin.terminal.text import printable
 from kontext_plugin.workspace import GIT, check_mirror
@@ -145,7 +146,7 @@ def check_mirror_target(
     """
     if not any(map(_MIRROR.fullmatch, extractor_arguments)):
         return
-    check_mirror(workspace, os.path.expanduser("~"))
+    check_mirror(workspace, home_directory() or "/")
     git = os.path.join(workspace, GIT)
     is_kept = GIT in image.manifest.tree or has_this_extractor(image, platform)
     if os.path.lexists(git) and not is_kept:

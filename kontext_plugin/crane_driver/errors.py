@@ -298,9 +298,10 @@ def explain(
             hint = case.hint.format(**facts) + _docker_hub_hint(name, facts["registry"])
             hint += _other_host_hint(arguments, facts["registry"])
             return case.kind(case.message.format(**facts), hint=hint)
+    subject = f" for {name}" if len(arguments) > 1 else ""
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
     return RegistryError(
-        f"crane {arguments[0]} failed for {name}: {_shorten(redact(last), 500)}",
+        f"crane {arguments[0]} failed{subject}: {_shorten(redact(last), 500)}",
         hint="'docker -D kontext …' shows everything that crane prints.",
     )
 

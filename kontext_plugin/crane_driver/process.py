@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,8 +34,10 @@ from kontext_plugin.crane_driver.errors import (
     repositories_of,
 )
 from kontext_plugin.crane_driver.watchdog import UploadProgress
-from kontext_plugin.errors import KontextError
+from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.runtime.environment import crane_environment
+from kontext_plugin.terminal.messages import show
+from kontext_plugin.terminal.text import line_safe
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,10 +46,12 @@ if TYPE_CHECKING:
 MINIMUM_VERSION = (0, 21, 9)
 """The first crane that can be used: `crane export` of v0.21.8 is broken."""
 
-REQUIRED_VERSION = f"v{'.'.join(map(str, MINIMUM_VERSION))} or later"
+_REQUIRED = f"v{'.'.join(map(str, MINIMUM_VERSION))} or later"
+
+_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
 
 _GET_CRANE = (
-    f"Kontext needs crane {REQUIRED_VERSION} on PATH, or its path in KONTEXT_CRANE. "
+    f"Kontext needs crane {_REQUIRED} on PATH, or its path in KONTEXT_CRANE. "
     "Install it with scripts/install-crane, or from github.com/google/go-containerregistry."
 )
 
@@ -83,6 +88,36 @@ def locate_crane() -> str:
     return program
 
 
+@dataclass(frozen=True)
+class VersionProblem:
+    """Why a crane should not be used."""
+
+    message: str
+    hint: str
+    is_fatal: bool  # it is too old; else its version is unknown
+
+
+def check_version(version: str, program: str) -> VersionProblem | None:
+    """Return what is wrong with the version that `crane version` prints, if anything is."""
+    shown = line_safe(brief(version)) or "nothing"
+    match = _VERSION.fullmatch(version)
+    if not match:
+        return VersionProblem(
+            f"the version of crane is unknown: {program} prints {shown}",
+            f"Kontext needs crane {_REQUIRED}. Run scripts/install-crane to get it.",
+            is_fatal=False,
+        )
+    numbers = tuple(map(int, match.group(1, 2, 3)))
+    # v0.21.9-rc.1 comes before v0.21.9.
+    if numbers < MINIMUM_VERSION or (numbers == MINIMUM_VERSION and match[4]):
+        return VersionProblem(
+            f"crane {shown} is too old: {program}",
+            f"Kontext needs crane {_REQUIRED}. Run scripts/install-crane to get it.",
+            is_fatal=True,
+        )
+    return None
+
+
 def discard(line: str) -> None:
     """Write a debug line nowhere."""
 
@@ -104,7 +139,8 @@ class CraneRunner:
     """A crane binary, and how to run it. Any thread may use it.
 
     As a context manager it ends all cranes that still run when the block ends. `timeout` is in
-    seconds without progress, 0 for none. `debug` takes each command line and each failure.
+    seconds without progress, 0 for none. `debug` takes each command line and each failure. With
+    `needs_version`, a crane that is too old fails at its first verb.
     """
 
     def __init__(
@@ -114,12 +150,15 @@ class CraneRunner:
         insecure: bool = False,
         debug: Callable[[str], None] = discard,
         timeout: float = 0,
+        needs_version: bool = False,
     ) -> None:
         self.program = program
         self.insecure = insecure  # allows plain HTTP and unknown certificates
         self.debug = debug
         self.timeout = timeout
         self._environment = crane_environment(os.environ)
+        self._version_lock = threading.Lock()  # for the one below
+        self._is_version_checked = not needs_version
         self._lock = threading.Lock()  # for the two below
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
@@ -194,6 +233,8 @@ class CraneRunner:
 
         A verb that is given a registry uses the credentials of the `repository`, if there is one.
         """
+        if arguments[0] != "version":
+            self._check_version()
         credentials = crane_credentials(
             self._environment,
             [repository] if repository else repositories_of(arguments),
@@ -218,6 +259,21 @@ class CraneRunner:
                         pipe.close()
                 with self._lock:
                     self._running.discard(process)
+
+    def version(self) -> str:
+        """Return what `crane version` prints. Raises KontextError if crane cannot be run."""
+        return self.run("version")[0].decode("utf-8", "replace").strip()
+
+    def _check_version(self) -> None:
+        with self._version_lock:
+            if self._is_version_checked:
+                return
+            problem = check_version(self.version(), self.program)
+            self._is_version_checked = not (problem and problem.is_fatal)
+        if problem and problem.is_fatal:
+            raise KontextError(problem.message, hint=problem.hint)
+        if problem:
+            show(problem.message, "warning", hint=problem.hint)
 
     def failure(self, running: RunningCrane) -> RegistryError:
         """Return the error of a crane that has failed."""

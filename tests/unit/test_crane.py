@@ -298,12 +298,14 @@ def test_find_crane_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_connect_tells_of_each_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KONTEXT_CRANE", fake_crane(tmp_path, f"echo {DIGEST}"))
+    monkeypatch.setenv(
+        "KONTEXT_CRANE", fake_crane(tmp_path, f"[ $1 = version ] && echo v1.0.0 || echo {DIGEST}")
+    )
     lines: list[str] = []
     with connect(lines.append, insecure=False, timeout=0) as (crane, requests):
         answers = [requests.submit(crane.digest, "r/r:t") for _ in range(10)]
         assert {answer.result() for answer in answers} == {DIGEST}
-    assert lines == ["crane digest r/r:t"] * 10
+    assert lines == ["crane version", *["crane digest r/r:t"] * 10]
 
 
 def test_an_interrupt_abandons_all_requests(

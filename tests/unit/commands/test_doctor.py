@@ -21,6 +21,8 @@ VERSIONS = {
     "earlier": ("echo v0.21.8", State.BROKEN),
     "a release candidate": ("echo v0.21.9-rc.1", State.BROKEN),
     "unknown": ("echo '(devel)'", State.NOTE),
+    "garbage": (r"printf '\033[2J\377%02000d\nx' 7", State.NOTE),
+    "no version": ("true", State.NOTE),
     "failing": ("exit 1", State.BROKEN),
 }
 
@@ -33,6 +35,8 @@ def test_crane(tmp_path: Path, body: str, state: State) -> None:
     check = doctor.check_crane(Crane(CraneRunner(str(program))))
     assert check.state == state
     assert bool(check.hint) == (state != State.OK)
+    assert check.message.isprintable()
+    assert len(check.message) < 400
 
 
 def test_a_missing_crane(tmp_path: Path) -> None:

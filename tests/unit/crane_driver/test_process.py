@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_crane import all_ended, fake_crane, running
+from support.fake_crane import all_ended, fake_crane, last_arguments, running
 
 from kontext_plugin.crane_driver import watchdog
 from kontext_plugin.crane_driver.errors import RegistryError
@@ -334,3 +334,38 @@ def test_without_visible_progress_only_questions_time_out(
                 document(runner)
         else:
             run(runner)
+
+
+# --- The version ---
+
+ANSWERS = '[ "$1" != version ] || {{ {}; exit; }}\necho document'
+
+
+def test_a_crane_that_is_too_old_is_not_used(fake: Maker, tmp_path: Path) -> None:
+    """Every verb says so, as `doctor` does; v0.21.8 would fail in a riddle."""
+    with fake(ANSWERS.format("echo v0.21.8"), needs_version=True) as runner:
+        for _ in range(2):
+            with pytest.raises(KontextError, match=r"^crane v0\.21\.8 is too old: .*fake crane$"):
+                document(runner)
+    assert last_arguments(tmp_path) == ["version"]
+
+
+@pytest.mark.parametrize("printed", ["'(devel)'", "''", r"'\033[2J'"])
+def test_a_crane_of_unknown_version_is_used_with_one_warning(
+    fake: Maker, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake(ANSWERS.format(f"printf {printed}"), needs_version=True) as runner:
+        for _ in range(2):
+            assert runner.document("manifest", "r/r:t") == b"document\n"
+    said = capsys.readouterr().err
+    assert said.count("WARNING: the version of crane is unknown") == 1
+    assert "v0.21.9" in said
+    assert "\x1b" not in said
+
+
+def test_a_crane_without_a_version_is_an_error(fake: Maker) -> None:
+    with (
+        fake(ANSWERS.format("exit 1"), needs_version=True) as runner,
+        pytest.raises(KontextError, match="crane version failed: it gave no reason"),
+    ):
+        document(runner)

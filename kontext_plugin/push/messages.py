@@ -172,7 +172,9 @@ def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -
     """Yield what looks like a mistake. `pushed` are this machine's pushes, the latest first."""
     plan, image = prepared.plan, prepared.found.tag_image
     if not plan.tree.file_count:
-        yield f"{prepared.source.root!r} has no file to push: the image is empty"
+        source = prepared.source
+        where = "" if source.rules.empty else f". Check the rules in {source.ignore_file!r}"
+        yield f"{source.root!r} has no file to push: the image is empty{where}"
     for foreign in prepared.found.foreign:
         yield f"{foreign} shows an image that is not Kontext's: this push replaces it"
     if image is not None and not prepared.is_up_to_date:
@@ -181,8 +183,8 @@ def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -
         if 2 * removed > before:
             yield f"this push removes {removed:,} of the {number(before, 'file')} in {tag}"
         last = next((record for record in pushed if record.reference == str(tag)), None)
-        source = plan.labels.get(SOURCE)  # other clones of a repository are no mistake
-        is_known = source and image.config and image.config.labels.get(SOURCE) == source
+        remote = plan.labels.get(SOURCE)  # other clones of a repository are no mistake
+        is_known = remote and image.config and image.config.labels.get(SOURCE) == remote
         if last and last.directory not in ("", prepared.source.root) and not is_known:
             yield f"the last push to {tag} was of another directory, {last.directory!r}"
 

@@ -19,6 +19,8 @@ Known differences, each an error here or without effect in practice:
 - A pattern whose regular expression does not compile is an error, even if there is no path.
 - Rejected although Go knows them: `\\p`, `\\P`, `\\Q`, octal escapes, `\\x{...}`, and `[:^name:]`.
 - Lines of more than 64 KiB are read. Docker rejects them.
+- A file in UTF-16 with a byte order mark is read as that, and NULs are an error. Docker finds no
+  rule in either.
 - A pattern with many stars takes polynomial time. In Go it is linear.
 - `**` after a byte order mark that does not start the file works. Docker matches nothing.
 - A byte that is not UTF-8 (a lone surrogate in Python) matches only itself. In Go's regular
@@ -27,6 +29,7 @@ Known differences, each an error here or without effect in practice:
 
 from __future__ import annotations
 
+import codecs
 import os
 import posixpath
 import re
@@ -66,12 +69,37 @@ def read_ignore_file(root: str, chosen: str = "") -> tuple[str, IgnoreRules]:
 def _read_rules(path: str) -> IgnoreRules | None:
     """Return the rules of an ignore file, None if there is no such file. Raises KontextError."""
     try:
-        text = read_file(path, IGNORE_FILE_BYTES).decode("utf-8", "surrogateescape")
+        content = read_file(path, IGNORE_FILE_BYTES)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise KontextError(f"cannot use the ignore file {path!r}: {reason_of(error)}") from error
-    return parse_rules(text, path)
+    return parse_rules(_decode(content, path), path)
+
+
+def _decode(content: bytes, path: str) -> str:
+    """Return the text of an ignore file: UTF-16 if it has the byte order mark, else UTF-8.
+
+    PowerShell writes UTF-16. Without a mark, NULs tell it, since no path has any. Raises
+    KontextError.
+    """
+    encoding, errors = "utf-8", "surrogateescape"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding, errors = "utf-16", "strict"
+    try:
+        text = content.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        raise KontextError(
+            f"the ignore file {path!r} is damaged: it is UTF-16 at its start only",
+            hint="Save it as UTF-8.",
+        ) from error
+    if "\0" in text:
+        raise KontextError(
+            f"the ignore file {path!r} has NUL characters, as UTF-16 or UTF-32 has in another "
+            "encoding",
+            hint="Save it as UTF-8. In PowerShell: Set-Content -Encoding utf8",
+        )
+    return text
 
 
 # --- The rules: what they say about a path ---

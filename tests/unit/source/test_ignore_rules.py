@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shutil
@@ -117,6 +118,49 @@ def test_a_chosen_ignore_file_must_exist(tmp_path: Path) -> None:
     (tmp_path / ".kontextignore").write_text("a")
     with pytest.raises(KontextError, match="'gone' does not exist"):
         read_ignore_file(str(tmp_path), "gone")
+
+
+ENCODINGS = {
+    "UTF-8": ("utf-8", b""),
+    "UTF-8 with a mark": ("utf-8", codecs.BOM_UTF8),
+    "UTF-16 LE": ("utf-16-le", codecs.BOM_UTF16_LE),
+    "UTF-16 BE": ("utf-16-be", codecs.BOM_UTF16_BE),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("name", [*IGNORE_FILES, "chosen"])
+@pytest.mark.parametrize(("encoding", "mark"), ENCODINGS.values(), ids=ENCODINGS)
+def test_an_ignore_file_is_read_in_the_encoding_that_it_has(
+    encoding: str, mark: bytes, name: str, end: str, tmp_path: Path
+) -> None:
+    """moby/moby#23221: PowerShell wrote it in UTF-16, and no rule was in force."""
+    text = end.join(["*.log", "größe", "日本", "!kept.log", ""])
+    (tmp_path / name).write_bytes(mark + text.encode(encoding))
+    _, rules = read_ignore_file(str(tmp_path), str(tmp_path / name) if name == "chosen" else "")
+    excluded = [
+        path for path in ("a.log", "kept.log", "größe", "日本", "a") if excludes(rules, path)
+    ]
+    assert excluded == ["a.log", "größe", "日本"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "*.log\n".encode("utf-16-le"),
+        "*.log\n".encode("utf-16-be"),
+        "*.log\n".encode("utf-32"),
+        b"a\n\0\n",
+        codecs.BOM_UTF16_LE + b"a",
+        codecs.BOM_UTF16_LE + b"\x00\xd8",
+    ],
+    ids=["UTF-16 LE", "UTF-16 BE", "UTF-32", "a NUL", "half a character", "half a pair"],
+)
+def test_another_encoding_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".dockerignore").write_bytes(content)
+    with pytest.raises(KontextError, match=r"ignore file .*\.dockerignore") as raised:
+        read_ignore_file(str(tmp_path))
+    assert "Save it as UTF-8" in raised.value.hint
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {

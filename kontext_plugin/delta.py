@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -100,6 +102,47 @@ def changes_from(reverse: ReverseDelta, new: Tree) -> Changes:
         removed=tuple(removed),
         whiteouts=tuple(path for path in removed if _parent_stays(path, new)),
     )
+
+
+@dataclass(frozen=True)
+class Rename:
+    """A file or link that has the same content under another path. A layer has all of it again."""
+
+    old: str
+    new: str
+
+
+def renames(changes: Changes, old: Tree, new: Tree) -> tuple[Rename, ...]:
+    """Return the removed and added paths that are renames, sorted by the new path.
+
+    The kind, and the content or target, are the same. A path is in one pair at most; names in
+    other directories go together first. `old` has at least what was removed.
+    """
+    by_content: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in changes.removed:
+        if content := _content(old, path):
+            by_content[content].append(path)
+    if not by_content:
+        return ()
+    added = [(path, content) for path in changes.added if (content := _content(new, path))]
+    pairs: dict[str, str] = {}
+    for part in (posixpath.basename, lambda path: ""):  # same name, then any name
+        left: dict[tuple[tuple[str, str], str], deque[str]] = defaultdict(deque)
+        taken = set(pairs.values())
+        for content, paths in by_content.items():
+            for path in paths:
+                if path not in taken:
+                    left[content, part(path)].append(path)
+        for path, content in added:
+            if path not in pairs and (found := left.get((content, part(path)))):
+                pairs[path] = found.popleft()
+    return tuple(Rename(pairs[path], path) for path in sorted(pairs))
+
+
+def _content(tree: Tree, path: str) -> tuple[str, str] | None:
+    """Return what makes two paths the same; None for a directory."""
+    entry = tree.entry(path)
+    return None if entry.kind == "directory" else (entry.kind, entry.digest or entry.target)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ TROUBLE = 128
 
 INTERRUPTED = 130
 
+CLOSED_PIPE = 141
+
 
 class KontextError(Exception):
     """A failure that the user can understand and act on.

@@ -28,8 +28,8 @@ from kontext_plugin.cli.flags import (
 )
 from kontext_plugin.cli.options import COMMANDS, VERSION
 from kontext_plugin.cli.signals import catch_interrupts
-from kontext_plugin.errors import FAILED, INTERRUPTED, KontextError, UsageError
-from kontext_plugin.terminal.messages import set_format, show, write_stdout
+from kontext_plugin.errors import CLOSED_PIPE, FAILED, INTERRUPTED, KontextError, UsageError
+from kontext_plugin.terminal.messages import put_stdout, set_format, show, write_stdout
 
 _ROOT = Command(
     name="",
@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         return _show_interrupt(interrupt)
     except BrokenPipeError:  # the reader of stdout has gone, and needs no message
-        return FAILED
+        return CLOSED_PIPE
     except UsageError as error:
         _show_usage_error(error, command)
         return error.exit_code
@@ -134,7 +134,7 @@ def _complete(verb: str, words: Sequence[str]) -> int:
     from kontext_plugin.cli import completion  # 30 ms that only the shell needs
 
     answer = completion.complete(words)
-    print(answer if verb == _COMPLETE else completion.without_descriptions(answer))
+    write_stdout([answer if verb == _COMPLETE else completion.without_descriptions(answer)])
     return 0
 
 
@@ -153,14 +153,14 @@ def _find_command(name: str) -> Command:
 def _run_command(command: Command, arguments: Sequence[str], flags: Globals) -> int:
     """Run a command or print its help; return the exit code. Raises KontextError."""
     if command is _ROOT:
-        print(_overview())
+        write_stdout([_overview()])
         return 0
     if asks_for_help(command, arguments):
-        print(help_text(command), end="")
+        put_stdout([help_text(command)])
         return 0
     if command is VERSION:
         parse(VERSION, arguments)
-        print(f"kontext {__version__}")
+        write_stdout([f"kontext {__version__}"])
         return 0
     _check_current_directory()
     code: int = import_module(f"kontext_plugin.commands.{command.name}").main(arguments, flags)

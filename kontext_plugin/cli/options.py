@@ -156,8 +156,9 @@ DIFF = Command(
     summary="Show what a push would upload, or how two images differ",
     usage="[OPTIONS] -t REF [DIR] | REF REF",
     description=(
-        "Show what a push of DIR would add (A), change (C) and remove (D), and how many\n"
-        "bytes it would upload. Give the same options as for the push. Changes nothing.\n"
+        "Show what a push of DIR would add (A), change (C), remove (D) and rename (R),\n"
+        "and how many bytes it would upload. Give the same options as for the push.\n"
+        "Changes nothing.\n"
         "DIR defaults to the current directory. With two images and without --tag, show\n"
         "how the second one differs from the first one."
     ),
@@ -183,6 +184,7 @@ DIFF = Command(
         _PLATFORM,
         _REUSE,
         _SINGLE_LAYER,
+        Option("stat", "Show how the size of each file changes, as git diff --stat does"),
         _TIMEOUT,
     ),
     arguments=(_DIRECTORY, Argument("REF", "reference", optional=True)),

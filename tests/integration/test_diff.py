@@ -61,8 +61,34 @@ def test_diff_says_what_the_next_push_uploads(
         "added": ["new", "new/file"],
         "changed": [HOSTILE_NAME, "README", "run.sh", "src/link.c"],
         "removed": ["old", "old/file"],
+        "renamed": [],
         "upload": upload,
     }
+
+
+def test_a_rename_uploads_the_whole_file_again(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
+    tag = registry.repository()
+    (source / "large").write_bytes(os.urandom(5000))
+    docker.push(tag, source)
+    (source / "large").rename(source / "src" / "bigger")
+    said = docker("kontext", "diff", "-t", tag, str(source))
+    assert said.stdout == "R large => src/bigger\n"
+    assert "1 added, 1 removed" in said.stderr
+    document = docker("kontext", "diff", "-t", tag, "--format=json", str(source)).json
+    assert (document["added"], document["removed"]) == (["src/bigger"], ["large"])
+    assert document["renamed"] == [{"from": "large", "to": "src/bigger"}]
+    assert document["upload"] > 5000
+    said = docker("kontext", "diff", "--stat", "-t", tag, str(source))
+    assert said.stdout == " large => src/bigger | 0B\n 1 file changed\n"
+    assert f"upload {size(document['upload'])}: 1 added, 1 removed" in said.stderr
+    docker.push(tag, source)
+    said = docker("kontext", "diff", "--stat", f"{tag}~1", tag)
+    assert said.stdout == " large => src/bigger | 0B\n 1 file changed\n"
+    (document,) = [docker("kontext", "diff", f"{tag}~1", tag, "--format=json").json]
+    assert document["renamed"] == [{"from": "large", "to": "src/bigger"}]
+    assert docker("kontext", "diff", "--stat", "--format=json", f"{tag}~1", tag).code == 125
 
 
 def test_without_an_image_under_the_tag_all_is_new(
@@ -108,7 +134,9 @@ def test_a_tag_that_the_registry_refuses_to_show_is_an_error(
     for options, code in (((), 1), (("--exit-code",), 128)):
         said = docker("kontext", "diff", *options, "-t", tag, str(source))
         assert (said.code, said.stdout) == (code, "")
-        assert f"ERROR: {registry.host} refuses to show {tag}\n" in said.stderr
+        assert (
+            f"ERROR: {registry.host} refused access to {tag.removesuffix(':v1')}: " in said.stderr
+        )
         assert f"'docker login {registry.host}'" in said.stderr
     said = docker.push(tag, source, "--dry-run")
     assert said.code == 0

@@ -105,4 +105,12 @@ def test_ls_ends_quietly_if_its_reader_does(
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    process.wait()
+    assert process.wait() == 141  # what a shell has for SIGPIPE, as after git and ls
+    pipeline = f"set -o pipefail; docker kontext ls {tag} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", pipeline],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (141, f"{0:050}\n", "")

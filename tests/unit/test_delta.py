@@ -47,6 +47,7 @@ from kontext_plugin.delta import (
     diff,
     differences,
     layer_bytes,
+    renames,
     replaced_directories,
     reverse_delta,
     tree_bytes,
@@ -469,7 +470,7 @@ from kontext_plugin.source.scan import Filters, scan
 from kontext_plugin.terminal.steps import Steps
 os.umask(int(sys.argv[2], 8))
 scanned = scan(sys.argv[1], Filters(), {}, Workers(), Steps()).tree
-changes = delta.diff(Tree(), scanned)
+changes = diff(Tree(), scanned)
 content = delta.LayerContent({"var/lib/kontext/manifest.json": b"{}"}, changes.written)
 print(delta.write_layer(io.BytesIO(), sys.argv[1], scanned, content).layer.digest)
 """
@@ -628,3 +629,47 @@ def test_a_file_over_8_gib_has_its_size_in_the_layer(tmp_path: Path) -> None:
     listed = subprocess.run(["tar", "tvz"], input=head.getvalue(), capture_output=True)
     line = next(line for line in listed.stdout.decode().splitlines() if "sparse" in line)
     assert line.split()[2] == str(size)
+
+
+# Renames
+
+RENAMED: dict[str, tuple[Tree, Tree, list[tuple[str, str]]]] = {
+    "a file": ({"a": File(b"1")}, {"b": File(b"1")}, [("a", "b")]),
+    "another mode": ({"a": File(b"1")}, {"b": File(b"1", executable=True)}, [("a", "b")]),
+    "another content": ({"a": File(b"1")}, {"b": File(b"2")}, []),
+    "a link": ({"a": Link("x")}, {"b": Link("x")}, [("a", "b")]),
+    "another kind": ({"a": File(b"x")}, {"b": Link("x")}, []),
+    "a copy": ({"a": File(b"1")}, {"a": File(b"1"), "b": File(b"1")}, []),
+    "a directory": ({"a": Directory()}, {"b": Directory()}, []),
+    "the same name goes first": (
+        {"d": Directory(), "d/a": File(b""), "d/b": File(b"")},
+        {"e": Directory(), "e/b": File(b""), "e/c": File(b"")},
+        [("d/b", "e/b"), ("d/a", "e/c")],
+    ),
+    "one of two": ({"a": File(b""), "b": File(b"")}, {"c": File(b"")}, [("a", "c")]),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "pairs"), RENAMED.values(), ids=RENAMED)
+def test_renames(old: Tree, new: Tree, pairs: list[tuple[str, str]]) -> None:
+    trees = described(old), described(new)
+    renamed = renames(diff(*trees), *trees)
+    assert [(one.old, one.new) for one in renamed] == pairs
+
+
+@given(trees(), trees())
+def test_a_rename_is_of_a_removed_and_an_added_path_with_the_same_content(
+    old: Tree, new: Tree
+) -> None:
+    trees = described(old), described(new)
+    changes = diff(*trees)
+    renamed = renames(changes, *trees)
+    assert len({one.old for one in renamed}) == len({one.new for one in renamed}) == len(renamed)
+    for one in renamed:
+        assert one.old in changes.removed and one.new in changes.added
+        before, after = old[one.old], new[one.new]
+        assert type(before) is type(after)
+        if isinstance(before, File):
+            assert isinstance(after, File) and before.content == after.content
+        else:
+            assert before == after

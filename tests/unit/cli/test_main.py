@@ -20,7 +20,7 @@ from kontext_plugin.cli import main
 from kontext_plugin.cli.flags import Globals
 from kontext_plugin.cli.options import COMMANDS
 from kontext_plugin.commands import install, pull, purge, push, verify
-from kontext_plugin.errors import KontextError
+from kontext_plugin.errors import CLOSED_PIPE, KontextError
 from kontext_plugin.image.reference import parse_reference
 
 IMAGE = "r/r@sha256:" + "a" * 64
@@ -526,7 +526,7 @@ def test_a_reader_of_stdout_that_has_gone_is_no_bug() -> None:
         timeout=30,
     )
     os.close(writing)
-    assert (process.returncode, process.stderr) == (1, "")
+    assert (process.returncode, process.stderr) == (CLOSED_PIPE, "")
 
 
 def test_a_name_that_the_encoding_lacks_is_escaped() -> None:

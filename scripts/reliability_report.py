@@ -111,8 +111,8 @@ def _head(records: Sequence[Record], programs: Mapping[str, str]) -> str:
         loopback. What it does is random, but each trial can be repeated by its seed. This page
         counts what was tried, and what failed."""
     made = f"""Kontext at {", ".join(commits)}, on {programs.get("processors", "?")} processors,
-        Linux {programs.get("kernel", "?")}. [The versions](#programs) are those that the programs
-        print."""
+        Linux {programs.get("kernel", "?")}, last on {programs.get("date", "?")}.
+        [The versions](#programs) are those that the programs print."""
     repeat = """`scripts/reliability --for 8h --state FILE --write docs/reliability.md` goes on for
         a night and adds to FILE. A failure prints the command that repeats it, and keeps the pushed
         tree and the shown one."""

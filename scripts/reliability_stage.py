@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import shutil
@@ -154,8 +155,9 @@ def version(program: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all programs that are there."""
+    """Return the versions of all programs that are there, and the machine's processors and date."""
     found = {name: version(name) for name in (*_VERSIONS, "gitea")}
     return {name: text for name, text in found.items() if text} | {
-        "processors": str(len(os.sched_getaffinity(0)))
+        "processors": str(len(os.sched_getaffinity(0))),
+        "date": datetime.date.today().isoformat(),
     }

@@ -45,10 +45,11 @@ def report_scan(scan: Scan, report: Report) -> None:
         report.warning(f"skipped {special.path!r}: it is a {special.kind}")
     if scan.unreadable:
         first, *others = scan.unreadable
-        more = f" and {number(len(others), 'more ignored path')}" if others else ""
+        directories = f"{first!r}, an ignored directory"
+        if others:
+            directories = f"{first!r} and {len(others)} more ignored directories"
         report.warning(
-            f"cannot look into {first!r}{more}: if a rule with '!' keeps something there, "
-            "the image lacks it"
+            f"skipped {directories} that cannot be read: rules with '!' have no effect there"
         )
     report.info(scanned(scan))
 

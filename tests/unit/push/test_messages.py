@@ -87,6 +87,24 @@ def test_each_file_that_no_image_can_hold_has_a_warning(capsys: pytest.CaptureFi
     )
 
 
+UNREADABLE = {
+    ("a\n",): "'a\\n', an ignored directory",
+    ("a", "b", "c"): "'a' and 2 more ignored directories",
+}
+
+
+@pytest.mark.parametrize("paths", UNREADABLE)
+def test_ignored_directories_that_cannot_be_searched_are_one_warning(
+    paths: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    report_scan(replace(SCAN, unreadable=paths), Report())
+    warning, _ = capfd.readouterr().err.splitlines()
+    assert warning == (
+        f"WARNING: skipped {UNREADABLE[paths]} that cannot be read: "
+        "rules with '!' have no effect there"
+    )
+
+
 # The parent
 
 BALLAST: Tree = {"ballast": File(b"b" * 100_000)}

@@ -50,6 +50,7 @@ from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.steps import Progress, Step, Steps
 
 TAG = parse_reference("host.io/r1:t")
 SECOND, OTHER = parse_reference("host.io/r1:u"), parse_reference("host.io/r2:t")
@@ -243,6 +244,37 @@ def test_layers_that_are_written_nowhere_make_the_same_image(
     assert measured.root == written.root
     assert measured.sources(plan) == written.sources(plan)
     assert {staged.path for staged in measured.all} == {os.devnull}
+
+
+@pytest.mark.parametrize("scan_secrets", [True, False])
+@pytest.mark.parametrize("chunk", [5000, 10**9], ids=["by workers", "in one process"])
+def test_the_bytes_of_files_are_counted_while_layers_are_written(
+    session: PushSession,
+    root: str,
+    chunk: int,
+    scan_secrets: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partition_module, "CHUNK_BYTES", chunk)
+    ended: list[Step] = []
+    session = replace(session, report=Report(steps=Steps(ended.append)))
+    large = b"large" * 200_000
+    tree = TREE | {"large": File(large)}
+    plant(Path(root), tree)
+    plan = plan_on(NOTHING, tree=tree)
+    sizes: list[int] = []
+    advance = Step.advance
+
+    def note(step: Step, files: int, size: int) -> None:
+        sizes.append(size)
+        advance(step, files, size)
+
+    monkeypatch.setattr(Step, "advance", note)
+    stage(session, root, plan, "", scan_secrets=scan_secrets)
+    total = described(tree).size
+    assert ended[-1].progress == Progress(bytes=total, total_bytes=total)
+    if chunk > total:
+        assert max(sizes) < len(large), "within a file"
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,6 +48,18 @@ def prints(text: str) -> str:
     return text
 
 
+def counts(total: int, advance: Callable[[int], object]) -> int:
+    for _ in range(total):
+        advance(1)
+        time.sleep(0.003)
+    return total
+
+
+def counts_and_fails(total: int, advance: Callable[[int], object]) -> NoReturn:
+    advance(total)
+    raise ValueError
+
+
 def dies(_: object) -> NoReturn:
     os._exit(0)
 
@@ -66,6 +78,26 @@ def test_as_many_processes_as_asked_for(two: Workers) -> None:
     found = {*two.map(process_of, range(20))}
     assert len(found) == 2
     assert os.getpid() not in found
+
+
+@pytest.mark.parametrize("items", [[100], [100, 50, 100]], ids=["in this process", "by workers"])
+def test_counts_come_while_the_function_runs(two: Workers, items: list[int]) -> None:
+    found: list[int] = []
+    results = []
+    for result in two.map(counts, items, found.append):
+        results.append(result)
+        assert sum(found) >= sum(results)
+    assert results == items
+    assert sum(found) == sum(items)
+    assert len(found) > len(items), "not only at the end of each"
+
+
+def test_counts_come_also_from_a_function_that_fails(two: Workers) -> None:
+    found: list[int] = []
+    with pytest.raises(ValueError):
+        list(two.map(counts_and_fails, [5, 5], found.append))
+    assert list(two.map(counts, [1, 1], lambda count: None)) == [1, 1], "the workers go on"
+    assert sum(found) in (5, 10)
 
 
 def test_large_items_and_results(two: Workers) -> None:

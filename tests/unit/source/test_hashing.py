@@ -33,7 +33,7 @@ from kontext_plugin.source.hashing import (
     unpack,
 )
 from kontext_plugin.source.scan import Filters, Scan
-from kontext_plugin.terminal.steps import Steps
+from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 MIB = 1024 * 1024
 DIR, X = Directory(), File(b"x")
@@ -374,6 +374,60 @@ def test_a_file_that_changes_whenever_a_worker_reads_it_is_an_error(
         done.set()
         writer.join()
     assert raised.value.hint
+
+
+# --- Progress ---
+
+
+class Counted:
+    """A root's scan, with the bytes of each count of its step `hash`."""
+
+    def __init__(self, root: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.steps: list[Step] = []
+        advance = Step.advance
+
+        def note(step: Step, files: int, size: int) -> None:
+            self.sizes.append(size)
+            advance(step, files, size)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Step, "advance", note)
+            scans.scan(str(root), Filters(), {}, workers, Steps(self.steps.append))
+
+    @property
+    def last(self) -> Progress:
+        return next(step.progress for step in self.steps[::-1] if step.name is StepName.HASH)
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["in one process", "by workers"])
+def test_bytes_are_counted_within_a_file(
+    count: int, root: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(count):
+        (root / f"huge{number}").touch()
+        os.truncate(root / f"huge{number}", 256 * MIB)
+    counted = Counted(root, workers, monkeypatch)
+    total = count * 256 * MIB
+    assert counted.last == Progress(count, total, count, total)
+    assert len([size for size in counted.sizes if size]) > 2 * count
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * MIB], ids=str)
+def test_the_count_ends_at_the_total_if_files_change(
+    size: int, root: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(root, {"a": File(bytes(2 * MIB)), "b": X})
+    walk = scans._walk
+
+    def walk_and_change(*arguments: Any) -> Any:
+        found = walk(*arguments)
+        os.truncate(root / "a", size)
+        return found
+
+    monkeypatch.setattr(scans, "_walk", walk_and_change)
+    last = Counted(root, workers, monkeypatch).last
+    assert last == Progress(2, 2 * MIB + 1, 2, 2 * MIB + 1)
 
 
 # --- What moves between the listing and the reading ---

@@ -401,6 +401,35 @@ def test_a_path_without_permission_is_named(path: str) -> None:
     assert f"{path!r}: cannot be read: Permission denied" in printed
 
 
+LOOK_PAST = """
+rules = ignore_rules.parse_rules(sys.argv[2], "rules")
+filters = scan.Filters(rules)
+found = scan.scan(sys.argv[1], filters, {}, workers.Workers(), steps.Steps())
+print(sorted(found.tree.paths()), found.unreadable)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rules", "unreadable"),
+    [
+        ("d/closed\nd/secret", ()),
+        ("**/closed\n**/secret\n!**/keep", ("d/closed",)),
+        ("**\n!d/f\n!d/closed/keep", ("d/closed",)),
+    ],
+)
+def test_what_is_ignored_needs_no_permission(rules: str, unreadable: tuple[str, ...]) -> None:
+    """docker/cli#3043: a build failed for a directory that its ignore file excluded."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        plant(root, {"d": DIR, "d/closed": DIR, "d/f": X, "d/secret": X})
+        (root / "d/closed").chmod(0o000)
+        (root / "d/secret").chmod(0o000)
+        root.chmod(0o755)
+        printed = unprivileged.run(LOOK_PAST, directory, rules)
+        (root / "d/closed").chmod(0o755)
+    assert printed == f"{['d', 'd/f']} {unreadable}\n"
+
+
 def test_a_root_that_is_gone_is_an_error(scan: Scanner, root: Path) -> None:
     root.rmdir()
     with pytest.raises(KontextError, match="root': cannot be read"):

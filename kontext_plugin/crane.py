@@ -194,13 +194,17 @@ class Crane:
         """Return crane's own version. Raises KontextError if crane cannot be run."""
         return self.runner.version()
 
-    def credentials(self, name: str) -> Credentials | None:
+    def credentials(self, name: str, *, limit: float | None = None) -> Credentials | None:
         """Return the login that crane uses for `HOST/PATH`, or for a `HOST`, if there is one.
 
+        With a `limit`, in seconds, a helper has only that time, even if it asks a person.
         Raises RegistryError.
         """
         registry = name.partition("/")[0]
-        with self.runner.start("auth", "get", registry, repository=name) as running:
+        asking = self.runner.start(
+            *("auth", "get", registry), repository=name, timeout=limit, is_check=limit is not None
+        )
+        with asking as running:
             output = running.stdout.read()
             if running.process.wait():
                 if output.startswith(b"credentials not found"):

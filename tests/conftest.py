@@ -56,7 +56,10 @@ def _private_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("KONTEXT_CACHE_DIR", str(home / "cache"))
     monkeypatch.setenv("DOCKER_CONFIG", str(home / "docker"))
-    for name in ("XDG_CACHE_HOME", "KONTEXT_CRANE", "KONTEXT_PROGRESS", "KONTEXT_PYTHON"):
+    for name in (
+        *("XDG_CACHE_HOME", "KONTEXT_CRANE", "KONTEXT_PROGRESS", "KONTEXT_PYTHON"),
+        *("DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE"),
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

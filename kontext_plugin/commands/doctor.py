@@ -62,6 +62,10 @@ _DOCKER_TIMEOUT = 20
 """Seconds for docker to answer."""
 
 
+_HELPER_TIMEOUT = 20
+"""Seconds for a credential helper to answer."""
+
+
 @dataclass(frozen=True)
 class Check:
     """The result of one check."""
@@ -272,7 +276,7 @@ def check_credentials(crane: Crane, name: str) -> Check:
         if source is None:
             message = f"docker and podman have no credentials for {registry}"
             return Check("credentials", State.NOTE, message, hint)
-        if crane.credentials(name) is None:
+        if crane.credentials(name, limit=_HELPER_TIMEOUT) is None:
             message = f"{source} has no credentials for {registry}"
             return Check("credentials", State.NOTE, message, hint)
     except KontextError as error:

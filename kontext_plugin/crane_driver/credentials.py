@@ -158,10 +158,12 @@ def _file_document(path: str, name: str, *, is_dockers: bool = False) -> Credent
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        kind = "docker's configuration" if is_dockers else "the file of credentials"
+        if isinstance(error, PermissionError) and name.startswith("podman's "):
+            return None  # a file of root's is nothing that this user has logged in with
+        kind = "docker's configuration " if is_dockers else ""
         reason = _without_content(error) if isinstance(error, ValueError) else reason_of(error)
         raise KontextError(
-            f"{kind} {name} cannot be read: {reason}",
+            f"{kind}{name} cannot be read: {reason}",
             hint="It must be valid JSON. Correct the file, or move it away.",
         ) from None
 
@@ -256,6 +258,12 @@ def credential_source(name: str) -> CredentialSource | None:
     return choose_source(load_sources(os.environ), name)
 
 
+def helpers_of(sources: Mapping[str, CredentialSource]) -> tuple[str, ...]:
+    """Return the programs that are asked for credentials, without duplicates."""
+    programs = (HELPER_PREFIX + source.helper for source in sources.values() if source.helper)
+    return tuple(dict.fromkeys(programs))
+
+
 def full_name(image: str) -> str:
     """Return the `HOST/PATH` of an image's repository."""
     repository, registry = repository_of(image), registry_of(image)
@@ -286,8 +294,10 @@ def known_registries() -> list[str]:
 @contextlib.contextmanager
 def crane_credentials(
     environment: Mapping[str, str], names: Iterable[str], *, by_registry: bool = False
-) -> Iterator[dict[str, str]]:
+) -> Iterator[tuple[dict[str, str], Mapping[str, CredentialSource]]]:
     """Yield the environment for a crane that works with these `HOST/PATH` or `HOST`.
+
+    Also yields the source of each name that has one.
 
     What crane finds in docker's config.json is left to it. Other logins go into the variable that
     crane looks into first, under the repository's whole name: no secret is written to a file. Only
@@ -299,24 +309,24 @@ def crane_credentials(
     passed = {**environment, PODMAN_VARIABLE: os.devnull}  # without it crane takes nothing at all
     passed.pop(VARIABLE, None)
     documents = load_sources(os.environ) if names else ()
+    by_name = {name: source for name in names if (source := choose_source(documents, name))}
+    if all(source.is_found_by_crane for source in by_name.values()):
+        yield passed, by_name
+        return
     sources = {
         _crane_key(name.partition("/")[0] if by_registry else name): source
-        for name in names
-        if (source := choose_source(documents, name))
+        for name, source in by_name.items()
     }
-    if all(source.is_found_by_crane for source in sources.values()):
-        yield passed
-        return
     logins = {key: source.login for key, source in sources.items() if source.login.is_plain}
     auths = {key: {"auth": login.auth} for key, login in logins.items()}
     passed[VARIABLE] = json.dumps({"auths": auths})
     others = {key: source for key, source in sources.items() if key not in logins}
     if not others:
-        yield passed
+        yield passed, by_name
         return
     with tempfile.TemporaryDirectory(prefix="kontext-docker-config-") as directory:
         _write_config(os.path.join(directory, "config.json"), others)
-        yield passed | {"DOCKER_CONFIG": directory}
+        yield passed | {"DOCKER_CONFIG": directory}, by_name
 
 
 def _write_config(path: str, sources: Mapping[str, CredentialSource]) -> None:

@@ -306,8 +306,20 @@ def explain(
     )
 
 
-def no_answer(arguments: Sequence[str], seconds: float) -> RegistryError:
-    """Return the error for a registry that is silent; `arguments` as in explain()."""
+def no_answer(
+    arguments: Sequence[str], seconds: float, helpers: Sequence[str] = ()
+) -> RegistryError:
+    """Return the error for a registry that is silent; `arguments` as in explain().
+
+    If there are `helpers`, crane has waited for these credential helpers, and not for the registry.
+    """
+    if helpers:
+        return RegistryError(
+            f"{' and '.join(helpers)} has not answered for {seconds:g} s",
+            hint="It may wait for a password, or for its own server. "
+            f"Try 'echo {_registry(arguments)} | {helpers[0]} get', or allow more time with "
+            "--timeout.",
+        )
     registry = _registry(arguments)
     return RegistryError(
         f"{registry} has not answered for {seconds:g} s",

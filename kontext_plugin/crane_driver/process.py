@@ -24,7 +24,7 @@ from kontext_plugin.crane_driver import watchdog
 from kontext_plugin.crane_driver.credentials import (
     CredentialSource,
     crane_credentials,
-    credential_source,
+    helpers_of,
 )
 from kontext_plugin.crane_driver.errors import (
     RegistryError,
@@ -33,7 +33,7 @@ from kontext_plugin.crane_driver.errors import (
     no_answer,
     repositories_of,
 )
-from kontext_plugin.crane_driver.watchdog import UploadProgress
+from kontext_plugin.crane_driver.watchdog import Stall, UploadProgress
 from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.runtime.environment import crane_environment
 from kontext_plugin.terminal.messages import show
@@ -70,6 +70,10 @@ _CHUNK = 65536  # bytes
 
 _GRACE = 0.5
 """Seconds in which an interrupted process may end before it is killed."""
+
+
+_HELPER_PATIENCE = 2.0
+"""Seconds that a credential helper may take before a message says that crane waits for it."""
 
 
 def locate_crane() -> str:
@@ -131,8 +135,9 @@ class RunningCrane:
     stdout: IO[bytes]
     messages: bytearray  # what has come on stderr so far, at most _MAX_MESSAGES
     reader: threading.Thread  # of stderr; it ends with that
-    stalled: threading.Event  # set if the watchdog has ended crane
     timeout: float  # seconds
+    stalled: Stall  # set if the watchdog has ended crane
+    sources: Mapping[str, CredentialSource]  # of its credentials, by `HOST/PATH` or `HOST`
 
 
 class CraneRunner:
@@ -157,6 +162,7 @@ class CraneRunner:
         self.debug = debug
         self.timeout = timeout
         self._environment = crane_environment(os.environ)
+        self._has_told = False  # that it waits for a helper
         self._version_lock = threading.Lock()  # for the one below
         self._is_version_checked = not needs_version
         self._lock = threading.Lock()  # for the two below
@@ -227,11 +233,16 @@ class CraneRunner:
 
     @contextlib.contextmanager
     def start(
-        self, *arguments: str, timeout: float | None = None, repository: str = ""
+        self,
+        *arguments: str,
+        timeout: float | None = None,
+        repository: str = "",
+        is_check: bool = False,
     ) -> Iterator[RunningCrane]:
         """Start crane, and yield it. It has ended after the block. Raises KontextError.
 
         A verb that is given a registry uses the credentials of the `repository`, if there is one.
+        With `is_check` the timeout holds for a credential helper even if a person could answer it.
         """
         if arguments[0] != "version":
             self._check_version()
@@ -240,16 +251,29 @@ class CraneRunner:
             [repository] if repository else repositories_of(arguments),
             by_registry=bool(repository),
         )
-        with credentials as environment, tether() as tied:
+        with credentials as (environment, sources), tether() as tied:
             process = self._launch(arguments, environment, tied)
             try:
                 assert process.stdout is not None
                 assert process.stderr is not None
                 limit = self._limit(process.pid, arguments, timeout)
-                with watchdog.watch(process, limit, lambda: terminate_group(process)) as stalled:
+                watching = watchdog.watch(
+                    process,
+                    limit,
+                    lambda: terminate_group(process),
+                    allows_child=watchdog.has_person() and not is_check,
+                )
+                with watching as stalled, self._telling(process, sources):
                     reader, messages = drain(process.stderr, _MAX_MESSAGES)
                     yield RunningCrane(
-                        arguments, process, process.stdout, messages, reader, stalled, limit
+                        arguments,
+                        process,
+                        process.stdout,
+                        messages,
+                        reader,
+                        limit,
+                        stalled,
+                        sources,
                     )
             finally:
                 terminate_group(process)
@@ -281,16 +305,43 @@ class CraneRunner:
         messages = running.messages.decode("utf-8", "replace")
         self.debug(f"crane ended with {running.process.returncode}:\n{messages.rstrip()}")
         if running.stalled.is_set():
-            return no_answer(running.arguments, running.timeout)
-        return explain(messages, running.arguments, _source_of)
+            helpers = helpers_of(running.sources) if running.stalled.in_child else ()
+            return no_answer(running.arguments, running.timeout, helpers)
+        return explain(messages, running.arguments, running.sources.get)
+
+    @contextlib.contextmanager
+    def _telling(
+        self, process: subprocess.Popen[bytes], sources: Mapping[str, CredentialSource]
+    ) -> Iterator[None]:
+        """Tell once if a credential helper takes its time in the block: it may ask something."""
+        helpers = helpers_of(sources)
+        if not helpers:
+            yield
+            return
+
+        def tell() -> None:
+            with contextlib.suppress(OSError):
+                if watchdog.has_child(process.pid) and not self._has_told:
+                    self._has_told = True
+                    show(f"Waiting for {' and '.join(helpers)}")
+
+        timer = threading.Timer(_HELPER_PATIENCE, tell)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _check(self, running: RunningCrane) -> None:
         if running.process.wait():
             raise self.failure(running)
 
     def _limit(self, pid: int, arguments: Sequence[str], timeout: float | None) -> float:
+        if timeout is not None:
+            return timeout
         if watchdog.is_visible(pid) or arguments[0] in _QUESTIONS:
-            return self.timeout if timeout is None else timeout
+            return self.timeout
         return 0
 
     def _launch(
@@ -328,13 +379,6 @@ class CraneRunner:
         except (CommandNotFound, OSError) as error:
             raise KontextError(f"{self.program} cannot be run: {error}", hint=_GET_CRANE) from error
         return process
-
-
-def _source_of(name: str) -> CredentialSource | None:
-    try:
-        return credential_source(name)
-    except KontextError:  # a file has become unreadable since crane was started
-        return None
 
 
 # --- End a process and its children ---

@@ -94,7 +94,8 @@ class Snapshot:
 
     transferred: int = 0  # bytes read and written since its start
     queues: frozenset[tuple[str, str]] = frozenset()  # as in socket_queues()
-    waits_for_us: bool = False  # for Kontext to read, or for a person who types a password
+    waits_for_us: bool = False  # for Kontext to read
+    waits_for_child: bool = False  # a credential helper, which may ask a person for a password
 
     def shows_progress(self, before: Snapshot, seconds: float) -> bool:
         """Return whether there was progress in the `seconds` since `before`."""
@@ -103,16 +104,32 @@ class Snapshot:
         return moved or self.waits_for_us
 
 
+class Stall(threading.Event):
+    """Is set when a process was ended for lack of progress."""
+
+    in_child = False  # whether it then waited for a child
+
+
+def has_person() -> bool:
+    """Return whether there is a terminal, where a person may answer what a helper asks."""
+    return any(map(os.isatty, (0, 1, 2)))
+
+
 @contextlib.contextmanager
 def watch(
-    process: subprocess.Popen[bytes], limit: float, end: Callable[[], None]
-) -> Iterator[threading.Event]:
+    process: subprocess.Popen[bytes],
+    limit: float,
+    end: Callable[[], None],
+    *,
+    allows_child: bool = True,
+) -> Iterator[Stall]:
     """Call `end` after `limit` seconds without progress, never if it is 0. Yield an event.
 
     The event is set before `end` is called. Time is counted in snapshots: time in which this
-    machine sleeps, or Kontext is stopped, does not count.
+    machine sleeps, or Kontext is stopped, does not count. If the process `allows_child`, the time
+    in which it waits for a child does not count either.
     """
-    left, stalled = threading.Event(), threading.Event()
+    left, stalled = threading.Event(), Stall()
 
     def check() -> None:
         interval, quiet = limit / _CHECKS, 0
@@ -121,10 +138,15 @@ def watch(
             if left.wait(interval):
                 return
             now = take_snapshot(process)
-            if before is None or now.shows_progress(before, (quiet + 1) * interval):
+            if (
+                before is None
+                or now.shows_progress(before, (quiet + 1) * interval)
+                or (now.waits_for_child and allows_child)
+            ):
                 before, quiet = now, 0
             else:
                 quiet += 1
+        stalled.in_child = now.waits_for_child
         stalled.set()
         end()
 
@@ -146,8 +168,8 @@ def take_snapshot(process: subprocess.Popen[bytes]) -> Snapshot:
         return Snapshot(
             sum(io_counts(pid)),
             frozenset(socket_queues(pid).items()),
-            # A child is a credential helper. docker sets no time limit for those either.
-            _has_unread_output(process) or has_child(pid),
+            _has_unread_output(process),
+            has_child(pid),
         )
     except OSError:
         return Snapshot()

@@ -247,6 +247,17 @@ def test_no_control_character_of_an_answer_reaches_the_terminal(
     assert "\x07" not in pushed.stderr
 
 
+def test_a_helper_that_never_answers_is_named(
+    docker: Docker, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    """docker-credential-helpers#185."""
+    install_helper(docker, tmp_path / "bin", "exec sleep 300")
+    docker.configure({"credsStore": "test"})
+    pushed = docker.push(registry.repository(), source, "--timeout", "4s")
+    assert "Waiting for docker-credential-test\n" in pushed.stderr
+    assert_one_message(pushed, "docker-credential-test has not answered for 4 s", "--timeout")
+
+
 def test_an_interrupted_push_ends_a_helper_that_hangs(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:

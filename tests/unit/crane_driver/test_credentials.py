@@ -265,6 +265,25 @@ with tempfile.TemporaryDirectory() as directory:
     assert said == "None\n"
 
 
+def test_a_file_of_root_counts_as_absent() -> None:
+    """As /run/containers after `sudo podman login`. The variable means what it says."""
+    said = unprivileged.run("""
+for name in ("HOME", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "REGISTRY_AUTH_FILE"):
+    os.environ.pop(name, None)
+import tempfile
+with tempfile.TemporaryDirectory() as directory:
+    os.environ["XDG_RUNTIME_DIR"] = directory
+    os.mkdir(f"{directory}/containers", 0)
+    print(credentials.credential_source("r.io/a"))
+    os.environ["REGISTRY_AUTH_FILE"] = f"{directory}/containers/auth.json"
+    try:
+        credentials.credential_source("r.io/a")
+    except KontextError as error:
+        print(error.message.partition("auth.json")[2])
+""")
+    assert said == "None\n (REGISTRY_AUTH_FILE) cannot be read: Permission denied\n"
+
+
 # --- What crane gets ---
 
 
@@ -288,7 +307,7 @@ def crane() -> str:
 
 def passed(crane: str, *names: str, registry: str = "") -> str:
     """Return the user that crane finds with the environment for these names."""
-    with crane_credentials(dict(os.environ), names) as environment:
+    with crane_credentials(dict(os.environ), names) as (environment, _):
         return asked(crane, environment, registry or names[0])
 
 
@@ -327,7 +346,7 @@ def test_what_docker_has_is_left_to_crane(machine: Machine, crane: str) -> None:
     machine.write(machine.docker, auths={"r.io": login("me")}, credHelpers={"h.io": "test"})
     machine.write(machine.session, auths={"r.io": login("podman")})
     helper(machine, "test", "helped")
-    with crane_credentials(dict(os.environ), ["r.io/a", "h.io/b"]) as environment:
+    with crane_credentials(dict(os.environ), ["r.io/a", "h.io/b"]) as (environment, _):
         assert "DOCKER_AUTH_CONFIG" not in environment
         assert "DOCKER_CONFIG" not in environment
         assert asked(crane, environment, "r.io") == "me:password"
@@ -341,7 +360,7 @@ def test_two_registries_have_their_own(machine: Machine, crane: str) -> None:
     helper(machine, "test", "helped")
     helper(machine, "podman", "by podman")
     hosts = ("r.io", "h.io", "p.io", "ph.io")
-    with crane_credentials(dict(os.environ), hosts) as environment:
+    with crane_credentials(dict(os.environ), hosts) as (environment, _):
         found = {host: asked(crane, environment, host) for host in hosts}
     assert found == {
         "r.io": "docker:password",
@@ -355,7 +374,7 @@ def test_no_secret_is_written(machine: Machine, monkeypatch: pytest.MonkeyPatch)
     machine.write(machine.docker, auths={"r.io": login("docker")})
     machine.write(machine.session, auths={"p.io": login("p")}, credHelpers={"h.io": "podman"})
     secrets = {login("docker")["auth"], login("p")["auth"]}
-    with crane_credentials(dict(os.environ), ["r.io/a", "p.io/a", "h.io/a"]) as environment:
+    with crane_credentials(dict(os.environ), ["r.io/a", "p.io/a", "h.io/a"]) as (environment, _):
         directory = Path(environment["DOCKER_CONFIG"])
         assert directory.stat().st_mode & 0o777 == 0o700
         (config,) = directory.iterdir()
@@ -369,7 +388,7 @@ def test_an_identity_token_of_podmans_file(machine: Machine, crane: str) -> None
     entry = {**login("0000"), "identitytoken": "token"}
     machine.write(machine.named, auths={"r.io": entry, "q.io": login("q")})
     assert passed(crane, "r.io") == "<token>:token"
-    with crane_credentials(dict(os.environ), ["r.io"]) as environment:
+    with crane_credentials(dict(os.environ), ["r.io"]) as (environment, _):
         assert (Path(environment["DOCKER_CONFIG"]) / "config.json").is_symlink()
     machine.write(machine.session, credHelpers={"h.io": "podman"})
     with (
@@ -382,6 +401,6 @@ def test_an_identity_token_of_podmans_file(machine: Machine, crane: str) -> None
 def test_crane_looks_for_the_whole_name(machine: Machine) -> None:
     """So logins of namespaces work, which crane itself would mix up."""
     machine.write(machine.session, auths={"r.io/a": login("a"), "r.io/b": login("b")})
-    with crane_credentials(dict(os.environ), ["r.io/b/app"]) as environment:
+    with crane_credentials(dict(os.environ), ["r.io/b/app"]) as (environment, _):
         auths = json.loads(environment["DOCKER_AUTH_CONFIG"])["auths"]
     assert auths == {"r.io/b/app": login("b")}

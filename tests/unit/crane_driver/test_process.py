@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.fake_crane import all_ended, fake_crane, last_arguments, running
 
+from kontext_plugin.crane_driver import process as process_module
 from kontext_plugin.crane_driver import watchdog
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.crane_driver.process import CraneRunner, locate_crane
@@ -318,9 +319,34 @@ def test_a_crane_that_waits_for_its_reader_does_not_time_out(fake: Maker) -> Non
         assert len(stdout.read()) == 1_000_000
 
 
-def test_a_crane_that_waits_for_a_credential_helper_does_not_time_out(fake: Maker) -> None:
+def test_a_crane_that_waits_for_a_credential_helper_does_not_time_out(
+    fake: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If there is a terminal: the helper may ask for a password."""
+    monkeypatch.setattr(watchdog, "has_person", lambda: True)
     with fake("sleep 1; echo document", timeout=0.2) as runner:
         assert runner.document("manifest", "r/r:t") == b"document\n"
+
+
+@pytest.mark.parametrize("is_check", [False, True])
+def test_a_helper_that_nobody_can_answer_times_out(
+    fake: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_check: bool
+) -> None:
+    """docker-credential-helpers#185. A message says before what crane waits for."""
+    config = Path(os.environ["DOCKER_CONFIG"])
+    config.mkdir()
+    (config / "config.json").write_text('{"credHelpers": {"r.io": "vault"}}')
+    monkeypatch.setattr(watchdog, "has_person", lambda: is_check)
+    monkeypatch.setattr(process_module, "_HELPER_PATIENCE", 0.1)
+    with (
+        fake("sleep 1000; echo document") as runner,
+        pytest.raises(RegistryError, match=r"^docker-credential-vault has not answered") as raised,
+        runner.start("manifest", "r.io/r:t", timeout=0.5, is_check=is_check) as running,
+    ):
+        running.process.wait()
+        raise runner.failure(running)
+    assert "echo r.io | docker-credential-vault get" in raised.value.hint
+    assert capsys.readouterr().err == "Waiting for docker-credential-vault\n"
 
 
 @pytest.mark.parametrize("verb", ["manifest", "push"])

@@ -200,7 +200,6 @@ def test_bytes_that_the_kernel_sends_are_progress() -> None:
 
 WAITING = {
     "output that nobody has read": ("os.write(1, b'x')", True),
-    "a child": ("subprocess.Popen(['sleep', '20'], stdout=2)", True),
     "nothing": ("", False),
 }
 
@@ -212,6 +211,29 @@ def test_waiting_for_us(program: str, expected: bool) -> None:
         go_on(process)
         assert settles(process)
         assert take_snapshot(process).waits_for_us == expected
+
+
+def test_waiting_for_a_child() -> None:
+    with python("subprocess.Popen(['sleep', '20'], stdout=2)") as (process, _):
+        assert not take_snapshot(process).waits_for_child
+        go_on(process)
+        assert settles(process)
+        assert take_snapshot(process).waits_for_child
+
+
+@pytest.mark.parametrize("allows_child", [True, False])
+def test_the_time_of_a_child_counts_unless_it_may_ask_a_person(
+    monkeypatch: pytest.MonkeyPatch, allows_child: bool
+) -> None:
+    waits = Snapshot(1000, STILL.queues, waits_for_child=True)
+    monkeypatch.setattr(watchdog, "take_snapshot", lambda process: waits)
+    over = threading.Event()
+    with (
+        subprocess.Popen(["true"]) as process,
+        watch(process, 0.2, over.set, allows_child=allows_child) as stalled,
+    ):
+        assert over.wait(1) is not allows_child
+    assert stalled.in_child is not allows_child
 
 
 # --- The progress of an upload ---

@@ -303,7 +303,7 @@ def _programs(records: Sequence[Record], programs: Mapping[str, str]) -> str:
     ]
     head = ("registry", "version", *UNITS.values())
     text = """The version of `docker run` is that of the daemon. Gitea and ociregistry are built
-        from source (`scripts/build-registries`): the version is that of the module."""
+        from source (`scripts/build-programs`): the version is that of the module."""
     limits = """All of this ran on one Linux machine. Registries in the cloud, a line that loses
         packets, a disk that fails, and the loss of power were not tried."""
     return f"""## Programs

@@ -24,7 +24,7 @@ from support.consumers import (
 )
 from support.consumers import Crane as CraneExport
 from support.machine import Machine
-from support.registry_builds import DISTRIBUTION, GITEA, OCIREGISTRY
+from support.program_builds import DISTRIBUTION, GITEA, OCIREGISTRY
 from support.registry_servers import (
     CraneRegistry,
     DebianDistribution,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.images import publish_programs
 from support.services import (
     Docker,
     Registry,
@@ -125,6 +126,41 @@ def publish_layer(
         return tag
 
     return publish
+
+
+@pytest.fixture(scope="session")
+def busybox() -> Path:
+    found = shutil.which("busybox")
+    if not found:
+        missing("a static busybox (Debian: busybox-static)")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def publish(
+    registry: Registry, crane_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
+    """Publish an image of static programs, and return its name with a digest."""
+    folder = tmp_path_factory.mktemp("programs")
+    login = Docker(folder)
+    login.log_in(registry.host)
+
+    def run(*arguments: str) -> bytes:
+        command = [crane_path, *arguments]
+        environment = os.environ | {"DOCKER_CONFIG": str(folder)}
+        return subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+
+    def publish(programs: dict[str, Path], *settings: str) -> str:
+        return publish_programs(run, registry.repository() + ":it", programs, folder, *settings)
+
+    return publish
+
+
+@pytest.fixture(scope="session")
+def toolbox(publish: Callable[..., str], busybox: Path) -> str:
+    """An image with a shell, in place of one from a registry far away."""
+    tools = {f"bin/{name}": busybox for name in ("sh", "find", "ls", "sort")}
+    return publish(tools, "--env", "PATH=/bin")
 
 
 @pytest.fixture

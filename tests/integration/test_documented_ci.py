@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 from support.documents import blocks
-from support.pods import substituted
 from support.services import PASSWORD, USER, Docker, Registry, missing
 from support.trees import Directory, File, Tree, on_disk
 
@@ -296,13 +295,13 @@ def test_tekton(service: Service, tmp_path: Path) -> None:
         assert variables.pop("DOCKER_CONFIG") == workspace["mountPath"]  # here, that of the fixture
         for step in spec["steps"]:
             place = work / step["workingDir"].removeprefix("/workspace").lstrip("/")
-            service.run(substituted_script(step["script"], known), place, **variables)
+            service.run(substituted(step["script"], known), place, **variables)
         return result.read_text()
 
     service.assert_incremental(push)
 
 
-def substituted_script(script: str, known: Mapping[str, str]) -> str:
+def substituted(script: str, known: Mapping[str, str]) -> str:
     """Replace Tekton's variables, and leave a shell's `$(git …)`."""
     return re.sub(r"\$\(([\w.]+)\)", lambda found: known[found[1]], script)
 

@@ -1,29 +1,27 @@
 """docs/consumers.md does what it says: each of its examples is checked by its tool, and run.
 
 Kubernetes, Tekton and the CI services are not here. Their YAML is read by their own types or
-schemas, and then its containers are run by docker, its shell lines by a shell.
+schemas, and their shell lines by a shell. podman runs the pod that needs nothing else of a cluster.
+tests/reach/ runs the pods of all, with the programs of a cluster.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 from support.consumers import PRIVATE, container_settings
-from support.documents import Block, blocks
-from support.pods import Kubelet, Spec, Tekton
+from support.documents import Examples, blocks, parse_yaml
 from support.services import PASSWORD, USER, Docker, Registry, missing
 from support.trees import Directory, File, Link, Tree, in_archive, on_disk
 
@@ -41,10 +39,8 @@ TREE: Tree = {
 LISTING = "./README\n./run.sh\n./src/a file.c\n"
 """What the examples' `find . -type f | sort` prints of TREE."""
 
-# What stands in the document, and is another here.
-IMAGE = re.compile(r"registry\.example\.com/me/app@sha256:[0-9a-f]{64}")
 TAG = "registry.example.com/me/app:dev"
-TOOLBOX = "alpine:3.22"
+"""What stands in the document, and is another here."""
 
 
 def test_each_example_has_its_test() -> None:
@@ -54,25 +50,11 @@ def test_each_example_has_its_test() -> None:
 
 
 @dataclass
-class Stage:
-    """The document's examples, and what they stand for here."""
+class Stage(Examples):
+    """The document's examples, and where their commands are run."""
 
     docker: Docker
-    image: str
-    toolbox: str
-    folder: Path  # where commands are run
-
-    def examples(self, heading: str, language: str) -> list[str]:
-        found = [block for block in blocks(DOCUMENT) if block.heading == heading]
-        assert {block.language for block in found} == {language}
-        return [self._here(block) for block in found]
-
-    def example(self, heading: str, language: str) -> str:
-        (found,) = self.examples(heading, language)
-        return found
-
-    def _here(self, block: Block) -> str:
-        return IMAGE.sub(self.image, block.text).replace(TOOLBOX, self.toolbox)
+    folder: Path
 
     def shell(self, script: str, *within: str, **environment: str) -> str:
         """What it prints, as GitHub's `shell: bash` runs it."""
@@ -96,44 +78,22 @@ def stage(
     image = docker.push(registry.repository(), source).image
     folder = tmp_path / "here"
     folder.mkdir()
-    yield Stage(docker, image, toolbox, folder)
-    docker("image", "rm", image)  # where it was pulled
-
-
-@pytest.fixture(scope="module")
-def toolbox(daemon: str) -> Iterator[str]:
-    """An image with a shell in the daemon, in place of one from a registry far away."""
-    busybox = shutil.which("busybox")
-    if not busybox:
-        missing("a static busybox (Debian: busybox-static)")
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        entry = tar.gettarinfo(busybox, "bin/busybox")
-        entry.mode = 0o755
-        with open(busybox, "rb") as file:
-            tar.addfile(entry, file)
-        for name in ("find", "ls", "sh", "sort"):
-            link = tarfile.TarInfo(f"bin/{name}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(link)
-    name = f"kontext-test-toolbox:{uuid.uuid4().hex}"
-    setting = ["--change", "ENV PATH=/bin"]
-    command = ["docker", "import", *setting, "-", name]
-    subprocess.run(command, input=archive.getvalue(), check=True, capture_output=True)
-    yield name
-    subprocess.run(["docker", "image", "rm", "--force", name], check=True, capture_output=True)
+    yield Stage(DOCUMENT, image, toolbox, docker, folder)
+    docker("image", "rm", image, toolbox)  # where they were pulled
 
 
 # --- The schemas ---
 
+Cluster = Callable[[str], dict[str, Any]]
+"""Reads an object as the cluster of its kind does, and gives it parsed."""
+
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Spec]:
-    """Reads an object as the cluster of its kind does, and gives it parsed."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     programs: dict[str, Path] = {}
 
-    def read(text: str) -> Spec:
-        spec = parsed(text)
+    def read(text: str) -> dict[str, Any]:
+        spec = parse_yaml(text)
         name = "knative" if "build.knative.dev" in spec["apiVersion"] else "kubernetes"
         if name not in programs:
             programs[name] = built(name, tmp_path_factory.mktemp(name))
@@ -153,12 +113,6 @@ def built(name: str, folder: Path) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return folder / name
-
-
-def parsed(text: str) -> Spec:
-    # Through JSON: plain values, and no anchors.
-    plain: Spec = json.loads(json.dumps(YAML(typ="safe", pure=True).load(text)))
-    return plain
 
 
 def assert_schema(name: str, text: str, folder: Path) -> None:
@@ -184,9 +138,7 @@ WRONG_OBJECTS = {
 
 
 @pytest.mark.parametrize(("kind", "right", "wrong"), WRONG_OBJECTS.values(), ids=WRONG_OBJECTS)
-def test_a_cluster_refuses(
-    kind: str, right: str, wrong: str, cluster: Callable[[str], Spec]
-) -> None:
+def test_a_cluster_refuses(kind: str, right: str, wrong: str, cluster: Cluster) -> None:
     """What reads the examples would notice a fault in them."""
     text = next(
         block.text
@@ -259,66 +211,47 @@ def test_buildah(stage: Stage, containers: dict[str, str]) -> None:
     assert on_disk(stage.folder / "out") == TREE
 
 
-def test_kubernetes_init_container(stage: Stage, cluster: Callable[[str], Spec]) -> None:
-    spec = cluster(stage.example("Kubernetes init container", "yaml"))["spec"]
-    workspace = stage.folder / "workspace"
-    workspace.mkdir()
-    assert spec["volumes"] == [{"name": "workspace", "emptyDir": {}}]
-    kubelet = Kubelet(stage.docker, {"workspace": workspace}, spec["securityContext"])
-    (copying,), (building,) = spec["initContainers"], spec["containers"]
-    kubelet.run(copying)
-    assert on_disk(workspace) == TREE
-    assert {(workspace / name).lstat().st_uid for name in TREE} == {65532}
-    assert kubelet.run(building) == LISTING
-    assert "0 written" in kubelet.run(copying)  # started again
-
-
-def test_kubernetes_image_volume(
-    stage: Stage, cluster: Callable[[str], Spec], crane: Callable[..., bytes]
+def test_kubernetes_init_container(
+    stage: Stage,
+    cluster: Cluster,
+    containers: dict[str, str],
+    publish: Callable[..., str],
+    busybox: Path,
 ) -> None:
-    spec = cluster(stage.example("Kubernetes image volume", "yaml"))["spec"]
-    (volume,), (reading,) = spec["volumes"], spec["containers"]
-    mounted = stage.folder / "mounted"
-    mounted.mkdir()
-    archive = crane("export", volume["image"]["reference"], "-")
-    subprocess.run(["tar", "-x", "-C", mounted], input=archive, check=True)
-    assert Kubelet(stage.docker, {volume["name"]: mounted}).run(reading) == LISTING
+    """podman runs the pod. It ignores fsGroup: its volumes belong to the user of the container."""
+    if not shutil.which("podman"):
+        missing("podman")
+    text = stage.example("Kubernetes init container", "yaml")
+    cluster(text)
+    (stage.folder / "pod.yaml").write_text(text)
+    pause = publish({"bin/sleep": busybox}, "--entrypoint", "/bin/sleep,infinity")
+    settings = Path(containers["CONTAINERS_CONF"])
+    with_image = f'[engine]\ninfra_image = "{pause}"'
+    settings.write_text(settings.read_text().replace("[engine]", with_image))
+    assert stage.shell(PLAY, *MOUNTS_APART, **containers) == LISTING
+    assert on_disk(stage.folder / "out") == TREE
 
 
-def test_tekton(stage: Stage, cluster: Callable[[str], Spec]) -> None:
+PLAY = """
+podman kube play --network host pod.yaml >&2
+podman wait build-build >&2
+podman logs build-build
+cp -a "$(podman volume inspect workspace --format '{{.Mountpoint}}')" out
+podman pod rm --force build >&2
+"""
+
+
+def test_kubernetes_image_volume(stage: Stage, cluster: Cluster) -> None:
+    cluster(stage.example("Kubernetes image volume", "yaml"))
+
+
+def test_tekton(stage: Stage, cluster: Cluster) -> None:
     objects = [cluster(text) for text in stage.examples("Tekton", "yaml")]
     assert [thing["kind"] for thing in objects] == ["Task", "Pipeline", "PipelineRun", "TaskRun"]
-    task, pipeline, run, single = objects
-    shared, pods = stage.folder / "shared", stage.folder / "pods"
-    for folder in (shared, pods):
-        folder.mkdir()
-    (shared / "old").write_text("left from before")
-    os.chown(shared / "old", 65532, 65532)
-
-    spec = run["spec"]
-    assert spec["pipelineRef"]["name"] == pipeline["metadata"]["name"]
-    assert [item["name"] for item in spec["workspaces"]] == ["sources"]
-    security = spec["taskRunTemplate"]["podTemplate"]["securityContext"]
-    tasks = {task["metadata"]["name"]: task["spec"]}
-    params = {param["name"]: param["value"] for param in spec["params"]}
-    tekton = Tekton(stage.docker, pods, security)
-    said = tekton.pipeline(pipeline["spec"], tasks, params, {"sources": shared})
-    assert said.endswith(LISTING)
-    assert on_disk(shared) == TREE
-
-    spec = single["spec"]
-    params = {param["name"]: param["value"] for param in spec["params"]}
-    assert Tekton(stage.docker, pods).task(spec["taskSpec"], params, {}).endswith(LISTING)
 
 
-def test_knative_build(stage: Stage, cluster: Callable[[str], Spec]) -> None:
-    spec = cluster(stage.example("Knative Build", "yaml"))["spec"]
-    workspace = stage.folder / "workspace"
-    workspace.mkdir()
-    kubelet = Kubelet(stage.docker, {}, everywhere={"/workspace": workspace})
-    kubelet.run({"name": "custom-source", "workingDir": "/workspace"} | spec["source"]["custom"])
-    (step,) = spec["steps"]
-    assert kubelet.run({"workingDir": "/workspace"} | step) == LISTING
+def test_knative_build(stage: Stage, cluster: Cluster) -> None:
+    assert cluster(stage.example("Knative Build", "yaml"))["kind"] == "Build"
 
 
 @pytest.fixture
@@ -330,7 +263,7 @@ def crane_on_path(crane_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_github_actions(stage: Stage) -> None:
     text = stage.example("GitHub Actions", "yaml")
     assert_schema("github-workflows", text, stage.folder)
-    action, fetch, build = parsed(text)["jobs"]["build"]["steps"]
+    action, fetch, build = parse_yaml(text)["jobs"]["build"]["steps"]
     assert action["uses"].startswith("imjasonh/setup-crane@")
     assert fetch["env"] == {"IMAGE": "${{ inputs.image }}"}
     stage.shell(fetch["run"])
@@ -343,7 +276,7 @@ def test_github_actions(stage: Stage) -> None:
 def test_gitlab_ci(stage: Stage, registry: Registry) -> None:
     text = stage.example("GitLab CI", "yaml")
     assert_schema("gitlab-ci", text, stage.folder)
-    jobs = parsed(text)
+    jobs = parse_yaml(text)
     stage.docker.configure({})
     login = {"CI_REGISTRY": registry.host, "CI_REGISTRY_USER": USER}
     stage.shell("\n".join(jobs["sources"]["script"]), CI_REGISTRY_PASSWORD=PASSWORD, **login)

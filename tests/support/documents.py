@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from ruamel.yaml import YAML
 
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\$\()?docker kontext (.+)$")
@@ -39,6 +42,35 @@ def blocks(document: Path) -> list[Block]:
         elif token.type in ("fence", "code_block"):
             found.append(Block(heading, token.info, token.content))
     return found
+
+
+_IMAGE = re.compile(r"registry\.example\.com/me/app@sha256:[0-9a-f]{64}")
+_TOOLBOX = "alpine:3.22"
+
+
+@dataclass
+class Examples:
+    """The examples of a document, with other images in place of those that it names."""
+
+    document: Path
+    image: str  # in place of the image with the sources
+    toolbox: str  # in place of Alpine
+
+    def examples(self, heading: str, language: str) -> list[str]:
+        found = [block for block in blocks(self.document) if block.heading == heading]
+        assert {block.language for block in found} == {language}
+        return [_IMAGE.sub(self.image, b.text).replace(_TOOLBOX, self.toolbox) for b in found]
+
+    def example(self, heading: str, language: str) -> str:
+        """Return the only example below a heading."""
+        (found,) = self.examples(heading, language)
+        return found
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    # Through JSON: plain values, and no anchors.
+    plain: dict[str, Any] = json.loads(json.dumps(YAML(typ="safe", pure=True).load(text)))
+    return plain
 
 
 def anchors(document: Path) -> set[str]:

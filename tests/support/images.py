@@ -7,14 +7,18 @@ import contextlib
 import http.client
 import io
 import json
+import platform
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from support.services import PASSWORD, USER, Registry, Request
 from support.trees import Tree, in_archive
 
 Crane = Callable[..., bytes]
+
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+"""This machine's."""
 
 
 def exported(crane: Crane, image: str) -> Tree:
@@ -75,6 +79,25 @@ def own_base(crane: Crane, registry: Registry, folder: Path) -> str:
     settings = ["--cmd", "/bin/sh", "--entrypoint", "/bin/init", "--user", "1000:1000"]
     crane("mutate", tag, *settings, "--set-platform", "linux/amd64", "-t", tag)
     return tag
+
+
+def publish_programs(
+    crane: Crane, tag: str, programs: Mapping[str, Path], folder: Path, *settings: str
+) -> str:
+    """Publish an image that has static programs at these paths, and return its name with a digest.
+
+    `settings` are options of `crane mutate`.
+    """
+    layer = folder / "programs.tar"
+    with tarfile.open(layer, "w") as archive:
+        for path, program in programs.items():
+            entry = archive.gettarinfo(program, path)
+            entry.mode, entry.uid, entry.gid = 0o755, 0, 0
+            with program.open("rb") as file:
+                archive.addfile(entry, file)
+    crane("append", "--oci-empty-base", "-f", str(layer), "-t", tag)
+    platform = f"linux/{ARCHITECTURE}"
+    return crane("mutate", tag, "--set-platform", platform, *settings, "-t", tag).decode().strip()
 
 
 def put_manifest(tag: str, content: bytes, media_type: str) -> None:

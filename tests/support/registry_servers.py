@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from support.machine import ends_within
-from support.registry_builds import DISTRIBUTION, GITEA, OCIREGISTRY, Build
-from support.services import PASSWORD, USER, Docker, missing
+from support.program_builds import DISTRIBUTION, GITEA, OCIREGISTRY
+from support.services import PASSWORD, USER, Docker, built, missing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -212,13 +212,6 @@ class Server:
         answer = self.ask("DELETE", f"/v2/{repository}/blobs/{digest}")
         assert answer.status < 300, answer
         assert not self.has_blob(repository, digest)
-
-
-def built(build: Build) -> str:
-    """Return the path of a registry of scripts/build-registries, or end the test without it."""
-    if not build.program.exists():
-        missing(f"{build.name} {build.version} (scripts/build-registries {build.name})")
-    return str(build.program)
 
 
 class Distribution(Server):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from support.program_builds import Build
 
 USER, PASSWORD = "alice", "s3cret-of-alice"
 _ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>/v2/\S*) HTTP/1\.1" (?P<status>\d+)')
@@ -24,6 +25,13 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")
     pytest.skip(f"needs {what}")
+
+
+def built(build: Build) -> str:
+    """Return the path of a program of scripts/build-programs, or end the test without it."""
+    if not build.program.exists():
+        missing(f"{build.name} {build.version} (scripts/build-programs {build.name})")
+    return str(build.program)
 
 
 @dataclass(frozen=True)

@@ -256,35 +256,64 @@ def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) 
         advance(size)
 
     try:
-        for is_second in (False, True):
-            if is_second:
-                _wait_until_still(sources, path)
-            try:
-                file = sources.open_file(path)
-            except OSError as error:
-                target = _read_link(sources, path) if error.errno == errno.ELOOP else None
-                if target is None:
-                    raise
-                return target
-            try:
-                before = os.fstat(file)
-                if not stat.S_ISREG(before.st_mode):
-                    return 0
-                with _Copy(copies) as copy:
-                    digest = hash_file(file, before.st_size, copy.tee(count))
-                    status = status_of(os.fstat(file))
-                    if digest is not None and status.signature == signature_of(before):
-                        copy.keep(digest)
-                        return status, digest
-            finally:
-                os.close(file)
+        first = _read(sources, path, copies, count)
+        if not isinstance(first, _Reading):
+            return first
+        if first.digest is not None and first.held_still:
+            return first.status, first.digest
+        _wait_until_still(sources, path)
+        second = _read(sources, path, copies, count)
+        if not isinstance(second, _Reading):
+            return second
+        # Who reads the same twice has what was there in between: a new hard link or a chmod changes
+        # the status, and not the content.
+        if second.digest is not None and (second.held_still or second.digest == first.digest):
+            return second.status, second.digest
     except OSError as error:
         if error.errno in _MOVED:
             return error.errno
         raise Unreadable(path, error.strerror) from error
     finally:
         advance(left)
+    if first.held_still and second.held_still:
+        raise Unreadable(path, f"its file system says that it has {second.status.size} bytes")
     raise changed_twice(path)
+
+
+class _Reading(NamedTuple):
+    """What was found when a file was read once."""
+
+    status: Status
+    digest: str | None  # None: the content has another size than the status says
+    held_still: bool  # the status is the same before and after
+
+
+def _read(
+    sources: DirTree, path: str, copies: str, on_piece: Callable[[bytes], object]
+) -> _Reading | str | int:
+    """Read a file, and copy it. A link's target or 0, as in _Result, if it is no file any more.
+
+    Raises OSError.
+    """
+    try:
+        file = sources.open_file(path)
+    except OSError as error:
+        target = _read_link(sources, path) if error.errno == errno.ELOOP else None
+        if target is None:
+            raise
+        return target
+    try:
+        before = os.fstat(file)
+        if not stat.S_ISREG(before.st_mode):
+            return 0
+        with _Copy(copies) as copy:
+            digest = hash_file(file, before.st_size, copy.tee(on_piece))
+            if digest is not None:
+                copy.keep(digest)
+        status = status_of(os.fstat(file))
+        return _Reading(status, digest, status.signature == signature_of(before))
+    finally:
+        os.close(file)
 
 
 def _read_link(sources: DirTree, path: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -95,9 +96,9 @@ def test_a_file_that_never_holds_still_is_named(
 
     def write() -> None:
         with (source / "log").open("r+b", buffering=0) as log:
-            while not done.wait(0.002):
+            for number in itertools.takewhile(lambda _: not done.wait(0.002), itertools.count()):
                 log.seek(0)
-                log.write(b"line\n")
+                log.write(b"line %d\n" % number)
 
     thread = threading.Thread(target=write)
     thread.start()

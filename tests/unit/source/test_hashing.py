@@ -306,6 +306,40 @@ def test_a_file_that_changes_whenever_it_is_read_is_an_error(
     assert raised.value.hint
 
 
+def test_a_file_whose_status_alone_changes_whenever_it_is_read_is_hashed(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    """pantsbuild/pants#19740: "file changed as we read it", for a new hard link to it.
+
+    borgbackup/borg#7558 is about the same.
+    """
+    plant(root, {"f": X})
+    read, numbers = os.read, iter(range(100))
+
+    def link_and_read(file: int, size: int) -> bytes:
+        os.link(root / "f", root.parent / f"link{next(numbers)}")
+        return read(file, size)
+
+    monkeypatch.setattr(os, "read", link_and_read)
+    assert scan().tree == described({"f": X})
+    assert next(numbers) == 2
+
+
+def test_a_file_system_that_does_not_know_the_size_is_named(
+    monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
+) -> None:
+    """mutagen-io/mutagen#167: "hashed size mismatch", as with /proc and some file systems in FUSE.
+
+    Nobody writes to such a file, and it must not end in an image cut to the size that is said.
+    """
+    plant(root, {"f": File(b"content")})
+    monkeypatch.setattr(hashing, "_STILL", 0)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: read(file, size) + b"more")
+    with pytest.raises(KontextError, match=r"'f': cannot be read: its file system says .* 7 bytes"):
+        scan()
+
+
 def test_a_file_that_changes_once_is_read_again(
     monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
 ) -> None:

@@ -6,17 +6,31 @@ a line `:DIRECTIVE` (cobra, "Shell completions").
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 
 from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Argument, Command, Option
 from kontext_plugin.cli.options import COMMANDS
+from kontext_plugin.crane import connect
 from kontext_plugin.crane_driver.credentials import known_registries
+from kontext_plugin.crane_driver.process import discard
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image.reference import Reference, parse_image_reference, repository_of
+from kontext_plugin.image.tree import Tree, normal_path, paths_at
+from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.terminal.text import line_safe
 
-FILES, NO_FILES, DIRECTORIES = 0, 4, 16
+FILES, NO_SPACE, NO_FILES, DIRECTORIES = 0, 2, 4, 16
 """cobra's directives: what the shell adds to the candidates."""
+
+_TIME_LIMIT = 2.0
+"""Seconds for a registry to answer: somebody waits with a finger on the tab key."""
+
+_UNSAFE = frozenset("$`;&|<>")
+"""Characters that run a command. Some versions of docker put names unquoted on the command line."""
 
 
 def complete(words: Sequence[str]) -> str:
@@ -36,7 +50,13 @@ def complete(words: Sequence[str]) -> str:
         return _answer_value(_find_option(command, name), last, f"{name}=")
     if option := _find_option(command, before[-1]):
         return _answer_value(option, last)
-    return _answer_value(_find_argument(command, before[1:]), last)
+    arguments = _positional(command, before[1:])
+    if len(arguments) >= len(command.arguments):
+        return _answer({}, last, NO_FILES)
+    argument = command.arguments[len(arguments)]
+    if argument.completes == "path":
+        return _answer_path(arguments[-1], last, insecure="--insecure" in before)
+    return _answer_value(argument, last)
 
 
 def without_descriptions(answer: str) -> str:
@@ -52,15 +72,15 @@ def _find_option(command: Command, flag: str) -> Option | None:
     return None
 
 
-def _find_argument(command: Command, before: Sequence[str]) -> Argument | None:
-    """Return the positional argument that comes after these words."""
-    count, words = 0, iter(before)
+def _positional(command: Command, before: Sequence[str]) -> list[str]:
+    """Return the positional arguments among these words."""
+    found, words = [], iter(before)
     for word in words:
         if _find_option(command, word):
             next(words, None)
         elif not word.startswith("-"):
-            count += 1
-    return command.arguments[count] if count < len(command.arguments) else None
+            found.append(word)
+    return found
 
 
 def _answer_value(target: Option | Argument | None, last: str, prefix: str = "") -> str:
@@ -76,6 +96,66 @@ def _answer_value(target: Option | Argument | None, last: str, prefix: str = "")
     if target.completes == "directory":
         return _answer(candidates, last, DIRECTORIES)
     return _answer(candidates, last, FILES if target.completes == "file" else NO_FILES)
+
+
+def _answer_path(reference: str, last: str, *, insecure: bool) -> str:
+    """Return the answer for a path within an image: what is in one of its directories."""
+    try:
+        tree = _tree_of(parse_image_reference(reference), insecure=insecure)
+    except (KontextError, _TimeUp):
+        return _answer({}, last, NO_FILES)
+    above = last[: last.rfind("/") + 1]  # as it was typed
+    top = normal_path(above)
+    names = (
+        path.rpartition("/")[2] + ("/" if tree.is_directory(path) else "")
+        for path in paths_at(tree, above) or ()
+        if path != top
+    )
+    fitting = [above + name for name in names if (above + name).startswith(last)]
+    safe = [path for path in fitting if _UNSAFE.isdisjoint(path)]
+    more = NO_SPACE if any(path.endswith("/") for path in safe) else 0
+    return _answer(dict.fromkeys(safe, ""), last, NO_FILES | more)
+
+
+def _tree_of(name: Reference, *, insecure: bool) -> Tree:
+    """Return the tree of an image, from this machine's last push or from the registry.
+
+    Raises KontextError, and _TimeUp after _TIME_LIMIT.
+    """
+    cache = open_cache(read_only=True)
+    for record in cache.pushed():
+        is_named = record.digest == name.digest if name.digest else record.reference == str(name)
+        if is_named and repository_of(record.reference) == name.repository:
+            if image := cache.published(record.reference, record.digest):
+                return image.manifest.tree
+            break
+    if name.back:  # only a push's history knows that image
+        return Tree()
+    connection = connect(discard, insecure=insecure, timeout=_TIME_LIMIT)
+    with _time_limit(_TIME_LIMIT), connection as (crane, requests):
+        return fetch(crane, requests, name).manifest.tree
+
+
+class _TimeUp(BaseException):
+    """The time is up. No handler of errors takes it for one of its own."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TimeUp in the main thread if the block takes longer."""
+
+    def end(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, end)
+    # Again and again: Python forgets a signal that comes just before it waits for a lock.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _pushed_references() -> dict[str, str]:

@@ -49,7 +49,8 @@ class Argument:
     """A positional argument of a command."""
 
     name: str
-    completes: str = ""  # "directory", "file", "reference", "registry", "" for no completion
+    # "directory", "file", "reference", "registry", "path" (in the image of the argument before), ""
+    completes: str = ""
     optional: bool = False
     many: bool = False  # may be repeated
     values: tuple[str, ...] = ()  # the only values allowed; (): any

@@ -11,7 +11,7 @@ from kontext_plugin.cli.options import LS, timeout_of
 from kontext_plugin.crane import connect
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.reference import Reference, parse_image_reference
-from kontext_plugin.image.tree import Entry, Tree
+from kontext_plugin.image.tree import Entry, Tree, normal_path, paths_at
 from kontext_plugin.manifest import Manifest
 from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import fetch
@@ -45,28 +45,6 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     return 0
 
 
-def paths_at(tree: Tree, path: str, *, recursive: bool = False) -> list[str] | None:
-    """Return the sorted paths in a directory, or the path of another entry; None if it is absent.
-
-    `path` begins at the top of the sources, in any spelling: `src`, `/src/`, `./src/../src`. With
-    `recursive`, those in directories below are listed, too.
-    """
-    top = _normal(path)
-    if top and not tree.is_directory(top):
-        return [top] if top in tree else None
-    prefix = f"{top}/" if top else ""
-    start = len(prefix)
-    return sorted(
-        path
-        for path in tree.paths()
-        if path.startswith(prefix) and (recursive or "/" not in path[start:])
-    )
-
-
-def _normal(path: str) -> str:
-    return posixpath.normpath(f"/{path}").lstrip("/")
-
-
 def _hint(tree: Tree, path: str, name: Reference) -> str:
     """Return what to type instead of a path that is not there."""
     if near := near_paths(tree, path):
@@ -76,7 +54,7 @@ def _hint(tree: Tree, path: str, name: Reference) -> str:
 
 def near_paths(tree: Tree, path: str) -> list[str]:
     """Return paths that are nearly spelled like this one, or that have its name elsewhere."""
-    above, _, name = _normal(path).rpartition("/")
+    above, _, name = normal_path(path).rpartition("/")
     by_name = {posixpath.basename(other): other for other in paths_at(tree, above) or ()}
     if near := suggest(name, list(by_name)):
         return [by_name[other] for other in near]

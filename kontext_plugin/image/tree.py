@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -102,6 +103,29 @@ class ReverseDelta:
     def paths(self) -> set[str]:
         """Return the paths at which the two trees differ."""
         return self.former.paths() | self.absent
+
+
+def paths_at(tree: Tree, path: str, *, recursive: bool = False) -> list[str] | None:
+    """Return the sorted paths in a directory, or the path of another entry; None if it is absent.
+
+    `path` begins at the top of the sources, in any spelling: `src`, `/src/`, `./src/../src`. With
+    `recursive`, those in directories below are listed, too.
+    """
+    top = normal_path(path)
+    if top and not tree.is_directory(top):
+        return [top] if top in tree else None
+    prefix = f"{top}/" if top else ""
+    start = len(prefix)
+    return sorted(
+        path
+        for path in tree.paths()
+        if path.startswith(prefix) and (recursive or "/" not in path[start:])
+    )
+
+
+def normal_path(path: str) -> str:
+    """Return a path from the top of the sources, in the spelling of a tree; "" is the top."""
+    return posixpath.normpath(f"/{path}").lstrip("/")
 
 
 def is_utf8(name: str) -> bool:

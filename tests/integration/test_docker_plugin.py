@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.services import Docker, Registry
-from support.trees import File, Tree
+from support.trees import Directory, File, Tree, plant
 
 import kontext_plugin
 
@@ -133,6 +133,34 @@ def test_closed_streams_do_not_mix_up_the_output(
     assert len(done.stdout.splitlines()) == int(printed)
     if redirected == ">/dev/full":
         assert "cannot write to standard output: No space left on device" in done.stderr
+
+
+def test_paths_in_an_image_are_completed(
+    docker: Docker, registry: Registry, tmp_path: Path
+) -> None:
+    """From the cache and from the registry, and by bash, with a name that needs quotes."""
+    tag = registry.repository()
+    plant(tmp_path / "source", {"pkg": Directory(), "pkg/a b": File(b"x"), "pkg/$(id)": File(b"x")})
+    docker.push(tag, tmp_path / "source")
+    for cache in ("", str(tmp_path / "empty")):
+        docker.environment["KONTEXT_CACHE_DIR"] = cache
+        assert docker("__complete", "kontext", "ls", tag, "pk").stdout == "pkg/\n:6\n"
+        assert docker("__complete", "kontext", "ls", tag, "pkg/").stdout == "pkg/a b\n:4\n"
+    script = docker("completion", "bash").stdout + (
+        # What bash-completion has for such scripts.
+        "_get_comp_words_by_ref() { words=(${COMP_WORDS[@]}) cword=$COMP_CWORD; "
+        "cur=${words[cword]} prev=${words[cword-1]}; }\n"
+        'COMP_LINE="$1" COMP_POINT=${#1} COMP_WORDS=($1) COMP_TYPE=9 COMP_KEY=9\n'
+        "COMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n"
+        '__start_docker >&2; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", f"docker kontext ls {tag} pkg/a"],
+        env=os.environ | {"DOCKER_CONFIG": str(docker.config)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == r"pkg/a\ b"
 
 
 def test_tags_are_completed(docker: Docker, registry: Registry, source: Path) -> None:

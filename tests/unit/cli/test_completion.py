@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
+from support.models import NOTHING, SPEC, described, plan_on, published
+from support.trees import Directory, File, Tree
 
 from kontext_plugin.cache import PushRecord, open_cache
 from kontext_plugin.cli import options
@@ -89,3 +93,79 @@ def test_arguments_that_name_images_or_registries(monkeypatch: pytest.MonkeyPatc
 
 def test_without_descriptions() -> None:
     assert without_descriptions("push\tUpload\nls\n:4") == "push\nls\n:4"
+
+
+# Paths within an image
+
+
+def publish(name: str, files: Tree) -> None:
+    """Have this machine remember that it pushed these files."""
+    image = published(plan_on(NOTHING, SPEC, described(files)))
+    cache = open_cache()
+    cache.save_published(name, image)
+    cache.save_pushed([PushRecord("", name, image.digest)])
+
+
+DIR, FILE = Directory(), File(b"x")
+
+IMAGE: Tree = {
+    "README": FILE,
+    "pkg": DIR,
+    "pkg/a b": FILE,
+    "pkg/deep": DIR,
+    "pkg/deep/x": FILE,
+    "pkg/[id].tsx": FILE,
+    "pkg/$(touch x)": FILE,
+    "pkg/`id`": FILE,
+    "pkg/a;b": FILE,
+    "pkg/new\nline": FILE,
+    "pkg/\x1b[2J": FILE,
+    "empty": DIR,
+}
+
+PATHS: dict[str, tuple[str, list[str], int]] = {
+    "the top": ("", ["README", "empty/", "pkg/"], 6),
+    "a directory": ("pk", ["pkg/"], 6),
+    "a file": ("RE", ["README"], 4),
+    "in a directory": ("pkg/", ["pkg/[id].tsx", "pkg/a b", "pkg/deep/"], 6),
+    "a space": ("pkg/a", ["pkg/a b"], 4),
+    "deeper": ("pkg/deep/", ["pkg/deep/x"], 4),
+    "as it was typed": ("./pkg/../pkg/d", ["./pkg/../pkg/deep/"], 6),
+    "from the root": ("/pkg/deep/", ["/pkg/deep/x"], 4),
+    "an empty directory": ("empty/", [], 4),
+    "nothing": ("no", [], 4),
+    "below a file": ("README/", [], 4),
+}
+
+
+@pytest.mark.parametrize(("word", "paths", "directive"), PATHS.values(), ids=PATHS)
+def test_paths_in_an_image(word: str, paths: list[str], directive: int) -> None:
+    """What this machine pushed needs no registry. No name can run a command of the shell."""
+    publish("r.invalid/app:v1", IMAGE)
+    answer = complete(["ls", "-l", "--timeout", "5s", "r.invalid/app:v1", word])
+    assert answer == "\n".join([*paths, f":{directive}"])
+
+
+def test_paths_by_digest() -> None:
+    publish("r.invalid/app:v1", IMAGE)
+    digest = open_cache().pushed()[0].digest
+    assert complete(["ls", f"r.invalid/app@{digest}", "R"]) == "README\n:4"
+
+
+@pytest.mark.parametrize(
+    "reference", ["r.invalid/app", "r.invalid/app:v1~1", "NO REFERENCE", "127.0.0.1:1/app"]
+)
+def test_nothing_is_offered_for_an_image_that_cannot_be_read(
+    reference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete(["ls", reference, ""]) == ":4"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_silent_registry_has_two_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port, started = silent.getsockname()[1], time.monotonic()
+        assert complete(["ls", f"127.0.0.1:{port}/app", ""]) == ":4"
+        assert 1.5 < time.monotonic() - started < 4
+    assert capsys.readouterr() == ("", "")

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import starmap
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.files import DirTree, hash_file
@@ -274,9 +274,11 @@ def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) 
             return error.errno
         raise Unreadable(path, error.strerror) from error
     finally:
-        advance(left)
+        if left:
+            advance(left)
     if first.held_still and second.held_still:
-        raise Unreadable(path, f"its file system says that it has {second.status.size} bytes")
+        said = second.status.size
+        raise Unreadable(path, f"it does not have the {said} bytes that its file system says")
     raise changed_twice(path)
 
 
@@ -306,10 +308,10 @@ def _read(
         before = os.fstat(file)
         if not stat.S_ISREG(before.st_mode):
             return 0
-        with _Copy(copies) as copy:
-            digest = hash_file(file, before.st_size, copy.tee(on_piece))
-            if digest is not None:
-                copy.keep(digest)
+        if copies:
+            digest = _copy_file(file, before.st_size, copies, on_piece)
+        else:
+            digest = hash_file(file, before.st_size, on_piece)
         status = status_of(os.fstat(file))
         return _Reading(status, digest, status.signature == signature_of(before))
     finally:
@@ -340,56 +342,42 @@ def _wait_until_still(sources: DirTree, path: str) -> None:
         time.sleep(_STILL)
 
 
-class _Copy:
-    """A copy of a file, made while that is read; none if the directory is "".
+def _copy_file(
+    file: int, size: int, directory: str, on_piece: Callable[[bytes], object]
+) -> str | None:
+    """Hash a file as `hash_file` does, and copy it to the file in `directory` named by its digest.
 
-    Methods raise KontextError.
+    Raises OSError of the file, and KontextError of the copy.
     """
+    path = os.path.join(directory, secrets.token_hex(16))
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._path = os.path.join(directory, secrets.token_hex(16))
-        self._file: BinaryIO | None = None
+    def write(piece: bytes) -> None:
+        rest = memoryview(piece)
+        with _explaining(directory):
+            while rest:
+                rest = rest[os.write(copy, rest) :]
+        on_piece(piece)
 
-    def __enter__(self) -> _Copy:
-        if self._directory:
-            with self._explaining():
-                self._file = open(self._path, "xb")
-        return self
+    with _explaining(directory):
+        copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        digest = hash_file(file, size, write)
+        if digest is not None:
+            with _explaining(directory):
+                os.rename(path, os.path.join(directory, digest))
+        return digest
+    finally:
+        os.close(copy)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            with suppress(OSError):
-                os.unlink(self._path)
-            with suppress(OSError):
-                self._file.close()
 
-    def tee(self, on_piece: Callable[[bytes], object]) -> Callable[[bytes], object]:
-        """Return what writes a piece to the copy before it passes it on."""
-        file = self._file
-        if file is None:
-            return on_piece
-
-        def write(piece: bytes) -> None:
-            with self._explaining():
-                file.write(piece)
-            on_piece(piece)
-
-        return write
-
-    def keep(self, name: str) -> None:
-        """Give the copy its name. One that was not kept disappears."""
-        if self._file:
-            with self._explaining():
-                self._file.close()
-                os.rename(self._path, os.path.join(self._directory, name))
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise KontextError(
-                f"a file that changes cannot be copied to {self._directory}: {error.strerror}",
-                hint="Free some space there, or name another directory with KONTEXT_CACHE_DIR.",
-            ) from error
+@contextmanager
+def _explaining(directory: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KontextError(
+            f"a file that changes cannot be copied to {directory}: {error.strerror}",
+            hint="Free some space there, or name another directory with KONTEXT_CACHE_DIR.",
+        ) from error

@@ -18,7 +18,7 @@ Crane = Callable[..., bytes]
 TREE: Tree = {
     "README": File(b"hello\n"),
     # Large enough for several layers, which worker processes write.
-    **{f"data/{number}": File(b"%08d" % number * 1_000_000) for number in range(9)},
+    **{f"data/{number}": File(b"%08d" % number * 1_000_000) for number in range(7)},
 }
 
 PUSHES = 10
@@ -36,7 +36,7 @@ def test_no_push_fails_however_much_is_written(
     seen = set()
     with working(source, seed=1):
         for number in range(PUSHES):
-            options = ["--fresh"] if number % 4 == 3 else []
+            options = {3: ["--fresh"], 5: ["--check-parent"], 7: ["--fresh"]}.get(number, [])
             pushed = docker.push(tag, source, *options)
             assert pushed.code == 0, pushed.stderr
             checked = docker("kontext", "verify", pushed.image)
@@ -48,6 +48,9 @@ def test_no_push_fails_however_much_is_written(
                 if isinstance(node, File) and path.startswith(("node_modules", "build/program")):
                     assert is_whole(node.content), path
             seen |= tree.keys()
+        for command in (["push", "--dry-run"], ["diff"]):
+            said = docker("kontext", *command, "-t", tag, str(source))
+            assert said.code == 0, said.stderr
     assert {"src", "build", "node_modules"} <= seen
     pushed = docker.push(tag, source)
     assert exported(crane, pushed.image) == on_disk(source), "when all is quiet again"

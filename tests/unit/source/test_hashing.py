@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.models import PLAIN_NAMES, STRANGE_NAMES, described, trees
-from support.trees import Directory, File, Link, Tree, plant, remove
+from support.trees import Directory, File, Link, Tree, on_disk, plant, remove
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.files import DirTree
@@ -336,7 +336,7 @@ def test_a_file_system_that_does_not_know_the_size_is_named(
     monkeypatch.setattr(hashing, "_STILL", 0)
     read = os.read
     monkeypatch.setattr(os, "read", lambda file, size: read(file, size) + b"more")
-    with pytest.raises(KontextError, match=r"'f': cannot be read: its file system says .* 7 bytes"):
+    with pytest.raises(KontextError, match=r"'f': cannot be read: it does not have the 7 bytes"):
         scan()
 
 
@@ -462,6 +462,50 @@ def test_the_count_ends_at_the_total_if_files_change(
     monkeypatch.setattr(scans, "_walk", walk_and_change)
     last = Counted(root, workers, monkeypatch).last
     assert last == Progress(2, 2 * MIB + 1, 2, 2 * MIB + 1)
+
+
+# --- Copies ---
+
+
+@pytest.mark.parametrize("many", [1, 10**6], ids=["by workers", "in one process"])
+def test_each_file_that_is_read_is_copied(
+    many: int,
+    settled: None,
+    monkeypatch: pytest.MonkeyPatch,
+    scan: Scanner,
+    root: Path,
+    tmp_path: Path,
+    workers: Workers,
+) -> None:
+    monkeypatch.setattr(hashing, "_MANY_FILES", many)
+    monkeypatch.setattr(hashing, "_BATCH_FILES", 3)
+    plant(root, {"known": X})
+    known = scan().stats
+    contents = [b"", b"x" * 3 * MIB, *(b"%d" % number for number in range(8))]
+    plant(root, {f"d/{number}": File(content) for number, content in enumerate(contents)})
+    (tmp_path / "copies").mkdir()
+    copies = str(tmp_path / "copies")
+    found = scans.scan(str(root), Filters(), known, workers, Steps(), copies)
+    assert found.tree == described(on_disk(root))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copies").iterdir()} == {
+        hashlib.sha256(content).hexdigest(): content for content in contents
+    }
+
+
+def test_a_disk_without_room_for_a_copy_is_an_error_of_that_disk(
+    monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path, workers: Workers
+) -> None:
+    plant(root, {"f": X})
+
+    def full(file: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    (tmp_path / "copies").mkdir()
+    with pytest.raises(KontextError, match=r"copied to .*copies: No space left") as raised:
+        scans.scan(str(root), Filters(), {}, workers, Steps(), str(tmp_path / "copies"))
+    assert "KONTEXT_CACHE_DIR" in raised.value.hint
+    assert not [*(tmp_path / "copies").iterdir()]
 
 
 # --- What moves between the listing and the reading ---

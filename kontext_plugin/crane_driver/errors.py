@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kontext_plugin.crane_driver.credentials import CredentialSource, full_name
+from kontext_plugin.crane_driver.network import Proxy
 from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.image.reference import DOCKER_HUB, registry_of, repository_of
 from kontext_plugin.terminal.text import line_safe, redact
@@ -198,6 +200,21 @@ _CASES = (
         Refused,
     ),
     _Case(
+        r"proxyconnect tcp: (?:[^\n;]*: )?(?P<why>[^\n;:]+)",
+        "{proxy} does not answer: {why}",
+        "{registry} is asked through it. Correct the variable, or add the registry to NO_PROXY.",
+    ),
+    _Case(
+        r"(?P<said>Proxy Authentication Required)",
+        "{proxy} wants other credentials for {registry}: {said}",
+        "Put USER:PASSWORD@ before the host in that variable, or add the registry to NO_PROXY.",
+    ),
+    _Case(  # Go shows only the words of a proxy's status
+        r"\"\": (?P<said>[A-Z][a-z]+(?: [A-Za-z-]+)*)(?=;|\s*$)",
+        "{proxy} cannot reach {registry}: {said}",
+        "Check the registry's name and the proxy's log, or add the registry to NO_PROXY.",
+    ),
+    _Case(
         r"connection refused",
         "{registry} does not answer: connection refused",
         "Check that the registry runs and that the port is right. "
@@ -215,10 +232,9 @@ _CASES = (
         "Add --insecure if you trust the network.",
     ),
     _Case(
-        r"(?:x509|tls): (?P<why>[^\n;\"]*)",
+        r"(?:tls: failed to verify certificate: )?(?:x509|tls): (?P<why>[^\n;\"]*)",
         "{registry} cannot be trusted: {why}",
-        "Add its certificate authority to the system's, or name the file in SSL_CERT_FILE. "
-        "--insecure skips the check.",
+        "{authorities} --insecure skips the check.{via}",
     ),
     _Case(
         r"no space left on device",
@@ -228,7 +244,7 @@ _CASES = (
     _Case(
         r"i/o timeout|deadline exceeded|TLS handshake timeout",
         "{registry} does not answer in time",
-        "Check the network and any proxy. Then try 'docker kontext doctor {registry}'.",
+        "Check the network. Then try 'docker kontext doctor {registry}'.{via}",
     ),
     _Case(
         r"(?P<said>TOOMANYREQUESTS\b[^\n;]*|status code 429[^\n;(]*)",
@@ -243,27 +259,38 @@ _CASES = (
     _Case(
         r"status code (?P<status>5\d\d[^\n]*)",
         "{registry} failed with status {status}",
-        "Try again later. The registry's log has the reason.",
+        "Try again later. The registry's log has the reason.{via}",
     ),
     _Case(
         r"malformed HTTP|malformed MIME header",
         "{registry} does not speak HTTP",
-        "Check the name, the port and any proxy.",
+        "Check the name and the port.{via}",
     ),
     _Case(
         r"unexpected EOF|connection reset|broken pipe|\bEOF\b",
         "{registry} closed the connection",
-        "Try again. If it happens every time, the registry or a proxy limits uploads.",
+        "Try again. If it happens every time, the registry or a proxy limits uploads.{via}",
     ),
 )
 
-SourceOf = Callable[[str], CredentialSource | None]
-"""Return where the credentials for `HOST/PATH`, or for a `HOST`, come from."""
+
+@dataclass(frozen=True)
+class Machine:
+    """What hints tell of this machine. Each is asked only if a hint needs it."""
+
+    source_of: Callable[[str], CredentialSource | None] = lambda name: None  # of `HOST[/PATH]`
+    proxy_of: Callable[[str, str], Proxy | None] = lambda scheme, host: None
+    authorities: Callable[[str], Sequence[str]] = lambda host: ()  # files in certs.d
+
 
 _REGISTRY_VERBS = ("auth", "catalog")
 """crane's verbs whose last argument is a registry."""
 
-_URL = re.compile(r"https?://([^/\s\"@]{1,255})/v2/")
+_URL = re.compile(r"(https?)://([^/\s\"@]{1,255})/v2/")
+
+_ANY_URL = re.compile(r"(https?)://([^/\s\"@]{1,255})")
+
+_UNKNOWN = Machine()
 
 _MAX_TEXT = 4096
 """Characters of crane's last error that are searched: the rest may be a web page."""
@@ -272,31 +299,22 @@ _MAX_FACT = 200
 """Characters of the registry's own words in a message."""
 
 
-def explain(
-    messages: str, arguments: Sequence[str], source_of: SourceOf = lambda name: None
-) -> RegistryError:
-    """Return the error that crane's stderr describes.
-
-    `arguments` are crane's, the verb first. `source_of` tells for an image or registry where crane
-    has its credentials from.
-    """
+def explain(messages: str, arguments: Sequence[str], machine: Machine = _UNKNOWN) -> RegistryError:
+    """Return the error that crane's stderr describes. `arguments` are crane's, the verb first."""
     name = _image_name(arguments)
-    facts = {
-        "name": name,
-        "repository": repository_of(name),
-        # crane copy uses two registries: the URL shows which one has answered.
-        "registry": _known_as(host[1]) if (host := _URL.search(messages)) else _registry(arguments),
-    }
+    # crane copy uses two registries: the URL shows which one has answered.
+    url = _URL.search(messages)
+    registry = _known_as(url[2]) if url else _registry(arguments)
+    facts = {"name": name, "repository": repository_of(name), "registry": registry}
     text = _last_error(messages, arguments)
     for case in _CASES:
         if case.verbs and arguments[0] not in case.verbs:
             continue
         if match := re.search(case.pattern, text):
             facts.update((key, _shorten(value or "")) for key, value in match.groupdict().items())
-            if "{credentials}" in case.hint:
-                facts["credentials"] = _origin(source_of, arguments, facts["registry"])
-            hint = case.hint.format(**facts) + _docker_hub_hint(name, facts["registry"])
-            hint += _other_host_hint(arguments, facts["registry"])
+            facts |= _facts_of(machine, case, arguments, messages, registry)
+            hint = case.hint.format(**facts) + _docker_hub_hint(name, registry)
+            hint += _other_host_hint(arguments, registry)
             return case.kind(case.message.format(**facts), hint=hint)
     subject = f" for {name}" if len(arguments) > 1 else ""
     last = messages.strip().rpartition("\n")[2].removeprefix("Error: ") or "it gave no reason"
@@ -307,7 +325,10 @@ def explain(
 
 
 def no_answer(
-    arguments: Sequence[str], seconds: float, helpers: Sequence[str] = ()
+    arguments: Sequence[str],
+    seconds: float,
+    helpers: Sequence[str] = (),
+    machine: Machine = _UNKNOWN,
 ) -> RegistryError:
     """Return the error for a registry that is silent; `arguments` as in explain().
 
@@ -323,7 +344,8 @@ def no_answer(
     registry = _registry(arguments)
     return RegistryError(
         f"{registry} has not answered for {seconds:g} s",
-        hint="Check the network and any proxy, or allow more time with --timeout.",
+        hint="Check the network, or allow more time with --timeout."
+        + _via(machine.proxy_of("https", registry), registry),
     )
 
 
@@ -338,7 +360,43 @@ def _last_error(messages: str, arguments: Sequence[str]) -> str:
     return redact(re.sub(r"https?://[^\s\"]+", "", text))
 
 
-def _origin(source_of: SourceOf, arguments: Sequence[str], registry: str) -> str:
+def _facts_of(
+    machine: Machine, case: _Case, arguments: Sequence[str], messages: str, registry: str
+) -> dict[str, str]:
+    """Return the facts of this machine that a row needs."""
+    facts = {}
+    if "{credentials}" in case.hint:
+        facts["credentials"] = _origin(machine.source_of, arguments, registry)
+    if "{authorities}" in case.hint:
+        facts["authorities"] = _how_to_trust(registry, machine.authorities(registry))
+    if "{proxy}" in case.message or "{via}" in case.hint:
+        url = _ANY_URL.search(messages, max(messages.rfind("\nError: "), 0))
+        proxy = machine.proxy_of(url[1], url[2]) if url else machine.proxy_of("https", registry)
+        facts["proxy"] = str(proxy or "a proxy")
+        facts["via"] = _via(proxy, registry)
+    return facts
+
+
+def _how_to_trust(registry: str, files: Sequence[str]) -> str:
+    """Return sentences on a registry's certificate authority; `files` are those found for it."""
+    found = ", ".join(map(line_safe, files))
+    if sys.platform == "darwin":  # Go ignores SSL_CERT_FILE and SSL_CERT_DIR there
+        unread = f" crane does not read {found}." if found else ""
+        return f"Add its certificate authority to the keychain.{unread}"
+    read = f"crane has read {found}. " if found else ""
+    return (
+        f"{read}Put its certificate authority into /etc/docker/certs.d/{registry}/ca.crt, or name "
+        "the file in SSL_CERT_FILE."
+    )
+
+
+def _via(proxy: Proxy | None, registry: str) -> str:
+    return f" {registry} is asked through {proxy}." if proxy else ""
+
+
+def _origin(
+    source_of: Callable[[str], CredentialSource | None], arguments: Sequence[str], registry: str
+) -> str:
     """Return a sentence on the credentials that a registry has got."""
     names = repositories_of(arguments)
     source = source_of(next((n for n in names if n.partition("/")[0] == registry), names[0]))

@@ -27,12 +27,14 @@ from kontext_plugin.crane_driver.credentials import (
     helpers_of,
 )
 from kontext_plugin.crane_driver.errors import (
+    Machine,
     RegistryError,
     Unreadable,
     explain,
     no_answer,
     repositories_of,
 )
+from kontext_plugin.crane_driver.network import authorities, proxy_of, trust_authorities
 from kontext_plugin.crane_driver.watchdog import Stall, UploadProgress
 from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.runtime.environment import crane_environment
@@ -251,7 +253,12 @@ class CraneRunner:
             [repository] if repository else repositories_of(arguments),
             by_registry=bool(repository),
         )
-        with credentials as (environment, sources), tether() as tied:
+        hosts = (name.partition("/")[0] for name in repositories_of(arguments))
+        with (
+            credentials as (passed, sources),
+            trust_authorities(passed, hosts) as environment,
+            tether() as tied,
+        ):
             process = self._launch(arguments, environment, tied)
             try:
                 assert process.stdout is not None
@@ -304,10 +311,15 @@ class CraneRunner:
         running.reader.join()
         messages = running.messages.decode("utf-8", "replace")
         self.debug(f"crane ended with {running.process.returncode}:\n{messages.rstrip()}")
+        machine = Machine(
+            running.sources.get,
+            lambda scheme, host: proxy_of(scheme, host, self._environment),
+            authorities,
+        )
         if running.stalled.is_set():
             helpers = helpers_of(running.sources) if running.stalled.in_child else ()
-            return no_answer(running.arguments, running.timeout, helpers)
-        return explain(messages, running.arguments, running.sources.get)
+            return no_answer(running.arguments, running.timeout, helpers, machine)
+        return explain(messages, running.arguments, machine)
 
     @contextlib.contextmanager
     def _telling(

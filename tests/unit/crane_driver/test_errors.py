@@ -17,12 +17,14 @@ from kontext_plugin.crane_driver.credentials import (
 )
 from kontext_plugin.crane_driver.errors import (
     Damaged,
+    Machine,
     NotFound,
     Refused,
     RegistryError,
     explain,
     no_answer,
 )
+from kontext_plugin.crane_driver.network import Proxy
 from kontext_plugin.errors import FAILED
 from kontext_plugin.terminal.text import redact
 
@@ -193,7 +195,7 @@ CASES = {
         f'Error: Get "{URL}/": tls: failed to verify certificate: x509: certificate signed by '
         "unknown authority",
         RegistryError,
-        "cannot be trusted: failed to verify certificate",
+        "cannot be trusted: certificate signed by unknown authority",
         "SSL_CERT_FILE",
     ),
     "certificate of another": Case(
@@ -227,7 +229,7 @@ CASES = {
         'malformed HTTP status code "no"',
         RegistryError,
         "host.io:5000 does not speak HTTP",
-        "proxy",
+        "Check the name and the port.",
     ),
     "no HTTP header": Case(
         f'Error: Get "{URL}/": net/http: HTTP/1.x transport connection broken: malformed MIME '
@@ -281,7 +283,7 @@ CASES = {
         f'Error: Get "{URL}/": dial tcp 10.1.1.1:443: i/o timeout',
         RegistryError,
         "does not answer in time",
-        "proxy",
+        "Check the network",
     ),
     "too many requests": Case(
         f"Error: GET {URL}/manifests/t: TOOMANYREQUESTS: You have reached your pull rate limit",
@@ -347,7 +349,7 @@ def test_the_words_of_the_registry_are_shown(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_explain(case: Case) -> None:
-    error = explain(case.text, ARGUMENTS, lambda name: SOURCE)
+    error = explain(case.text, ARGUMENTS, Machine(lambda name: SOURCE))
     assert type(error) is case.kind
     assert case.message in error.message
     assert case.hint in error.hint
@@ -411,7 +413,9 @@ def test_the_source_of_refused_credentials_is_named() -> None:
 
     def hint(host: str) -> str:
         text = f"Error: GET https://{host}/v2/x/manifests/t: UNAUTHORIZED: no"
-        return explain(text, ("mutate", "a.io/x@sha256:0", "--repo", "b.io/x"), source_of).hint
+        return explain(
+            text, ("mutate", "a.io/x@sha256:0", "--repo", "b.io/x"), Machine(source_of)
+        ).hint
 
     assert hint("a.io").startswith("auths in /docker/config.json had the credentials. Run")
     assert hint("b.io").startswith("No credentials were sent: docker and podman have none for it.")
@@ -419,9 +423,61 @@ def test_the_source_of_refused_credentials_is_named() -> None:
     assert "S3" not in hint("a.io")
 
 
+PROXIED = {
+    "down": (
+        'Get "https://a.io/v2/": proxyconnect tcp: dial tcp 10.0.0.1:1: connect: '
+        "connection refused",
+        "the proxy http://p:1 (HTTPS_PROXY) does not answer: connection refused",
+    ),
+    "unknown": (
+        'Get "https://a.io/v2/": proxyconnect tcp: dial tcp: lookup p on 1.1.1.1:53: no such host',
+        "the proxy http://p:1 (HTTPS_PROXY) does not answer: no such host",
+    ),
+    "credentials": (
+        'Get "https://a.io/v2/": Proxy Authentication Required',
+        "the proxy http://p:1 (HTTPS_PROXY) wants other credentials for a.io: "
+        "Proxy Authentication Required",
+    ),
+    "beyond it": (
+        'Get "https://a.io/v2/": Bad Gateway; GET http://a.io/v2/: status code 502 Bad Gateway',
+        "the proxy http://p:1 (HTTPS_PROXY) cannot reach a.io: Bad Gateway",
+    ),
+    "cut": ('Get "https://a.io/v2/": EOF', "a.io closed the connection"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), PROXIED.values(), ids=PROXIED)
+def test_the_proxy_is_named(text: str, message: str) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def proxy_of(scheme: str, host: str) -> Proxy:
+        asked.append((scheme, host))
+        return Proxy("http://p:1", "HTTPS_PROXY")
+
+    machine = Machine(proxy_of=proxy_of)
+    error = explain(f"Error: {text}", ("manifest", "a.io/x:t"), machine)
+    assert error.message == message
+    assert asked == [("https", "a.io")]
+    if "proxy" not in message:
+        assert "a.io is asked through the proxy http://p:1 (HTTPS_PROXY)." in error.hint
+    silent = no_answer(("manifest", "a.io/x:t"), 9, (), machine)
+    assert "through the proxy http://p:1" in silent.hint
+
+
+def test_the_authorities_of_a_registry_are_named() -> None:
+    text = (
+        f'Error: Get "{URL}": tls: failed to verify certificate: x509: certificate signed by '
+        "unknown authority"
+    )
+    machine = Machine(authorities=lambda host: [f"/etc/docker/certs.d/{host}/ca.crt"])
+    error = explain(text, ("manifest", NAME), machine)
+    assert error.message.endswith("cannot be trusted: certificate signed by unknown authority")
+    assert "/etc/docker/certs.d/host.io:5000/ca.crt. " in error.hint
+
+
 def test_a_helper_that_was_asked_is_named() -> None:
     helper = CredentialSource(SOURCE.document, "vault", "credHelpers")
-    hint = explain("Error: DENIED: no", ARGUMENTS, lambda name: helper).hint
+    hint = explain("Error: DENIED: no", ARGUMENTS, Machine(lambda name: helper)).hint
     assert "docker-credential-vault (credHelpers in /docker/config.json) was asked" in hint
 
 

@@ -6,6 +6,7 @@ There is no kubelet: crictl makes the calls that it makes for such a pod.
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ TREE: Tree = {
     "src/a file.c": File(b"int main;\n"),
     "src/link": Link("../README"),
 }
+
+LARGE = 200_000
+"""Bytes of a file that does not change."""
 
 USERS: dict[str, Spec] = {
     "root": {},
@@ -145,12 +149,14 @@ def test_a_pull_after_an_edit_fetches_the_delta_alone(
     docker: Docker, registry: Registry, source: Path, node: Node, crane: Callable[..., bytes]
 ) -> None:
     repository = registry.repository()
+    (source / "large").write_bytes(random.Random(7).randbytes(LARGE))
     first = docker.push(repository, source).image
     node.pull(first)
     (source / "README").write_text("hello again\n")
     second = docker.push(repository, source).image
     config = json.loads(crane("manifest", second))["config"]["digest"]
     (delta,) = {*layers(crane, second)} - {*layers(crane, first)}
+    assert registry.blob_size(delta) < LARGE / 10
     registry.requests()
 
     node.pull(second)

@@ -23,6 +23,7 @@ from kontext_plugin.image.tree import Tree
 from kontext_plugin.layer.reader import ExportReader, max_export_bytes, max_unpacked_bytes
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.files import DirTree, HashedPieces, hash_file
+from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 GIT = ".git"
 """What a mirror keeps wherever it lies: a repository that was never pushed is nowhere else."""
@@ -112,8 +113,11 @@ class Workspace:
             with _masked():
                 os.mkdir(name, 0o755, dir_fd=parent)
 
-    def reconcile(self, file: File) -> State:
-        """Compare a file with what is there, by content; correct a mode that alone is wrong."""
+    def reconcile(self, file: File, step: Step | None = None) -> State:
+        """Compare a file with what is there, by content; correct a mode that alone is wrong.
+
+        The bytes that are read count as done in the step.
+        """
         try:
             parent, name = self._place(file.path)
             status = _lstat(parent, name)
@@ -125,7 +129,7 @@ class Workspace:
         except OSError:  # writing it again tells why
             return "wrong"
         try:
-            return _reconcile(opened, file)
+            return _reconcile(opened, file, step)
         except OSError:
             return "wrong"
         finally:
@@ -295,9 +299,13 @@ def _open_up(parent: int, name: str, status: os.stat_result) -> None:
         os.close(opened)
 
 
-def _reconcile(opened: int, file: File) -> State:
+def _reconcile(opened: int, file: File, step: Step | None) -> State:
+    def count(piece: bytes) -> None:
+        if step:
+            step.advance(0, len(piece))
+
     status = os.fstat(opened)
-    if hash_file(opened, status.st_size) != file.digest or not stat.S_ISREG(status.st_mode):
+    if hash_file(opened, status.st_size, count) != file.digest or not stat.S_ISREG(status.st_mode):
         return "wrong"
     if bool(status.st_mode & stat.S_IXUSR) == file.executable:
         return "right"
@@ -327,6 +335,7 @@ def write_files(
     image: KontextImage,
     workspace: Workspace,
     wanted: Mapping[str, File],
+    steps: Steps | None = None,
 ) -> None:
     """Write the wanted files of an image into a workspace; read no further than the last of them.
 
@@ -336,8 +345,13 @@ def write_files(
     if image.manifest.lineage is None:  # which lists no sizes
         limit += max_unpacked_bytes(image.image.layers)
     missing = dict(wanted)
+    size = sum(file.size or 0 for file in wanted.values())
     try:
-        with crane.export(name.at(image.image.digest)) as stream:
+        with (
+            (steps or Steps()).step(StepName.CRANE_EXPORT) as step,
+            crane.export(name.at(image.image.digest)) as stream,
+        ):
+            step.progress = Progress(total_files=len(wanted), total_bytes=size)
             export = ExportReader(stream, limit)
             for entry in export.entries():
                 file = missing.pop(entry.path, None)
@@ -347,7 +361,8 @@ def write_files(
                     raise ValueError(f"{entry.path!r}: expected a file, found a {entry.kind}")
                 if file.size not in (None, entry.size):
                     raise ValueError(f"{entry.path!r} has another size")
-                workspace.write(file, export.content())
+                workspace.write(file, step.count(export.content()))
+                step.advance(1, 0)
                 if not missing:
                     return
             raise ValueError(f"{min(missing)!r} is missing")

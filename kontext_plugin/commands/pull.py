@@ -13,6 +13,8 @@ from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.runtime.docker_config import home_directory
 from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.progress import choose_mode, reporting
+from kontext_plugin.terminal.steps import Progress, StepName
 from kontext_plugin.terminal.text import number, size
 from kontext_plugin.workspace import Workspace, check_mirror, files_of, write_files
 
@@ -21,10 +23,12 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, (text, *rest) = parse(PULL, arguments)
     name = parse_image_reference(text)
     directory = rest[0] if rest else "."
-    report = Report(quiet=parsed.quiet, show_debug=flags.debug)
-    connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    timeout = timeout_of(parsed)
     try:
-        with connection as (crane, requests):
+        with (
+            reporting(choose_mode(None, parsed.quiet), flags.debug) as report,
+            connect(report.debug, insecure=parsed.insecure, timeout=timeout) as (crane, requests),
+        ):
             name = resolve(crane, requests, name)
             report.info(pull(crane, requests, name, directory, report, mirror=parsed.mirror))
     except KeyboardInterrupt as interrupt:
@@ -55,16 +59,21 @@ def pull(
         for path in sorted(tree.directories()):
             workspace.make_directory(path)
         written, wrong = 0, {}
-        for file in files_of(image):
-            state = workspace.reconcile(file)
-            written += state != "right"
-            if state == "wrong":
-                wrong[file.path] = file
+        with report.steps.step(StepName.HASH) as step:
+            step.progress = Progress(total_files=len(tree.sizes), total_bytes=tree.size)
+            for file in files_of(image):
+                before = step.progress.bytes
+                state = workspace.reconcile(file, step)
+                # What is absent or has another size was not read.
+                step.advance(1, (file.size or 0) - (step.progress.bytes - before))
+                written += state != "right"
+                if state == "wrong":
+                    wrong[file.path] = file
         if wrong:
             sizes = [file.size for file in wrong.values() if file.size is not None]
             known_size = f", {size(sum(sizes))}" if sizes else ""
             report.info(f"Pulling {name}: {number(len(wrong), 'file')}{known_size}")
-            write_files(crane, name, image, workspace, wrong)
+            write_files(crane, name, image, workspace, wrong, report.steps)
         for path, target in sorted(tree.links.items()):
             written += workspace.place_link(path, target)
         right = tree.file_count - written

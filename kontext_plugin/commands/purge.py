@@ -37,7 +37,8 @@ from kontext_plugin.registry.base_image import fetch_bases, shipped_base
 from kontext_plugin.registry.fetch import KontextImage, fetch, fetch_layers
 from kontext_plugin.secret_scan import SecretMode
 from kontext_plugin.secret_scan.policy import SecretPolicy
-from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.progress import choose_mode, reporting
 from kontext_plugin.terminal.text import number, size
 from kontext_plugin.workspace import Workspace, files_of, write_files
 
@@ -78,8 +79,13 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         insecure=parsed.insecure,
         timeout=timeout_of(parsed),
     )
-    with on_interrupt(lambda: messages.NOTHING_PUBLISHED):
-        print(purge(options, Report(quiet=parsed.quiet, show_debug=flags.debug)))
+    mode = choose_mode(None, parsed.quiet)
+    with (
+        on_interrupt(lambda: messages.NOTHING_PUBLISHED),
+        reporting(mode, flags.debug) as report,
+    ):
+        image = purge(options, report)
+    write_stdout([image])
     return 0
 
 
@@ -112,7 +118,7 @@ def purge(options: PurgeOptions, report: Report) -> str:
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
             f"of generation {old.lineage.generation} from {tag}"
         )
-        _write_sources(session.crane, tag, old, sources)
+        _write_sources(session.crane, tag, old, sources, report)
         policy = SecretPolicy(options.secrets, sources, report)
         layers = stage_layers(
             session,
@@ -204,13 +210,15 @@ def _has_unknown_base(old: KontextImage) -> bool:
     return old.height > (0 if old.image.extractor else 1)
 
 
-def _write_sources(crane: Crane, tag: Reference, old: KontextImage, directory: str) -> None:
+def _write_sources(
+    crane: Crane, tag: Reference, old: KontextImage, directory: str, report: Report
+) -> None:
     """Write the image's regular files into an empty private directory. Makes no links there."""
     with Workspace(directory) as workspace:
         for path in sorted(old.manifest.tree.directories()):
             workspace.make_directory(path)
         if files := {file.path: file for file in files_of(old)}:
-            write_files(crane, tag, old, workspace, files)
+            write_files(crane, tag, old, workspace, files, report.steps)
 
 
 def _find_remains(session: PushSession, tag: Reference, old: KontextImage, new: Image) -> Remains:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ from kontext_plugin.runtime.files import HashedPieces
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source.directory import open_source
 from kontext_plugin.terminal.messages import Report, write_stdout
+from kontext_plugin.terminal.progress import choose_mode, reporting
+from kontext_plugin.terminal.steps import Progress, StepName, Steps
 from kontext_plugin.terminal.text import json_document, line_safe, number, size
 
 if TYPE_CHECKING:
@@ -62,16 +64,18 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, (text, *rest) = parse(VERIFY, arguments)
     name = parse_image_reference(text)
     directory = rest[0] if rest else ""
-    report = Report(show_debug=flags.debug)
-    connection = connect(report.debug, insecure=parsed.insecure, timeout=timeout_of(parsed))
+    timeout = timeout_of(parsed)
     try:
-        with connection as (crane, requests):
+        with (
+            reporting(choose_mode(None, False), flags.debug) as report,
+            connect(report.debug, insecure=parsed.insecure, timeout=timeout) as (crane, requests),
+        ):
             directory_tree = _scan(directory, parsed, report) if directory else None
             name = resolve(crane, requests, name)
             image = fetch(crane, requests, name)
             layers = number(len(image.image.layers), "layer")
             report.info(f"Reading {name}: {layers}, {size(image.image.size)}")
-            comparison = summarize(_compare(crane, name, image, directory_tree))
+            comparison = summarize(_compare(crane, name, image, directory_tree, report.steps))
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("nothing was checked completely") from interrupt
     if parsed.format == "json":
@@ -94,7 +98,11 @@ def _scan(directory: str, parsed: Namespace, report: Report) -> Tree:
 
 
 def _compare(
-    crane: Crane, name: Reference, image: KontextImage, directory_tree: Tree | None
+    crane: Crane,
+    name: Reference,
+    image: KontextImage,
+    directory_tree: Tree | None,
+    steps: Steps,
 ) -> Iterator[Difference]:
     """Yield how the image, and then the directory, differ from the manifest. Raises KontextError.
 
@@ -103,8 +111,13 @@ def _compare(
     tree, modes = image.manifest.tree, image.manifest.lineage is not None
     limit = max_export_bytes(tree) + max_unpacked_bytes(image.image.layers)
     try:
-        with crane.export(name.at(image.image.digest), whole=True) as stream:
-            yield from image_differences(tree, ExportReader(stream, limit), modes=modes)
+        with (
+            steps.step(StepName.VERIFY) as step,
+            crane.export(name.at(image.image.digest), whole=True) as stream,
+        ):
+            step.progress = Progress(total_files=len(tree.sizes), total_bytes=tree.size)
+            export = ExportReader(stream, limit)
+            yield from image_differences(tree, export, modes=modes, count=step.count)
     except ValueError as error:
         raise KontextError(f"{name} cannot be read: {error}") from error
     if directory_tree is not None:
@@ -112,11 +125,16 @@ def _compare(
 
 
 def image_differences(
-    expected: Tree, export: ExportReader, *, modes: bool = True
+    expected: Tree,
+    export: ExportReader,
+    *,
+    modes: bool = True,
+    count: Callable[[Iterator[bytes]], Iterator[bytes]] = iter,
 ) -> Iterator[Difference]:
     """Yield how an export differs from a tree: those of its entries first, then missing paths.
 
-    Keeps nothing of the export. Raises ValueError where it is damaged.
+    Keeps nothing of the export. The contents of files pass through `count`. Raises ValueError where
+    the export is damaged.
     """
     missing = expected.paths()
     for entry in export.entries():
@@ -127,7 +145,8 @@ def image_differences(
             yield Difference(path, Place.IMAGE, DifferenceKind.TWICE)
         else:
             missing.remove(path)
-            if kind := _entry_difference(expected.entry(path), entry, export, modes=modes):
+            content = count(export.content())
+            if kind := _entry_difference(expected.entry(path), entry, content, modes=modes):
                 yield Difference(path, Place.IMAGE, kind)
     export.finish()
     for path in sorted(missing):
@@ -135,13 +154,13 @@ def image_differences(
 
 
 def _entry_difference(
-    expected: Entry, entry: ExportedEntry, export: ExportReader, *, modes: bool
+    expected: Entry, entry: ExportedEntry, content: Iterator[bytes], *, modes: bool
 ) -> DifferenceKind | None:
     """Return how the current entry of an export differs. Reads its content."""
     kind = entry.kind
     if kind not in ("file", "directory", "link"):
         return DifferenceKind.OTHER_KIND
-    digest = HashedPieces(export.content()).hexdigest()
+    digest = HashedPieces(content).hexdigest()
     actual = Entry(
         path=entry.path,
         kind=kind,

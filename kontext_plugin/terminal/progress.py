@@ -6,12 +6,12 @@ A terminal shows nothing in the first half second. rich is not imported before t
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kontext_plugin.errors import UsageError
 from kontext_plugin.terminal.messages import (
@@ -22,12 +22,8 @@ from kontext_plugin.terminal.messages import (
     show,
     write_stderr,
 )
-from kontext_plugin.terminal.steps import Step, StepName, Steps
+from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 from kontext_plugin.terminal.text import duration, number, shows_utf8, size
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.progress import Progress as RichProgress
 
 PROGRESS_MODES = ("auto", "tty", "plain", "json", "quiet")
 """The values of --progress."""
@@ -48,8 +44,15 @@ _STEP_WORDS = {
     StepName.WRITE_LAYERS: "Writing layers",
     StepName.CRANE_PUSH: "Uploading",
     StepName.CRANE_MUTATE: "Uploading",
+    StepName.CHECK_PARENT: "Checking the parent",
+    StepName.CRANE_EXPORT: "Pulling",
+    StepName.VERIFY: "Verifying",
 }
 """What a person reads. The other steps are short and have no line."""
+
+
+_UNLIMITED = 1000
+"""Columns: more than any line has."""
 
 
 # What a step says
@@ -61,7 +64,23 @@ class StepLine:
 
     what: str
     percent: int | None  # 0 to 100, rounded down; None if the total is unknown
-    counts: str
+    counts: str = ""  # bytes if they are known, else files
+    rate: str = ""
+    elapsed: str = ""
+    left: str = ""  # "" if it is unknown
+
+    def text(self, width: int = _UNLIMITED) -> str:
+        """Return what follows the percentage: the most important parts that fit."""
+        for parts in (
+            (self.counts, self.rate, self.elapsed, self.left),
+            (self.counts, self.rate, self.left),
+            (self.counts, self.left or self.elapsed),
+            (self.left or self.elapsed,),
+        ):
+            text = ", ".join(filter(None, parts))
+            if len(text) <= width:
+                return text
+        return ""
 
 
 def step_line(step: Step) -> StepLine | None:
@@ -69,24 +88,26 @@ def step_line(step: Step) -> StepLine | None:
     if step.name not in _STEP_WORDS:
         return None
     progress, seconds = step.current_progress(), step.seconds
-    done, total = progress.files, progress.total_files
-    if progress.total_bytes:
-        done, total = progress.bytes, progress.total_bytes
-    parts = []
-    if progress.total_files:
-        parts.append(f"{progress.files:,} of {number(progress.total_files, 'file')}")
-    elif progress.files:
-        parts.append(number(progress.files, "file"))
-    if progress.total_bytes:
-        parts.append(f"{size(progress.bytes)} of {size(progress.total_bytes)}")
-    elif progress.bytes:
-        parts.append(size(progress.bytes))
-    if progress.bytes and seconds >= 1:
-        parts.append(f"{size(round(progress.bytes / seconds))}/s")
-    parts.append(duration(seconds))
+    done, total = progress.done
+    left = step.seconds_left()
     return StepLine(
-        _STEP_WORDS[step.name], done * 100 // total if total else None, ", ".join(parts)
+        _STEP_WORDS[step.name],
+        done * 100 // total if total else None,
+        _counts(progress),
+        f"{size(round(progress.bytes / seconds))}/s" if progress.bytes and seconds >= 1 else "",
+        duration(seconds),
+        "" if left is None else f"{duration(left)} left",
     )
+
+
+def _counts(progress: Progress) -> str:
+    if progress.total_bytes:
+        return f"{size(progress.bytes)} of {size(progress.total_bytes)}"
+    if progress.bytes:
+        return size(progress.bytes)
+    if progress.total_files:
+        return f"{progress.files:,} of {number(progress.total_files, 'file')}"
+    return number(progress.files, "file") if progress.files else ""
 
 
 def emit_step(step: Step) -> None:
@@ -146,7 +167,7 @@ def _show_lines(steps: Steps) -> contextlib.AbstractContextManager[None]:
     def show_running() -> None:
         for line in _running_lines(steps):
             percent = "" if line.percent is None else f"{line.percent} %, "
-            show(f"{line.what}: {percent}{line.counts}")
+            show(f"{line.what}: {percent}{line.text()}")
 
     return _repeating(show_running, _LINE_INTERVAL, _LINE_INTERVAL)
 
@@ -208,7 +229,9 @@ def _repeating(action: Callable[[], None], first: float, interval: float) -> Ite
 _DEFAULT_SIZE = (80, 25)  # columns and lines, if the terminal does not know
 _BAR_WIDTH = 24
 _WIDTH_WITH_BAR = 80  # a narrower terminal has no room for a bar
-_UNLIMITED = 1000
+
+_ERASE = "\r\x1b[J"
+"""Erases from the start of the line to the end of the screen (ECMA-48, ED)."""
 
 
 class Display:
@@ -243,38 +266,25 @@ class Display:
 
 
 class _Screen:
-    """rich's live display on stderr. Making one imports rich, which takes 50 ms."""
+    """The lines on stderr, as rich's columns draw them. Making one imports rich: 50 ms.
+
+    Between two drawings the cursor is at the start of the first line. Wherever a terminal that
+    changes its width moves the lines to, the next drawing begins there and erases all of them.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.live import Live
         from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
 
         class PlainConsole(Console):
-            def show_cursor(self, show: bool = True) -> bool:
-                return False  # a push that is killed would leave the cursor hidden
-
             @property
             def encoding(self) -> str:
                 return "utf-8" if shows_utf8(os.environ) else "ascii"
 
         self._console = PlainConsole(
-            file=sys.stderr,
-            force_terminal=True,
-            force_interactive=True,
-            color_system=None,
-            no_color=True,
-            highlight=False,
-            markup=False,  # [red] in a name is no colour
-            emoji=False,
+            file=io.StringIO(), width=_UNLIMITED, color_system=None, force_terminal=True
         )
-        self._live = Live(
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._drawn = ""
         self._spinner = SpinnerColumn("line")
         self._what = TextColumn("{task.description}", markup=False)
         self._percent = TaskProgressColumn("{task.percentage:3.0f} %", markup=False)
@@ -282,42 +292,40 @@ class _Screen:
         self._counts = TextColumn("{task.fields[counts]}", markup=False)
 
     def draw(self, lines: Sequence[StepLine]) -> None:
-        # rich believes COLUMNS, which stays the same when the terminal changes.
+        # COLUMNS stays the same when the terminal changes.
         width, height = os.get_terminal_size(sys.stderr.fileno())
-        self._console.size = (width or _DEFAULT_SIZE[0], height or _DEFAULT_SIZE[1])
-        self._live.start()  # only the first call counts
-        # rich 13 leaves an empty line behind after a table without rows.
-        self._live.update(_Cropped(self._table(lines)) if lines else "", refresh=True)
+        width, height = width or _DEFAULT_SIZE[0], height or _DEFAULT_SIZE[1]
+        rows = self._render(lines[: height - 1], width) if lines else []
+        back = f"\x1b[{len(rows) - 1}A" if len(rows) > 1 else ""
+        self._drawn = "\n".join(rows) + back + "\r" if rows else ""
+        self._write(_ERASE + self._drawn)
 
-    def _table(self, lines: Sequence[StepLine]) -> RichProgress:
-        from rich.progress import Progress
+    def _render(self, lines: Sequence[StepLine], width: int) -> list[str]:
+        """Return the rows, each shorter than the terminal: a full one may wrap."""
+        from rich.progress import Progress as Table
 
-        bar = [self._bar] if self._console.width >= _WIDTH_WITH_BAR else []
+        bar = [self._bar] if width >= _WIDTH_WITH_BAR else []
         columns = (self._spinner, self._what, self._percent, *bar, self._counts)
-        table = Progress(*columns, console=self._console)
+        before = len("- ") + max(len(line.what) for line in lines) + len(" 100 % ")
+        room = width - 1 - before - (_BAR_WIDTH + 1 if bar else 0)
+        table = Table(*columns, console=self._console)
         for line in lines:
             total = None if line.percent is None else 100
-            table.add_task(line.what, total=total, completed=line.percent or 0, counts=line.counts)
-        return table
+            table.add_task(
+                line.what, total=total, completed=line.percent or 0, counts=line.text(room)
+            )
+        with self._console.capture() as capture:
+            self._console.print(table)
+        return [row[: width - 1].rstrip() for row in capture.get().splitlines()]
 
     def show(self, message: str) -> None:
-        from rich.text import Text
-
-        # soft_wrap: the terminal wraps long lines, so a copied message has no extra line ends.
-        self._console.print(Text(message), soft_wrap=True)
+        # The terminal wraps long lines, so a copied message has no extra line ends.
+        self._write(f"{_ERASE}{message}\n{self._drawn}")
 
     def close(self) -> None:
-        self._live.stop()
+        self._drawn = ""
+        self._write(_ERASE)
 
-
-@dataclass(frozen=True)
-class _Cropped:
-    """A table whose columns do not shrink: a narrow terminal loses the columns on the right.
-
-    rich itself would shrink all columns alike.
-    """
-
-    table: RichProgress
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from console.render(self.table, options.update(max_width=_UNLIMITED))
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()

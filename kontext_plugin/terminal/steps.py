@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -29,6 +29,8 @@ class StepName(Enum):
     CRANE_MUTATE = "crane mutate"  # of a base, or of a parent in another repository
     REMEMBER = "remember"
     CHECK_PARENT = "check the parent"
+    CRANE_EXPORT = "crane export"  # to pull files
+    VERIFY = "verify"
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,24 @@ class Progress:
     total_files: int = 0
     total_bytes: int = 0
 
+    @property
+    def done(self) -> tuple[int, int]:
+        """How much is done, and of how much: bytes where their total is known, else files."""
+        if self.total_bytes:
+            return min(self.bytes, self.total_bytes), self.total_bytes
+        return min(self.files, self.total_files), self.total_files
+
 
 Measure = Callable[[], Progress]
 """Finds out how far a step is. Called only when somebody looks, so it may cost something."""
+
+
+# Seconds.
+_FIRST_ESTIMATE = 2.0
+_LEAST_LEFT = 1.0
+
+_TOLERANCE = 0.1
+"""Of the time left. An estimate that differs by less does not replace the one that is shown."""
 
 
 @dataclass(eq=False)
@@ -60,6 +77,7 @@ class Step:
     ended: float | None = None
     failed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _end: float | None = None  # time.perf_counter(): the estimate that is shown
 
     @property
     def seconds(self) -> float:
@@ -71,6 +89,25 @@ class Step:
         with self._lock:
             done = self.progress
             self.progress = replace(done, files=done.files + files, bytes=done.bytes + size)
+
+    def seconds_left(self) -> float | None:
+        """Return how long the step will still take; None if that is unknown or under a second.
+
+        The average speed since the start decides. The result counts down steadily.
+        """
+        (done, total), seconds = self.progress.done, self.seconds
+        if self.ended is not None or seconds < _FIRST_ESTIMATE or not 0 < done < total:
+            return None
+        now, left = self.started + seconds, seconds * (total - done) / done
+        if self._end is None or abs(now + left - self._end) > max(_LEAST_LEFT, _TOLERANCE * left):
+            self._end = now + left
+        return self._end - now if self._end - now >= _LEAST_LEFT else None
+
+    def count(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces of a file, and add their bytes to what is done."""
+        for piece in pieces:
+            yield piece
+            self.advance(0, len(piece))
 
     def current_progress(self) -> Progress:
         """Return how far the step is, as its measure says while the step runs."""

@@ -61,10 +61,32 @@ class Terminal:
     def press_ctrl_c(self) -> None:
         os.write(self.descriptor, b"\x03")
 
-    def resize(self, columns: int) -> None:
-        """Change the width of the screen, and tell the program."""
+    def resize(self, columns: int, reflow: bool = False) -> None:
+        """Change the width of the screen, and tell the program.
+
+        With `reflow`, long lines go on in the next row, as in most terminals of today. The cursor
+        stays on its character. Otherwise they are cut, as in xterm.
+        """
+        if reflow:
+            self._reflow(columns)
+        else:
+            self.screen.resize(LINES, columns)
         _set_size(self.descriptor, columns)
+
+    def _reflow(self, columns: int) -> None:
+        rows, row, column = [], 0, 0
+        for place, line in enumerate(self.screen.display[: self.screen.cursor.y + 1]):
+            if place == self.screen.cursor.y:
+                row, column = len(rows) + self.screen.cursor.x // columns, self.screen.cursor.x
+            text = line.rstrip()
+            rows += [text[start : start + columns] for start in range(0, len(text) or 1, columns)]
+        for line in self.screen.display[self.screen.cursor.y + 1 :]:
+            rows.append(line.rstrip()[:columns])
+        scrolled = max(0, row + 1 - LINES)
         self.screen.resize(LINES, columns)
+        text = "\r\n".join(rows[scrolled : scrolled + LINES])
+        move = f"\x1b[{row - scrolled + 1};{column % columns + 1}H"
+        self.stream.feed(f"\x1b[H\x1b[J{text}{move}".encode())
 
 
 @contextlib.contextmanager

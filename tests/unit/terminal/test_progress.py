@@ -42,35 +42,51 @@ LINES: dict[str, tuple[Step, StepLine | None]] = {
     "a short step": (took(9, StepName.PLAN), None),
     "no counts": (
         took(65, StepName.WAIT_FOR_REGISTRY),
-        StepLine("Waiting for the registry", None, "1m05s"),
+        StepLine("Waiting for the registry", None, elapsed="1m05s"),
     ),
     "files": (
         took(0.5, StepName.SCAN, files=1234),
-        StepLine("Scanning", None, "1,234 files, 0s"),
+        StepLine("Scanning", None, "1,234 files", elapsed="0s"),
     ),
     "bytes": (
         took(2, StepName.WRITE_LAYERS, bytes=3_000_000),
-        StepLine("Writing layers", None, "3MB, 1.5MB/s, 2s"),
+        StepLine("Writing layers", None, "3MB", "1.5MB/s", "2s"),
     ),
     "files and bytes": (
         took(2, StepName.HASH, files=1, bytes=999, total_files=2, total_bytes=1000),
-        StepLine("Hashing", 99, "1 of 2 files, 999B of 1kB, 500B/s, 2s"),
+        StepLine("Hashing", 99, "999B of 1kB", "500B/s", "2s"),
     ),
     "files of a total": (
         took(2, StepName.HASH, files=1, total_files=2),
-        StepLine("Hashing", 50, "1 of 2 files, 2s"),
+        StepLine("Hashing", 50, "1 of 2 files", elapsed="2s"),
     ),
     "everything": (
         took(2, StepName.CRANE_MUTATE, bytes=10, total_bytes=10),
-        StepLine("Uploading", 100, "10B of 10B, 5B/s, 2s"),
+        StepLine("Uploading", 100, "10B of 10B", "5B/s", "2s"),
     ),
-    "nothing to send": (took(2, StepName.CRANE_PUSH), StepLine("Uploading", None, "2s")),
+    "nothing to send": (took(2, StepName.CRANE_PUSH), StepLine("Uploading", None, elapsed="2s")),
 }
 
 
 @pytest.mark.parametrize(("step", "expected"), LINES.values(), ids=LINES)
 def test_step_line(step: Step, expected: StepLine | None) -> None:
     assert step_line(step) == expected
+
+
+FULL = StepLine("Writing layers", 50, "12.3GB of 45.6GB", "500MB/s", "1m05s", "2m05s left")
+
+WIDTHS = {
+    100: "12.3GB of 45.6GB, 500MB/s, 1m05s, 2m05s left",
+    43: "12.3GB of 45.6GB, 500MB/s, 2m05s left",
+    36: "12.3GB of 45.6GB, 2m05s left",
+    27: "2m05s left",
+    9: "",
+}
+
+
+@pytest.mark.parametrize(("width", "text"), WIDTHS.items())
+def test_a_narrow_line_loses_the_least_important_parts(width: int, text: str) -> None:
+    assert FULL.text(width) == text
 
 
 @pytest.fixture
@@ -244,8 +260,8 @@ class Screen:
         return [re.sub(r"^[|/\\-] ", "- ", line) for line in lines]  # the spinner turns
 
 
-HASHING = StepLine("Hashing", 50, "1 of 2 files, 1m05s")
-SCANNING = StepLine("Scanning", None, "1,234 files, 0s")
+HASHING = StepLine("Hashing", 50, "1 of 2 files", elapsed="1m05s")
+SCANNING = StepLine("Scanning", None, "1,234 files", elapsed="0s")
 
 DRAWN: dict[str, tuple[StepLine, int, str, str]] = {
     "wide": (
@@ -268,9 +284,11 @@ DRAWN: dict[str, tuple[StepLine, int, str, str]] = {
     ),
     "ASCII": (HASHING, 80, "C", "- Hashing  50 % ------------             1 of 2 files, 1m05s"),
     "no room for a bar": (HASHING, 79, "C.UTF-8", "- Hashing  50 % 1 of 2 files, 1m05s"),
-    "no room for all counts": (HASHING, 29, "C.UTF-8", "- Hashing  50 % 1 of 2 files,"),
-    "no room for counts": (HASHING, 15, "C.UTF-8", "- Hashing  50 %"),
-    "no room": (HASHING, 7, "C.UTF-8", "- Hashi"),
+    "50 columns": (FULL, 50, "C.UTF-8", "- Writing layers  50 % 2m05s left"),
+    "60 columns": (FULL, 60, "C.UTF-8", "- Writing layers  50 % 12.3GB of 45.6GB, 2m05s left"),
+    "no room for all counts": (HASHING, 29, "C.UTF-8", "- Hashing  50 % 1 of 2 files"),
+    "no room for counts": (HASHING, 17, "C.UTF-8", "- Hashing  50 %"),
+    "no room": (HASHING, 7, "C.UTF-8", "- Hash"),
     "no total": (SCANNING, 79, "C.UTF-8", "- Scanning  1,234 files, 0s"),
 }
 
@@ -308,7 +326,7 @@ def test_messages_stay_above_the_lines_in_full(monkeypatch: pytest.MonkeyPatch) 
     assert message in screen.file.getvalue(), "rich adds no line ends"
     lines = screen.lines()
     assert lines[0] == "first"
-    assert lines[-1] == "- Hashing  50 % 1 of"
+    assert lines[-1] == "- Hashing  50 %"
     display.close()
     assert screen.lines() == lines[:-1]
 
@@ -328,7 +346,7 @@ def test_the_width_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
         screen.screen.resize(25, width)
         display.draw([HASHING])
         (line,) = screen.lines()
-        assert line.startswith("- Hashing  50 % ")
+        assert line.startswith("- Hashing  50 %")
         assert len(line) <= width
 
 

@@ -22,8 +22,11 @@ from support.services import PASSWORD, USER, built, missing
 NODE = 2
 """The namespace mode of CRI in which a pod has the node's network: it needs no CNI plugin."""
 
-_APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-"""All processes and mounts of the node end with the first one, however that ends."""
+_APART = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+"""All processes and mounts of the node end with the tests, however these end."""
 
 _START = 'mount -t tmpfs none /run; exec "$1" --config "$2"'
 

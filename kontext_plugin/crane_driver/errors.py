@@ -41,6 +41,10 @@ class Refused(RegistryError):
     """The registry wants credentials, or does not allow this with those that it got."""
 
 
+class Busy(RegistryError):
+    """The registry accepts no more requests for now: 429, or TOOMANYREQUESTS."""
+
+
 @dataclass(frozen=True)
 class _Case:
     pattern: str
@@ -249,7 +253,9 @@ _CASES = (
     _Case(
         r"(?P<said>TOOMANYREQUESTS\b[^\n;]*|status code 429[^\n;(]*)",
         "{registry} accepts no more requests for now: {said}",
-        "Wait a while, or run 'docker login {registry}': limits are lower without a login.",
+        "Wait a while, allow more time with --timeout, or run 'docker login {registry}': limits "
+        "are lower without a login.",
+        Busy,
     ),
     _Case(
         r"could not parse reference: (?P<what>[^\n]*)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -16,9 +17,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from kontext_plugin.crane_driver import watchdog
 from kontext_plugin.crane_driver.credentials import (
@@ -27,6 +29,7 @@ from kontext_plugin.crane_driver.credentials import (
     helpers_of,
 )
 from kontext_plugin.crane_driver.errors import (
+    Busy,
     Machine,
     RegistryError,
     Unreadable,
@@ -42,6 +45,8 @@ from kontext_plugin.terminal.messages import show
 from kontext_plugin.terminal.text import line_safe
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from typing_extensions import Self
 
 
@@ -73,6 +78,11 @@ _CHUNK = 65536  # bytes
 _GRACE = 0.5
 """Seconds in which an interrupted process may end before it is killed."""
 
+
+# Seconds between the repetitions of a verb that a registry refuses for now. crane does not show
+# how long the registry asks to wait.
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
 
 _HELPER_PATIENCE = 2.0
 """Seconds that a credential helper may take before a message says that crane waits for it."""
@@ -142,6 +152,22 @@ class RunningCrane:
     sources: Mapping[str, CredentialSource]  # of its credentials, by `HOST/PATH` or `HOST`
 
 
+class _Patience:
+    """The time in which one verb may be repeated: `seconds`, 0 for ever."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds if seconds else math.inf
+        self._pause = _FIRST_PAUSE
+
+    def next_pause(self) -> float | None:
+        """Return the seconds to wait, longer each time; None if the time is over."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            return None
+        pause, self._pause = min(self._pause, left), min(2 * self._pause, _LONGEST_PAUSE)
+        return pause
+
+
 class CraneRunner:
     """A crane binary, and how to run it. Any thread may use it.
 
@@ -165,6 +191,8 @@ class CraneRunner:
         self.timeout = timeout
         self._environment = crane_environment(os.environ)
         self._has_told = False  # that it waits for a helper
+        self._has_told_busy = False  # that it waits for a registry that is busy
+        self._ended = threading.Event()
         self._version_lock = threading.Lock()  # for the one below
         self._is_version_checked = not needs_version
         self._lock = threading.Lock()  # for the two below
@@ -174,12 +202,14 @@ class CraneRunner:
     def __enter__(self) -> Self:
         with self._lock:
             self._closed = False
+        self._ended.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._closed = True
             running = tuple(self._running)
+        self._ended.set()
         for process in running:
             terminate_group(process)
 
@@ -193,13 +223,22 @@ class CraneRunner:
 
         Raises RegistryError if crane fails. `timeout` replaces the runner's own.
         """
-        with self.start(*arguments, timeout=timeout) as running:
-            if progress:
-                progress.follow(running.process.pid, running.messages)
-            output = running.stdout.read()
-            running.reader.join()
-            self._check(running)
-        return output, running.messages
+        patience = _Patience(self.timeout if timeout is None else timeout)
+        messages = bytearray()
+        while True:
+            with self.start(*arguments, timeout=timeout) as running:
+                if progress:
+                    progress.follow(running.process.pid, running.messages)
+                output = running.stdout.read()
+                running.reader.join()
+                messages += running.messages
+                try:
+                    self._check(running)
+                except Busy as error:
+                    if not self._waits(patience, error):
+                        raise
+                else:
+                    return output, messages
 
     def document(self, *arguments: str) -> bytes:
         """Return the small document that crane prints. Raises RegistryError."""
@@ -215,23 +254,28 @@ class CraneRunner:
 
     @contextlib.contextmanager
     def stream(self, *arguments: str, whole: bool = False) -> Iterator[IO[bytes]]:
-        """Yield crane's stdout. A reader that stops early ends crane.
+        """Yield crane's stdout, from its first bytes on. A reader that stops early ends crane.
 
         Raises RegistryError if crane fails while the block reads; if the block reads the `whole`
         stream, also for a failure after its last byte.
         """
-        with self.start(*arguments) as running:
-            try:
-                yield running.stdout
-            except (OSError, ValueError, EOFError) as error:
-                # Either crane has failed and the stream is cut, or the content itself is bad.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    if running.process.wait(_GRACE):
-                        raise self.failure(running) from error
-                raise
-            running.stdout.close()  # SIGPIPE ends a crane that would write more
-            if whole:
-                self._check(running)
+        patience = _Patience(self.timeout)
+        while True:
+            with self.start(*arguments) as running:
+                if self._waits_for_first_bytes(running, patience):
+                    continue
+                try:
+                    yield running.stdout
+                except (OSError, ValueError, EOFError) as error:
+                    # Either crane has failed and the stream is cut, or the content itself is bad.
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        if running.process.wait(_GRACE):
+                            raise self.failure(running) from error
+                    raise
+                running.stdout.close()  # SIGPIPE ends a crane that would write more
+                if whole:
+                    self._check(running)
+                return
 
     @contextlib.contextmanager
     def start(
@@ -311,6 +355,9 @@ class CraneRunner:
         running.reader.join()
         messages = running.messages.decode("utf-8", "replace")
         self.debug(f"crane ended with {running.process.returncode}:\n{messages.rstrip()}")
+        return self._error(running, messages)
+
+    def _error(self, running: RunningCrane, messages: str) -> RegistryError:
         machine = Machine(
             running.sources.get,
             lambda scheme, host: proxy_of(scheme, host, self._environment),
@@ -320,6 +367,32 @@ class CraneRunner:
             helpers = helpers_of(running.sources) if running.stalled.in_child else ()
             return no_answer(running.arguments, running.timeout, helpers, machine)
         return explain(messages, running.arguments, machine)
+
+    def _waits_for_first_bytes(self, running: RunningCrane, patience: _Patience) -> bool:
+        """Wait until crane prints something; if the registry is busy, wait, and return True."""
+        if cast("BufferedReader", running.stdout).peek(1) or not running.process.wait():
+            return False
+        running.reader.join()
+        error = self._error(running, running.messages.decode("utf-8", "replace"))
+        return isinstance(error, Busy) and self._waits(patience, error)
+
+    def _waits(self, patience: _Patience, error: Busy) -> bool:
+        """Wait before a verb is repeated. Return False if its time is over.
+
+        crane itself repeats a request for four seconds, whatever Retry-After says. All verbs can be
+        repeated: those that write put the same content under the same name.
+        """
+        pause = patience.next_pause()
+        if pause is None:
+            return False
+        with self._lock:
+            is_first, self._has_told_busy = not self._has_told_busy, True
+        if is_first:
+            show(f"{error.message}. Kontext waits, and tries again")
+        self.debug(f"{error.message}: trying again in {pause:g} s")
+        if self._ended.wait(pause):
+            raise KontextError("the command has ended")
+        return True
 
     @contextlib.contextmanager
     def _telling(

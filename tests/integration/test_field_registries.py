@@ -279,6 +279,19 @@ def test_another_machine_is_right_before_the_tag_is(field: Field) -> None:
         assert field.shown("v1") == field.tree()
 
 
+# --- 13: a registry that asks to wait ---
+
+
+@on(busy=Stage(quirks=Quirks(busy=12)))
+def test_a_push_waits_for_a_registry_that_is_busy(field: Field) -> None:
+    """crane gives up after four seconds, whatever Retry-After says."""
+    pushed = field.push("v1")
+    assert pushed.image
+    assert "accepts no more requests for now" in pushed.stderr
+    assert pushed.stderr.count("tries again") == 1
+    assert field.shown("v1") == field.tree()
+
+
 # --- 2b: a tag shows its former image for a while ---
 
 

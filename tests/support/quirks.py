@@ -44,6 +44,9 @@ class Quirks:
     no_digest: bool = False
     """Send no Docker-Content-Digest header."""
 
+    busy: int = 0
+    """Answer so many requests with 429 and Retry-After: 3."""
+
 
 NO_QUIRKS = Quirks()
 
@@ -57,6 +60,7 @@ class QuirkyRegistry:
     clock: Callable[[], float]
     _written: dict[str, float] = field(default_factory=dict)  # path of a manifest: when it was put
     _former: dict[str, str] = field(default_factory=dict)  # path of a tag: the digest before
+    _refused: int = 0  # requests, by `busy`
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -100,6 +104,10 @@ class QuirkyRegistry:
 
     def _response(self, exchange: Exchange) -> Response:
         body = exchange.rfile.read(exchange.length)
+        if self._is_busy():
+            response = _error(429, "TOOMANYREQUESTS", "retry-after: 3s, allowed: 20/minute")
+            response.headers["Retry-After"] = "3"
+            return response
         path = _MANIFEST.fullmatch(exchange.path.partition("?")[0])
         if path and exchange.command == "PUT":
             response = self._put(exchange, path, body)
@@ -116,6 +124,11 @@ class QuirkyRegistry:
         if exchange.command == "HEAD":
             response.body = b""
         return response
+
+    def _is_busy(self) -> bool:
+        with self._lock:
+            self._refused += 1
+            return self._refused <= self.quirks.busy
 
     def _put(self, exchange: Exchange, path: re.Match[str], body: bytes) -> Response:
         is_tag = ":" not in path["reference"]

@@ -18,7 +18,7 @@ from support.fake_crane import all_ended, fake_crane, last_arguments, running
 
 from kontext_plugin.crane_driver import process as process_module
 from kontext_plugin.crane_driver import watchdog
-from kontext_plugin.crane_driver.errors import RegistryError
+from kontext_plugin.crane_driver.errors import Busy, RegistryError
 from kontext_plugin.crane_driver.process import CraneRunner, locate_crane
 from kontext_plugin.errors import KontextError
 
@@ -395,3 +395,84 @@ def test_a_crane_without_a_version_is_an_error(fake: Maker) -> None:
         pytest.raises(KontextError, match="crane version failed: it gave no reason"),
     ):
         document(runner)
+
+
+# --- A registry that is busy ---
+
+BUSY = "Error: GET https://r.io/v2/: unexpected status code 429 Too Many Requests"
+
+
+def busy(directory: Path, times: int, answer: str = "echo document") -> str:
+    """Return the body of a crane that is refused so many times."""
+    count = f"'{directory}/count'"
+    return (
+        f"echo >>{count}\n[ $(wc -l <{count}) -gt {times} ] || {{ echo '{BUSY}' >&2; exit 1; }}\n"
+        f"{answer}"
+    )
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_FIRST_PAUSE", 0.01)
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("way", ["run", "document", "stream"])
+def test_a_busy_registry_is_asked_again(
+    fake: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    with fake(busy(tmp_path, 3, "echo pushed >&2; echo document"), timeout=60) as runner:
+        if way == "run":
+            output, messages = runner.run("push", "/l", "r.io/r:t")
+            assert messages.count(b"429") == 3, "what was uploaded before counts too"
+            assert messages.endswith(b"pushed\n")
+        elif way == "document":
+            output = runner.document("manifest", "r.io/r:t")
+        else:
+            with runner.stream("blob", "r.io/r@x") as stdout:
+                output = stdout.read()
+    assert output == b"document\n"
+    said = capsys.readouterr().err
+    assert said.count("r.io accepts no more requests for now") == 1
+    assert "waits, and tries again" in said
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_registry_that_stays_busy_is_an_error_after_the_timeout(
+    way: Callable[[CraneRunner], None], fake: Maker, tmp_path: Path
+) -> None:
+    with (
+        fake(busy(tmp_path, 10_000), timeout=0.5) as runner,
+        pytest.raises(Busy, match="accepts no more requests") as raised,
+    ):
+        way(runner)
+    assert "--timeout" in raised.value.hint
+    assert (tmp_path / "count").read_text().count("\n") > 3
+
+
+def test_a_pause_ends_with_the_runner(fake: Maker, tmp_path: Path) -> None:
+    """As after Ctrl-C, while a thread waits to ask again."""
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            runner.run("tag", "r/r", "t")
+        except KontextError as error:
+            raised.append(error)
+
+    with fake(busy(tmp_path, 10_000), timeout=600) as runner:
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not runner._has_told_busy:
+            assert time.monotonic() < deadline
+    thread.join(1)
+    assert [str(error) for error in raised] == ["the command has ended"]
+
+
+def test_other_errors_are_not_repeated(fake: Maker, tmp_path: Path) -> None:
+    body = busy(tmp_path, 10_000).replace("429 Too Many Requests", "503 Service Unavailable")
+    with fake(body, timeout=60) as runner, pytest.raises(RegistryError, match="status 503"):
+        runner.document("manifest", "r.io/r:t")
+    assert (tmp_path / "count").read_text() == "\n"

@@ -58,6 +58,14 @@ _BASE = Option("base", "Base image (default: none)", kind="string")
 
 _LABEL = Option("label", "Set a label on the image: KEY=VALUE", kind="list")
 
+_COMPRESSION = Option(
+    "compression",
+    "Compression of the new layers: gzip, or zstd for docker 23, containerd and podman (default "
+    "that of the image to build on, or gzip)",
+    kind="string",
+    values=("gzip", "zstd"),
+)
+
 _MAX_LAYERS = Option("max-layers", "Maximum number of layers (default 64)", kind="int")
 
 _PLATFORM = Option(
@@ -121,6 +129,7 @@ PUSH = Command(
         ),
         _BASE,
         Option("check-parent", "Check the files in the layers of the image to build on"),
+        _COMPRESSION,
         Option("directory", "The same as DIR", kind="string", hidden=True, completes="directory"),
         Option("dry-run", "Show what a push would upload, and change nothing"),
         Option("fresh", "Build on no earlier image, and read all files again"),
@@ -171,6 +180,7 @@ DIFF = Command(
             completes="reference",
         ),
         _BASE,
+        _COMPRESSION,
         _FROM,
         Option("exit-code", "Exit with 0 if no path differs, 1 if one does, 128 for a failure"),
         _FORMAT,

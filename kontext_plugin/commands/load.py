@@ -10,11 +10,15 @@ from kontext_plugin.crane import Crane, connect
 from kontext_plugin.crane_driver.credentials import full_name
 from kontext_plugin.engine import daemon
 from kontext_plugin.engine.daemon import Daemon
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image.oci import ZSTD_LAYER
 from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import KontextImage, fetch
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.text import number, size
+
+_FIRST_WITH_ZSTD = 23
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -31,6 +35,21 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     return 0
 
 
+def check_compression(image: KontextImage, version: str) -> None:
+    """Raise KontextError if a Docker daemon of this version cannot unpack the image's layers.
+
+    Docker unpacks zstd since version 23 (moby/moby#40820).
+    """
+    major = version.partition(".")[0]
+    has_zstd = any(layer.media_type == ZSTD_LAYER for layer in image.image.layers)
+    if has_zstd and major.isdecimal() and int(major) < _FIRST_WITH_ZSTD:
+        raise KontextError(
+            f"Docker {version} cannot unpack zstd layers",
+            hint=f"Use Docker {_FIRST_WITH_ZSTD} or later, or 'docker kontext pull'. Or push with "
+            "--compression gzip.",
+        )
+
+
 def load(docker: Daemon, crane: Crane, name: Reference, image: KontextImage, report: Report) -> str:
     """Pull an image into the daemon, if it is not there, and tag it; return `REPO@sha256:…`.
 
@@ -41,6 +60,7 @@ def load(docker: Daemon, crane: Crane, name: Reference, image: KontextImage, rep
         digest = crane.digest(name.at(digest), docker.platform())
     source = name.at(digest)  # the tag may move in the meantime
     if not docker.has_image(source):
+        check_compression(image, docker.version())
         layers = number(len(image.image.layers), "layer")
         report.info(f"Pulling {name}: {layers}, {size(image.image.size)}")
         docker.pull(source, crane.credentials(full_name(name.repository)))

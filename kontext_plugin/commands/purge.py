@@ -20,6 +20,7 @@ from kontext_plugin.image.oci import Digest, Image, Layer
 from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.reference import Reference, parse_reference, repository_of
 from kontext_plugin.image.spec import MAX_LAYERS, ImageSpec
+from kontext_plugin.layer.compression import compression_of
 from kontext_plugin.push import messages
 from kontext_plugin.push.find import Found
 from kontext_plugin.push.parent import StartFresh
@@ -110,7 +111,9 @@ def purge(options: PurgeOptions, report: Report) -> str:
         assert old.config is not None  # fetched with history
         labels = spec.own_labels(old.config.labels)
         fresh = StartFresh("purge")
-        plan = plan_fresh(fresh, replace(spec, labels=labels), old.manifest.tree)
+        compression = compression_of(old.sources[-1].media_type).name
+        spec = replace(spec, labels=labels, compression=compression)
+        plan = plan_fresh(fresh, spec, old.manifest.tree)
 
         found = Found(fresh, {tag: old.digest})
         Preflight(session).check(found, plan.tree.size)

@@ -16,7 +16,8 @@ Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits (OCI image specification, descriptor.md, "Digests")."""
 
 GZIP_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-"""The media type of a gzip layer (OCI image specification, media-types.md)."""
+ZSTD_LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"
+"""The media types of layers (OCI image specification, media-types.md)."""
 
 MANIFEST_ANNOTATION = "dev.kontext.manifest"
 """The annotation of every Kontext image: the digest of its /var/lib/kontext/manifest.json.

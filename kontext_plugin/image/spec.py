@@ -56,6 +56,7 @@ class ImageSpec:
     keep_git_labels: bool = True  # those of an image with the same sources
     single_layer: bool = False  # the sources and the extractor in one layer
     max_layers: int = MAX_LAYERS
+    compression: str = ""  # of the new layers; "": that of the image that they are put on
     always_reuse: bool = False  # also where starting fresh seems better
     trusted: frozenset[Digest] | None = None  # keys of the sources to build on; None: any
     created: str = ""  # what the configurations say (RFC 3339); "": what the base's say

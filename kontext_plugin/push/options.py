@@ -41,6 +41,7 @@ class PushOptions:
     git_labels: bool = True
     reuse: str = REUSE[0]
     max_layers: int = MAX_LAYERS
+    compression: str = ""  # of the new layers; "": that of the image that they are put on
     single_layer: bool = False  # for consumers that read only one layer
     secrets: SecretMode = SecretMode.AUTO
     fresh: bool = False  # build on no image, and read all files again
@@ -108,6 +109,7 @@ def shared_options(parsed: Namespace, tags: Sequence[str], directory: str) -> Pu
         git_labels=not parsed.no_git_labels,
         max_layers=_layers(parsed.max_layers) if parsed.max_layers else MAX_LAYERS,
         single_layer=parsed.single_layer,
+        compression=parsed.compression or "",
         reuse=parsed.reuse or REUSE[0],
         created=_created(os.environ.get("SOURCE_DATE_EPOCH", "")),
         insecure=parsed.insecure,

@@ -24,7 +24,7 @@ from kontext_plugin.image.oci import Layer
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
-from kontext_plugin.layer.compression import is_known
+from kontext_plugin.layer.compression import GZIP, compression_of, is_known
 from kontext_plugin.manifest import Ancestor
 from kontext_plugin.registry.fetch import KontextImage
 
@@ -187,6 +187,10 @@ def mismatch(found: KontextImage, spec: ImageSpec) -> str:
         return "its manifest counts further than any push"
     if not all(is_known(layer.media_type) for layer in found.sources):
         return "it has layers of another type than a push writes"
+    if spec.compression == GZIP.name and any(
+        compression_of(layer.media_type) is not GZIP for layer in found.sources
+    ):
+        return "its layers are not compressed with gzip"
     if spec.trusted is not None and found.sources_key not in spec.trusted:
         return "this machine did not push the image, or not all that it was built on"
     return ""

@@ -16,6 +16,12 @@ from kontext_plugin.image.assembly import Sources
 from kontext_plugin.image.oci import Digest, Layer
 from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.image.tree import ReverseDelta, Tree
+from kontext_plugin.layer.compression import (
+    DEFAULT,
+    Compression,
+    compression_named,
+    compression_of,
+)
 from kontext_plugin.manifest import Lineage
 from kontext_plugin.push.parent import BuildOn, Candidate, Origin, StartFresh, choose
 from kontext_plugin.registry.fetch import KontextImage
@@ -39,6 +45,13 @@ class Plan:
     def found_image(self) -> KontextImage | None:
         """The image that was found, which is the parent or has it as an ancestor."""
         return self.parent.found if isinstance(self.parent, BuildOn) else None
+
+    @property
+    def compression(self) -> Compression:
+        """What the new layers are compressed with."""
+        if self.spec.compression:
+            return compression_named(self.spec.compression)
+        return compression_of(self.parent_layers[-1].media_type) if self.parent_layers else DEFAULT
 
     @property
     def parent_layers(self) -> tuple[Layer, ...]:

@@ -223,6 +223,7 @@ def image_spec(bases: tuple[BaseImage, ...], options: PushOptions, cache: Cache)
         keep_git_labels=options.git_labels,
         single_layer=options.single_layer,
         max_layers=options.max_layers,
+        compression=options.compression,
         always_reuse=options.reuse == "always",
         trusted=cache.layers("written") if options.reuse == "own" else None,
         created=options.created,

@@ -25,6 +25,7 @@ from kontext_plugin.image.layout import StagedLayer, write_layout
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree, parents
+from kontext_plugin.layer.compression import compression_named
 from kontext_plugin.manifest import MANIFEST_PATH, Manifest
 from kontext_plugin.push import messages
 from kontext_plugin.push.find import Found
@@ -81,6 +82,7 @@ class _Task:
     content: LayerContent
     scan_secrets: bool
     copies: str
+    compression: str
 
 
 def stage_layers(
@@ -102,6 +104,8 @@ def stage_layers(
     def place(name: str) -> str:
         return os.path.join(directory, name) if directory else os.devnull
 
+    compression = plan.compression.name
+
     def advance(size: int) -> None:
         step.advance(0, size)
 
@@ -111,12 +115,13 @@ def stage_layers(
         step.progress = total
         tasks = [
             _Task(
-                place(f"{number}.tar.gz"),
+                place(f"{number}"),
                 root,
                 plan.tree.only({*paths, *parents(paths)}),
                 LayerContent({}, paths),
                 scan_secrets,
                 copies,
+                compression,
             )
             for number, paths in enumerate(divided.lower)
         ]
@@ -135,7 +140,7 @@ def stage_layers(
             plan.changes.whiteouts,
             extractor_entries(plan.spec.bases[0]) if plan.spec.single_layer else b"",
         )
-        task = _Task(place("top.tar.gz"), root, plan.tree, content, scan_secrets, copies)
+        task = _Task(place("top"), root, plan.tree, content, scan_secrets, copies, compression)
         top = _stage(task, advance)
         findings = sorted({finding for _, found in (*lower, top) for finding in found})
     return StagedLayers(tuple(layer for layer, _ in lower), top[0], held, document, tuple(findings))
@@ -153,7 +158,15 @@ def _stage(task: _Task, advance: Advance) -> tuple[StagedLayer, list[Finding]]:
 
     try:
         with open(task.path, "wb") as file:
-            result = write_layer(file, task.root, task.tree, task.content, tee, copies=task.copies)
+            result = write_layer(
+                file,
+                task.root,
+                task.tree,
+                task.content,
+                tee,
+                compression_named(task.compression),
+                task.copies,
+            )
     except OSError as error:
         raise _write_error(task.path, error) from error
     return StagedLayer(task.path, result.layer, result.diff_id), scanner.findings

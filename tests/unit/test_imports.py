@@ -22,7 +22,8 @@ DOORS = {
     "plumbum": {"crane_driver/process.py"},
     "jsonschema": {"runtime/schema.py"},
     "docker": {"engine/daemon.py"},
-    "zlib_ng": {"layer/compression.py"},
+    "deflate": {"layer/compression.py"},
+    "zstandard": {"layer/compression.py"},
     "rich": {"terminal/progress.py", "terminal/table.py"},
     "hyperscan": {"secret_scan/scanner.py"},
     "fcntl": {"cache.py", "crane_driver/process.py"},
@@ -31,7 +32,7 @@ DOORS = {
 """The modules that may import a package."""
 
 HEAVY = [
-    *("plumbum", "docker", "jsonschema", "zlib_ng", "hyperscan", "rich"),
+    *("plumbum", "docker", "jsonschema", "deflate", "zstandard", "hyperscan", "rich"),
     *("argparse", "tarfile", "concurrent.futures", "subprocess", "hashlib", "json"),
 ]
 """What the start of the plugin must not import; an import takes 2 to 200 ms."""

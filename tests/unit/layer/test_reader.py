@@ -259,8 +259,8 @@ def test_the_media_type_chooses_the_compression(media_type: str) -> None:
 
 def test_a_layer_with_an_unknown_media_type_is_refused_before_it_is_read() -> None:
     blob = io.BytesIO(gzip_layer(JSON))
-    layer = Layer(LAYER.digest, 1, "application/vnd.oci.image.layer.v1.tar+zstd")
-    with pytest.raises(ValueError, match=r"media type .*tar\+zstd"):
+    layer = Layer(LAYER.digest, 1, "application/vnd.oci.image.layer.v1.tar+lz4")
+    with pytest.raises(ValueError, match=r"media type .*tar\+lz4"):
         take_manifest(read_documents(blob, layer, Budget(MAX_BYTES)))
     assert blob.tell() == 0
 

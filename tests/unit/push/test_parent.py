@@ -19,7 +19,7 @@ from support.trees import Directory, File
 from kontext_plugin import manifest
 from kontext_plugin.delta import diff, layer_bytes, tree_bytes
 from kontext_plugin.image.layout import StagedLayer
-from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer, digest_of
+from kontext_plugin.image.oci import ZSTD_LAYER, Digest, Image, ImageConfig, Layer, digest_of
 from kontext_plugin.image.spec import LAYER_LIMIT, MAX_LAYERS, REVISION, SOURCE, ImageSpec
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.manifest import Lineage, Manifest
@@ -232,6 +232,14 @@ FRESH: dict[str, tuple[Callable[[], BuildOn | StartFresh], str]] = {
     "layers in another order": (
         lambda: choose(with_layers(*LAYERS[::-1], EXTRACTOR.layer), SPEC, TREE),
         CHANGED_LAYERS,
+    ),
+    "zstd where gzip is asked for": (
+        lambda: choose(
+            with_layers(replace(LAYERS[0], media_type=ZSTD_LAYER), *IMAGE.layers[1:]),
+            replace(SPEC, compression="gzip"),
+            CHANGED,
+        ),
+        "its layers are not compressed with gzip",
     ),
     "no layers": (lambda: choose(with_layers(), SPEC, TREE), CHANGED_LAYERS),
     "no configuration": (

@@ -140,7 +140,8 @@ def test_a_tag_that_the_registry_refuses_to_show_is_an_error(
         assert f"'docker login {registry.host}'" in said.stderr
     said = docker.push(tag, source, "--dry-run")
     assert said.code == 0
-    assert f"WARNING: {registry.host} may refuse the push. Run 'docker login" in said.stderr
+    refused = f"{registry.host} refused access to {tag.removesuffix(':v1')}: "
+    assert f"WARNING: the push may fail: {refused}" in said.stderr
 
 
 def test_exit_code_1_means_a_difference(docker: Docker, registry: Registry, source: Path) -> None:

@@ -44,6 +44,7 @@ class FakeRegistry:
         program.write_text(_SCRIPT.format(directory=directory))
         program.chmod(0o755)
         self.crane = Crane(CraneRunner(str(program)))
+        self.answer(version=b"v0.21.9\n")
 
     def answer(self, of: str = "", /, **answers: bytes) -> None:
         """Set what `crane VERB` prints, for all names or for one: a digest, or `REPO:TAG`.

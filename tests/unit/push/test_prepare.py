@@ -44,6 +44,12 @@ BASE = Digest("sha256:" + "b" * 64)
 ABSENT = {"manifest_error": b"Error: MANIFEST_UNKNOWN", "ls": b""}
 
 
+@pytest.fixture(autouse=True)
+def _no_scan_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a busy machine asks the registry whether it accepts a large push."""
+    monkeypatch.setattr(prepare_module, "_SOON", 60)
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> FakeRegistry:
     return FakeRegistry(tmp_path / "registry")

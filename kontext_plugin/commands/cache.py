@@ -69,7 +69,7 @@ def _document(entry: CacheEntry) -> dict[str, object]:
 
 def _row(entry: CacheEntry, now: float, room: Room) -> tuple[str, str, str, str]:
     name, at, digest = entry.key.partition("@sha256:")
-    key = line_safe(f"{name}{at}{short(digest, room)}") or "-"
+    key = line_safe(f"{name}@{short(f'sha256:{digest}', room)}" if at else name) or "-"
     return _KINDS[entry.kind], size(entry.size), ago(now - entry.saved), key
 
 

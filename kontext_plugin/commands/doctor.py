@@ -55,9 +55,6 @@ _ASCII_SIGNS = {State.OK: "+", State.NOTE: "!", State.BROKEN: "x"}
 
 _HINT_INDENT = " " * 15  # below the message
 
-_NARROW = 60
-"""Cells: a narrower terminal has the messages below the names."""
-
 _DOCKER_TIMEOUT = 20
 """Seconds for docker to answer."""
 
@@ -312,13 +309,10 @@ def _hidden_catalog(registry: str) -> Check:
 
 def lines(check: Check, signs: Mapping[State, str], room: Room = UNLIMITED) -> Iterator[str]:
     """Yield a check's lines, and those of its hint, without secrets."""
-    label, indent = f"{signs[check.state]} {check.name:<12} ", _HINT_INDENT
-    if room.cells is not None and room.cells < _NARROW:
-        yield label.rstrip()
-        label = indent = " " * 2
-    for start, text in ((label, check.message), (indent, check.hint)):
-        if text:
-            yield from indented(start, line_safe(redact(text)), room)
+    label = f"{signs[check.state]} {check.name:<12} "
+    yield from indented(label, line_safe(redact(check.message)), room)
+    if check.hint:
+        yield from indented(_HINT_INDENT, line_safe(redact(check.hint)), room)
 
 
 def _document(check: Check) -> dict[str, str]:

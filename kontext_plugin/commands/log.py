@@ -16,7 +16,7 @@ from kontext_plugin.terminal.table import Column, Room, short, table
 from kontext_plugin.terminal.text import json_array, line_safe, size
 
 _COLUMNS = (
-    Column("NAME", least=12),
+    Column("NAME", least=9),
     Column("GENERATION", drop=5),  # NAME says as much
     Column("DIGEST", drop=1),
     Column("WHEN"),

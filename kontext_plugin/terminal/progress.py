@@ -151,7 +151,10 @@ def choose_mode(option: str | None, quiet: bool) -> str:
 
 
 def _can_draw() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
+        return False
+    # Without a width it is a log: of `script` or `ssh -tt` in CI, where each drawing would stay.
+    return os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 @contextlib.contextmanager

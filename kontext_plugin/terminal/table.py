@@ -14,6 +14,10 @@ _DIGITS = 12
 """Of a digest or a commit: enough to name it, as docker has it."""
 
 
+_INDENT = 2
+"""Of a text that stands below its label."""
+
+
 @dataclass(frozen=True)
 class Room:
     """The room of a line on standard output."""
@@ -96,15 +100,16 @@ def fold(text: str, width: int | None) -> list[str]:
 def indented(label: str, text: str, room: Room) -> list[str]:
     """Return the lines of a label and a text that is folded beside it.
 
-    On a line that has no room beside the label, the text is folded below it.
+    If one of its words, a path for example, has no room beside the label, the text is below it.
     """
     if room.cells is None:
         return [f"{label}{text}"]
-    indent = cells(label)
-    if room.cells < 2 * indent:
-        return [*fold(label.rstrip(), room.cells), *fold(text, room.cells)]
-    first, *others = fold(text, room.cells - indent)
-    return [f"{label}{first}", *(f"{' ' * indent}{line}" for line in others)]
+    beside = room.cells - cells(label)
+    if max(map(cells, text.split(" "))) <= beside:
+        first, *others = fold(text, beside)
+        return [f"{label}{first}", *(" " * cells(label) + line for line in others)]
+    below = [" " * _INDENT + line for line in fold(text, max(1, room.cells - _INDENT))]
+    return [label.rstrip(), *below] if label.strip() else below
 
 
 def table(

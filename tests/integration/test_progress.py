@@ -162,6 +162,7 @@ def test_a_terminal_that_changes_its_width(reflow: bool, pushing: Machine) -> No
 def test_a_dumb_terminal_and_plain_progress_draw_nothing(
     more: dict[str, str], pushing: Machine
 ) -> None:
+    """A shell in Emacs is such a terminal (moby/moby#11233, replicate/cog#176)."""
     plant(pushing.source, {"node_modules/[red]/a": File(LARGE[:4_000_000])})
     with terminal(command(pushing), environment(pushing, **more)) as shown:
         assert shown.ends() == 0

@@ -145,6 +145,7 @@ def test_choose_mode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((80, 25)))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv(PROGRESS_VARIABLE, raising=False)
     if variable is not None:
@@ -162,6 +163,15 @@ def test_a_dumb_terminal_is_not_drawn_on(term: str | None, monkeypatch: pytest.M
     assert choose_mode(None, False) == "plain"
     with pytest.raises(UsageError, match="not a terminal to draw on"):
         choose_mode("tty", False)
+
+
+def test_a_terminal_without_a_width_is_not_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a terminal is a log (chzyer/readline#29, dCache/dcache#1465)."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv(PROGRESS_VARIABLE, raising=False)
+    assert choose_mode(None, False) == "plain"
 
 
 WRONG = {

@@ -100,7 +100,9 @@ def test_indented() -> None:
         "Manifest: version 3 of",
         "          the manifest",
     ]
-    assert indented("Manifest: ", text, Room(18)) == ["Manifest:", "version 3 of the", "manifest"]
+    below = ["Manifest:", "  version 3 of", "  the manifest"]
+    assert indented("Manifest: ", text, Room(17)) == below, "a word has no room beside the label"
+    assert indented("          ", "/a/long/path", Room(17)) == ["  /a/long/path"]
 
 
 COLUMNS = (

@@ -14,10 +14,11 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kontext_plugin.errors import KontextError, brief, reason_of
 from kontext_plugin.image.reference import DOCKER_HUB, registry_of, repository_of
@@ -79,10 +80,21 @@ class CredentialSource:
     setting: str = "auths"  # of the document: auths, credHelpers or credsStore
     key: str = ""  # of `auths`
     login: Login = Login()  # empty if there is a helper
+    lacks_store: bool = False  # `credsStore` of the document is not installed
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether it is a store for all registries that is not installed.
+
+        Then nothing has logged in to this registry, and docker asks it without credentials, too.
+        """
+        return self.lacks_store and self.setting == "credsStore" and not self.key
 
     @property
     def is_found_by_crane(self) -> bool:
         """Whether crane finds it by itself, whatever else there is."""
+        if self.lacks_store and not self.key:  # crane asks the store first, for the whole name
+            return False
         return self.document.is_dockers and (
             bool(self.helper)
             or self.login.has_token
@@ -220,7 +232,7 @@ def choose_source(
             return CredentialSource(document, helper, "credHelpers")
         for key in _keys(document, repository):
             if document.store:  # docker login leaves an empty entry
-                return CredentialSource(document, document.store, "credsStore")
+                return CredentialSource(document, document.store, "credsStore", key)
             if login := document.logins[key]:
                 return CredentialSource(document, key=key, login=login)
     for document in documents:
@@ -260,7 +272,11 @@ def credential_source(name: str) -> CredentialSource | None:
 
 def helpers_of(sources: Mapping[str, CredentialSource]) -> tuple[str, ...]:
     """Return the programs that are asked for credentials, without duplicates."""
-    programs = (HELPER_PREFIX + source.helper for source in sources.values() if source.helper)
+    programs = (
+        HELPER_PREFIX + source.helper
+        for source in sources.values()
+        if source.helper and not source.is_skipped
+    )
     return tuple(dict.fromkeys(programs))
 
 
@@ -309,24 +325,41 @@ def crane_credentials(
     passed = {**environment, PODMAN_VARIABLE: os.devnull}  # without it crane takes nothing at all
     passed.pop(VARIABLE, None)
     documents = load_sources(os.environ) if names else ()
-    by_name = {name: source for name in names if (source := choose_source(documents, name))}
+    by_name = {
+        name: _with_store(source, environment)
+        for name in names
+        if (source := choose_source(documents, name))
+    }
     if all(source.is_found_by_crane for source in by_name.values()):
         yield passed, by_name
         return
     sources = {
         _crane_key(name.partition("/")[0] if by_registry else name): source
         for name, source in by_name.items()
+        if not source.is_skipped
     }
     logins = {key: source.login for key, source in sources.items() if source.login.is_plain}
     auths = {key: {"auth": login.auth} for key, login in logins.items()}
     passed[VARIABLE] = json.dumps({"auths": auths})
     others = {key: source for key, source in sources.items() if key not in logins}
-    if not others:
+    if not others and all(not source.lacks_store for source in by_name.values()):
         yield passed, by_name
         return
     with tempfile.TemporaryDirectory(prefix="kontext-docker-config-") as directory:
         _write_config(os.path.join(directory, "config.json"), others)
         yield passed | {"DOCKER_CONFIG": directory}, by_name
+
+
+def _with_store(source: CredentialSource, environment: Mapping[str, str]) -> CredentialSource:
+    """Return a source that knows whether its document's store is installed.
+
+    A config.json of Docker Desktop's often comes to machines that lack its store.
+    """
+    store = source.document.store
+    path = environment.get("PATH")
+    return replace(
+        source, lacks_store=bool(store) and shutil.which(HELPER_PREFIX + store, path=path) is None
+    )
 
 
 def _write_config(path: str, sources: Mapping[str, CredentialSource]) -> None:

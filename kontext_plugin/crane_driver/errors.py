@@ -408,6 +408,8 @@ def _origin(
     source = source_of(next((n for n in names if n.partition("/")[0] == registry), names[0]))
     if source is None:
         return "No credentials were sent: docker and podman have none for it."
+    if source.is_skipped:
+        return f"No credentials were sent: {line_safe(str(source))} is not on PATH."
     verb = "was asked for credentials" if source.helper else "had the credentials"
     return f"{line_safe(str(source))} {verb}."
 

@@ -168,6 +168,16 @@ def test_a_missing_helper_is_an_error(docker: Docker, registry: Registry, source
     assert_one_message(pushed, "docker-credential-nowhere", str(docker.config))
 
 
+def test_a_store_that_is_not_installed_is_named(
+    docker: Docker, registry: Registry, source: Path
+) -> None:
+    """docker goes on without credentials, and so do we: many registries need none."""
+    docker.configure({"credsStore": "desktop.exe"})
+    pushed = docker.push(registry.repository(), source)
+    store = f"docker-credential-desktop.exe (credsStore in {docker.config}/config.json)"
+    assert_one_message(pushed, f"No credentials were sent: {store} is not on PATH.")
+
+
 def test_a_failing_helper_is_an_error(
     docker: Docker, registry: Registry, source: Path, tmp_path: Path
 ) -> None:

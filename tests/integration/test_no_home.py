@@ -53,7 +53,8 @@ def nobody(root: Path, docker: Docker, registry: Registry, source: Path) -> Nobo
 
 
 def test_a_push_without_a_home(nobody: Nobody, registry: Registry, source: Path) -> None:
-    """Nothing is made or read below a directory named `~`, which os.path.expanduser leaves."""
+    """tektoncd/pipeline#3943, kaniko#758. os.path.expanduser would leave `~`: no such directory is
+    made or read."""
     before = sorted(source.rglob("*"))
     tag = registry.repository()
     pushed = nobody("push", "-t", tag, ".")

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from support.fake_crane import fake_crane
 
 from kontext_plugin.cache import Cache
 from kontext_plugin.commands import doctor
 from kontext_plugin.commands.doctor import Check, State, parse_target
 from kontext_plugin.crane import Crane
+from kontext_plugin.crane_driver import watchdog
 from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.errors import UsageError
 
@@ -42,6 +44,21 @@ def test_crane(tmp_path: Path, body: str, state: State) -> None:
 def test_a_missing_crane(tmp_path: Path) -> None:
     check = doctor.check_crane(Crane(CraneRunner(str(tmp_path / "gone"))))
     assert (check.state, "KONTEXT_CRANE" in check.hint) == (State.BROKEN, True)
+
+
+def test_a_helper_that_never_answers_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a terminal: a check does not wait for a person."""
+    config = Path(os.environ["DOCKER_CONFIG"])
+    config.mkdir()
+    (config / "config.json").write_text('{"credHelpers": {"r.io": "vault"}}')
+    monkeypatch.setattr(doctor, "_HELPER_TIMEOUT", 0.3)
+    monkeypatch.setattr(watchdog, "has_person", lambda: True)
+    with Crane(CraneRunner(fake_crane(tmp_path, "sleep 1000; echo"))) as crane:
+        check = doctor.check_credentials(crane, "r.io/a")
+    assert check.state == State.BROKEN
+    assert check.message == "docker-credential-vault has not answered for 0.3 s"
 
 
 def test_a_private_cache(tmp_path: Path) -> None:

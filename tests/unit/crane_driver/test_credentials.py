@@ -21,6 +21,7 @@ from kontext_plugin.crane_driver.credentials import (
     crane_credentials,
     credential_source,
     full_name,
+    helpers_of,
     known_registries,
     load_sources,
 )
@@ -197,6 +198,7 @@ def test_the_order_and_the_names(machine: Machine) -> None:
 
 
 def test_a_login_may_be_in_two_fields(machine: Machine) -> None:
+    """google/go-containerregistry#555: GitLab's jobs write it so."""
     machine.write(machine.docker, auths={"r.io": {"username": "u", "password": "password"}})
     source = credential_source("r.io")
     assert source
@@ -340,6 +342,40 @@ def test_crane_uses_each_source(
 def test_docker_hub_by_podmans_name(machine: Machine, crane: str) -> None:
     machine.write(machine.session, auths={"docker.io": login("me")})
     assert passed(crane, "docker.io") == "me:password"
+
+
+def test_docker_hub_by_podmans_name_in_dockers_file(machine: Machine, crane: str) -> None:
+    """smol-machines/smolvm#218: crane itself looks for https://index.docker.io/v1/ alone."""
+    machine.write(machine.docker, auths={"docker.io": login("me")})
+    assert passed(crane, "docker.io") == "me:password"
+
+
+def test_a_store_that_is_not_installed_is_no_error(machine: Machine, crane: str) -> None:
+    """indexable-inc/index#2954, rancher/rancher#46868: a config.json of Docker Desktop's.
+
+    What docker login has left an entry for needs the store; crane says that it is missing.
+    """
+    machine.write(machine.docker, credsStore="gone", auths={"r.io": {}})
+    nothing = "credentials not found in native keychain"
+    assert passed(crane, "q.io") == nothing
+    assert "docker-credential-gone" in passed(crane, "r.io")
+    machine.write(machine.session, auths={"p.io": login("podman")})
+    assert passed(crane, "p.io") == "podman:password"
+    with crane_credentials(dict(os.environ), ["p.io", "q.io"]) as (environment, sources):
+        assert [name for name, source in sources.items() if source.is_skipped] == ["q.io"]
+        assert helpers_of(sources) == ()
+        assert asked(crane, environment, "p.io") == "podman:password"
+        assert asked(crane, environment, "q.io") == nothing
+
+
+def test_a_helper_beside_a_store_that_is_not_installed(machine: Machine, crane: str) -> None:
+    """crane itself asks the store first, for the repository's whole name, and fails."""
+    machine.write(machine.docker, credsStore="gone", credHelpers={"r.io": "test"})
+    helper(machine, "test", "helped")
+    with crane_credentials(dict(os.environ), ["r.io/a"]) as (environment, _):
+        assert asked(crane, environment, "r.io") == "helped:password"
+        config = Path(environment["DOCKER_CONFIG"]) / "config.json"
+        assert json.loads(config.read_text()) == {"credHelpers": {"r.io": "test"}}
 
 
 def test_what_docker_has_is_left_to_crane(machine: Machine, crane: str) -> None:

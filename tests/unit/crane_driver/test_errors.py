@@ -16,6 +16,7 @@ from kontext_plugin.crane_driver.credentials import (
     Login,
 )
 from kontext_plugin.crane_driver.errors import (
+    Busy,
     Damaged,
     Machine,
     NotFound,
@@ -287,7 +288,7 @@ CASES = {
     ),
     "too many requests": Case(
         f"Error: GET {URL}/manifests/t: TOOMANYREQUESTS: You have reached your pull rate limit",
-        RegistryError,
+        Busy,
         "accepts no more requests for now: TOOMANYREQUESTS: You have reached your pull rate limit",
         "docker login",
     ),

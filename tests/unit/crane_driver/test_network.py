@@ -84,6 +84,7 @@ ADDRESSES = {
     ("rules", "host", "direct"), [*DIRECT.values(), *ADDRESSES.values()], ids=[*DIRECT, *ADDRESSES]
 )
 def test_no_proxy(rules: str, host: str, direct: bool) -> None:
+    """skopeo#588, for networks."""
     for variable in ("NO_PROXY", "no_proxy"):
         environment = {"HTTPS_PROXY": "http://p:1", variable: rules}
         assert (proxy_of("https", host, environment) is None) is direct
@@ -141,6 +142,8 @@ def test_go_trusts_them_beside_its_own(home: Path) -> None:
 
 
 def test_a_directory_of_root_is_no_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """realestate-com-au/dfresh#11."""
+
     def refuse(path: str) -> list[str]:
         raise PermissionError(path)
 

@@ -101,6 +101,27 @@ def test_a_slow_push_draws_its_progress_and_leaves_only_its_messages(
     assert not re.search(rb"\x1b\[[0-9;]*m", shown.sent), "no colours"
 
 
+@pytest.mark.parametrize("word", ["Pulling", "Verifying"])
+def test_pull_and_verify_draw_their_progress(word: str, pushing: Machine) -> None:
+    """The percentage is of bytes: it moves within the one file. It fits 50 columns."""
+    assert pushing.push().image
+    words = ["pull", pushing.tag, str(pushing.folder / "out")]
+    if word == "Verifying":
+        words = ["verify", pushing.tag]
+    percents: list[int] = []
+    with terminal([SHIM, "kontext", *words], environment(pushing), columns=50) as shown:
+        while shown.read(0.05):
+            for text in shown.lines():
+                if match := re.search(rf"{word} +(\d+) % \S+ of 12MB", text):
+                    percents.append(int(match[1]))
+                    assert len(text) < 50
+        assert shown.process.wait(20) == 0
+        lines = shown.lines()
+    assert len(set(percents)) > 5
+    assert percents == sorted(percents)
+    assert not any(word in line for line in lines if "%" in line)
+
+
 def test_a_terminal_without_utf_8_gets_an_ascii_bar(pushing: Machine) -> None:
     with terminal(command(pushing), environment(pushing, LC_ALL="C")) as shown:
         assert shown.shows(lambda: any("% ---" in text for text in shown.lines()))

@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from measuring import human, paragraph
+from reliability_images import BYTES, SECONDS
 from reliability_record import Record, total
+from reliability_trials import CROWD, EVERY, GENERATIONS, OPERATIONS, TIMEOUT
+from support.mutations import BOMB
 
 UNITS = {"histories": "generations", "kills": "kills", "faults": "faults", "images": "images"}
 """What a topic counts."""
@@ -23,15 +26,13 @@ CONSUMERS = {
     "crane export": ("crane", "each generation, for each platform"),
     "docker kontext pull": ("Kontext", "each generation, into one directory"),
     "docker kontext verify": ("Kontext", "each generation"),
-    "docker run": ("docker run", "one generation in 12"),
-    "podman run": ("podman run", "one generation in 12"),
-    "buildah": ("buildah", "one generation in 12"),
-    "umoci": ("umoci", "one generation in 12, from an OCI layout of crane's"),
-    "skopeo": ("skopeo", "one generation in 12: `skopeo copy` to an OCI layout, then umoci"),
+    "docker run": ("docker run", f"one generation in {EVERY}"),
+    "podman run": ("podman run", f"one generation in {EVERY}"),
+    "buildah": ("buildah", f"one generation in {EVERY}"),
+    "umoci": ("umoci", f"one generation in {EVERY}, from an OCI layout of crane's"),
+    "skopeo": ("skopeo", f"one generation in {EVERY}: `skopeo copy` to an OCI layout, then umoci"),
 }
 """By their names in the counts: the program that has the version, and what it reads."""
-
-OPERATIONS = ("a first push", "a delta", "an index", "a purge")
 
 Rows = Iterable[Sequence[object]]
 
@@ -130,13 +131,13 @@ def _head(records: Sequence[Record], programs: Mapping[str, str]) -> str:
 
 
 def _histories(records: Sequence[Record], counts: Counter[str]) -> str:
-    text = f"""A history is one directory that is edited at random and pushed 12 times:
+    text = f"""A history is one directory that is edited at random and pushed {GENERATIONS} times:
         {len(records):,} histories. The edits use few names, so a path is often a file, then a
         directory, then a link. After each push, the consumers must show exactly the directory:
         names, contents, executable bits and links. The tag must show the digest that the push
         printed, and no temporary file and no process may be left."""
-    spread = f"""In {counts["histories with a manifest in parts"]:,} histories the directory has 600
-        more files, so that its manifest is in parts. {counts["earlier images deleted"]:,} earlier
+    spread = f"""In {counts["histories with a manifest in parts"]:,} histories the directory has
+        {CROWD} more files, so that its manifest is in parts. {counts["earlier images deleted"]:,} earlier
         images were deleted from the registry between pushes. {counts["purges"]:,} pushes were
         followed by `docker kontext purge`. {counts["indexes of several platforms"]:,} images were
         for two platforms."""
@@ -193,11 +194,11 @@ def _signals(records: Sequence[Record], counts: Counter[str]) -> str:
 
 
 def _faults(records: Sequence[Record], counts: Counter[str]) -> str:
-    text = """A proxy between crane and the registry breaks one request of a command, chosen at
+    text = f"""A proxy between crane and the registry breaks one request of a command, chosen at
         random, or every request from that one on. The command ends with 0, or with 1, one error and
         one hint. Then the tag must show the old image or the new one, complete; the new one if the
         command succeeded. Temporary files and processes are gone, and the next push works. Stalls
-        were tried with `--timeout 6s`."""
+        were tried with `--timeout {TIMEOUT}`."""
     groups = ("cuts", "stalls", "errors")
     rows = [
         (kind.removeprefix("a ").removeprefix("an "), *(counts[f"{g}, {kind}"] for g in groups))
@@ -234,14 +235,15 @@ COMMANDS = ("ls", "inspect", "log", "diff", "verify", "pull", "push")
 
 
 def _images(records: Sequence[Record], counts: Counter[str]) -> str:
-    text = """A true image is pushed and then mutated: fields are dropped, doubled or of another
+    text = f"""A true image is pushed and then mutated: fields are dropped, doubled or of another
         type, numbers are huge, texts are long or have escapes, lists have thousands of entries,
         brackets are nested 100,000 deep, paths lead out of the directory, layers are cut off or
-        unpack to 512 MB of zeros, digests lie, an index names other children, a descriptor leads
-        back to another document. Mostly the digests above the change are made to fit, so that the
+        unpack to {BOMB >> 20} MiB of zeros, digests lie, an index names other children, a
+        descriptor leads back to another document. Mostly the digests above the change are made to fit, so that the
         command meets it. Each image is given to each command."""
-    rules = """A command must end with 0 or 1, within 90 seconds and 1.25 GiB, without a traceback,
-        without a control character, and without \"a bug in Kontext\". It must change nothing but
+    rules = f"""A command must end with 0 or 1, within {SECONDS} seconds and
+        {BYTES / 2**30} GiB, without a traceback,
+        without a control character, and without "a bug in Kontext". It must change nothing but
         its target: not the directory beside, not what a link in the target leads to, not a file of
         yours that the image does not have. A pull with `--mirror` must write exactly what `ls`
         lists. A push that starts fresh, or has `--check-parent`, must publish exactly the

@@ -66,7 +66,9 @@ class History:
         self.repositories = [self.machine.repository, self.stage.server.repository()]
         self.read = self.machine.folder / "read"  # pulled into again and again
         self.metadata = self.machine.folder / "metadata.json"
-        plant(self.machine.source, {"ballast": File(self.chance.randbytes(600_000))})
+        # So that most edits are a small share of the bytes: else each push starts fresh.
+        ballast = {f"ballast {n}": File(self.chance.randbytes(60_000)) for n in range(10)}
+        plant(self.machine.source, ballast)
         if self.chance.random() < 0.25:
             self.record.counts["histories with a manifest in parts"] += 1
             plant(
@@ -122,9 +124,8 @@ class History:
 
     def options(self) -> list[str]:
         """Return the options of a push, and count them."""
-        kinds: Mapping[str, Callable[[], list[str]]] = {
+        kinds: dict[str, Callable[[], list[str]]] = {
             "--fresh": lambda: ["--fresh"],
-            "--from": self.from_earlier,
             "--reuse": lambda: ["--reuse", self.chance.choice(("always", "own", "never"))],
             "--check-parent": lambda: ["--check-parent"],
             "--max-layers": lambda: ["--max-layers", str(self.chance.randint(2, 6))],
@@ -133,6 +134,8 @@ class History:
             "--label": lambda: ["--label", f"number={self.chance.randrange(9)}"],
             "--tag, again": lambda: ["--tag", self.name(self.repositories[0], "again")],
         }
+        if self.pushed:
+            kinds["--from"] = self.from_earlier
         if self.chance.random() < 0.45:
             return []
         kind = self.chance.choice(sorted(kinds))
@@ -140,8 +143,6 @@ class History:
         return kinds[kind]()
 
     def from_earlier(self) -> list[str]:
-        if not self.pushed:
-            return []
         earlier = self.chance.choice(self.pushed)
         return ["--from", self.name(earlier.repository, earlier.tag)]
 

@@ -253,8 +253,9 @@ def _edit_entries(layer: bytes, chance: random.Random) -> bytes:
             entries[number] = _changed(header, mode=chance.choice((0, 0o4755, 0o7777))), content
         else:
             prefix = chance.choice(("", "var/run/kontext/", STATE))
-            name = prefix + chance.choice(HOSTILE_TEXTS)[:5000].replace("\0", "")
-            entries[number] = _changed(header, name=name), content
+            text = chance.choice(HOSTILE_TEXTS)[:5000].replace("\0", "")
+            raw = text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+            entries[number] = _changed(header, name=prefix + raw), content
     return _packed(entries)
 
 

@@ -171,7 +171,7 @@ def test_docker(stage: Stage) -> None:
 def test_podman(stage: Stage, containers: dict[str, str]) -> None:
     if not shutil.which("podman"):
         missing("podman")
-    stage.shell(stage.example("podman", "sh"), *MOUNTS_APART, **containers)
+    stage.shell(stage.example("podman", "sh"), *APART, **containers)
     assert on_disk(stage.folder / "out") == TREE
 
 
@@ -207,7 +207,7 @@ def test_dockerfile(stage: Stage) -> None:
 def test_buildah(stage: Stage, containers: dict[str, str]) -> None:
     if not shutil.which("buildah"):
         missing("buildah")
-    stage.shell(stage.example("buildah", "sh"), *MOUNTS_APART, **containers)
+    stage.shell(stage.example("buildah", "sh"), *APART, **containers)
     assert on_disk(stage.folder / "out") == TREE
 
 
@@ -228,7 +228,7 @@ def test_kubernetes_init_container(
     settings = Path(containers["CONTAINERS_CONF"])
     with_image = f'[engine]\ninfra_image = "{pause}"'
     settings.write_text(settings.read_text().replace("[engine]", with_image))
-    assert stage.shell(PLAY, *MOUNTS_APART, **containers) == LISTING
+    assert stage.shell(PLAY, *APART, **containers) == LISTING
     assert on_disk(stage.folder / "out") == TREE
 
 
@@ -286,8 +286,11 @@ def test_gitlab_ci(stage: Stage, registry: Registry) -> None:
 
 # --- podman and buildah, with nothing of the machine's own ---
 
-MOUNTS_APART = ("unshare", "--mount", "sh", "-euc", f'{PRIVATE}; exec "$@"', "sh")
-"""No mount outlives its test, and what they keep in the machine's folders goes with it."""
+APART = (
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+    *("sh", "-euc", f'{PRIVATE}; exec "$@"', "sh"),
+)
+"""Nothing that is mounted or runs outlives its test; the machine's folders stay as they are."""
 
 
 @pytest.fixture

@@ -137,10 +137,10 @@ def _histories(records: Sequence[Record], counts: Counter[str]) -> str:
         names, contents, executable bits and links. The tag must show the digest that the push
         printed, and no temporary file and no process may be left."""
     spread = f"""In {counts["histories with a manifest in parts"]:,} histories the directory has
-        {CROWD} more files, so that its manifest is in parts. {counts["earlier images deleted"]:,} earlier
-        images were deleted from the registry between pushes. {counts["purges"]:,} pushes were
-        followed by `docker kontext purge`. {counts["indexes of several platforms"]:,} images were
-        for two platforms."""
+        {CROWD} more files, so that its manifest is in parts.
+        {counts["earlier images deleted"]:,} earlier images were deleted from the registry
+        between pushes. {counts["purges"]:,} pushes were followed by `docker kontext purge`.
+        {counts["indexes of several platforms"]:,} images were for two platforms."""
     reads = [
         (f"`{name}`", what, counts[f"reads: {name}"])
         for name, (_, what) in CONSUMERS.items()
@@ -239,8 +239,8 @@ def _images(records: Sequence[Record], counts: Counter[str]) -> str:
         type, numbers are huge, texts are long or have escapes, lists have thousands of entries,
         brackets are nested 100,000 deep, paths lead out of the directory, layers are cut off or
         unpack to {BOMB >> 20} MiB of zeros, digests lie, an index names other children, a
-        descriptor leads back to another document. Mostly the digests above the change are made to fit, so that the
-        command meets it. Each image is given to each command."""
+        descriptor leads back to another document. Mostly the digests above the change are made to
+        fit, so that the command meets it. Each image is given to each command."""
     rules = f"""A command must end with 0 or 1, within {SECONDS} seconds and
         {BYTES / 2**30} GiB, without a traceback,
         without a control character, and without "a bug in Kontext". It must change nothing but

@@ -470,7 +470,7 @@ from kontext_plugin.source.scan import Filters, scan
 from kontext_plugin.terminal.steps import Steps
 os.umask(int(sys.argv[2], 8))
 scanned = scan(sys.argv[1], Filters(), {}, Workers(), Steps()).tree
-changes = diff(Tree(), scanned)
+changes = delta.diff(Tree(), scanned)
 content = delta.LayerContent({"var/lib/kontext/manifest.json": b"{}"}, changes.written)
 print(delta.write_layer(io.BytesIO(), sys.argv[1], scanned, content).layer.digest)
 """

@@ -4,7 +4,7 @@ The kinds of records, each with a directory and a pair of methods of its name:
 
 | kind        | key            | content                                                    |
 |-------------|----------------|------------------------------------------------------------|
-| `stats`     | directory      | the stat cache: status and digest of each file             |
+| `stats`     | directory      | the stat cache: what the last scan has left (Snapshot)     |
 | `published` | tag and digest | an image that this machine has pushed, or has read         |
 | `pushed`    | none: one file | the last pushes: directory, tag, image, what changed       |
 | `layers`    | none: one file | keys of sources that were written or checked here          |
@@ -20,6 +20,7 @@ unlocked, and the next push removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -29,17 +30,18 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate, chain, islice, pairwise
+from functools import partial
+from itertools import accumulate, chain, pairwise
 from typing import Any, Literal
 
 from kontext_plugin import manifest
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.listing import Chunk, ListedTree, list_tree, tree_of_chunks
 from kontext_plugin.image.oci import Digest, Image, Layer, config_from_document
-from kontext_plugin.image.tree import Tree
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.docker_config import home_directory
-from kontext_plugin.runtime.files import read_file
-from kontext_plugin.source.hashing import Stats
+from kontext_plugin.runtime.files import open_file
+from kontext_plugin.source.snapshot import Snapshot
 
 _STATS, _PUBLISHED, _PUSHED, _LAYERS = _KINDS = ("stats", "published", "pushed", "layers")
 
@@ -61,6 +63,8 @@ _MAX_PUBLISHED = 20
 _MAX_SIZE = 1024 * 1024 * 1024
 """Bytes of a file, far more than any record has."""
 
+_PIECE = 1024 * 1024  # bytes of a file that are read at a time
+
 _CHECKSUM_SIZE = 64
 """Bytes: a SHA-256 in hexadecimal."""
 
@@ -73,7 +77,29 @@ _SCRATCH_NAME = re.compile(_SCRATCH_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkd
 LayerOrigin = Literal["written", "checked"]
 """Why a layer of sources is trusted."""
 
-_ABSENT: tuple[dict[str, Any], memoryview] = {}, memoryview(b"")
+
+class Content:
+    """What follows the head of a record. It is read piece by piece: it may have 200 MB."""
+
+    def __init__(self, file: int = -1, start: int = 0) -> None:
+        self._file = file  # a descriptor that this object closes; -1: there is none
+        self._start = start
+
+    @property
+    def size(self) -> int:
+        """The number of bytes. Raises OSError."""
+        return os.fstat(self._file).st_size - self._start if self._file >= 0 else 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return so many bytes from `offset` on. Raises OSError."""
+        piece = os.pread(self._file, length, self._start + offset)
+        if len(piece) != length:
+            raise OSError(errno.EIO, "a file of the cache is shorter than it was")
+        return piece
+
+    def __del__(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
 
 
 @dataclass(frozen=True)
@@ -139,14 +165,13 @@ class Cache:
 
     # --- The kinds of records ---
 
-    def stats(self, directory: str) -> Stats:
+    def snapshot(self, directory: str) -> Snapshot:
         """Return the stat cache of a directory, from its last push on this machine."""
-        return decode_stats(*self._read(_STATS, directory))
+        return decode_snapshot(*self._read(_STATS, directory))
 
-    def save_stats(self, directory: str, stats: Stats) -> None:
+    def save_snapshot(self, directory: str, snapshot: Snapshot) -> None:
         """Keep the stat cache of a directory."""
-        index, records = encode_stats(stats)
-        self._write(_STATS, directory, index, records)
+        self._write(_STATS, directory, *encode_snapshot(snapshot))
 
     def published(self, reference: str, digest: Digest) -> KontextImage | None:
         """Return the image that was saved for `reference`, if the tag showed `digest` then."""
@@ -337,10 +362,10 @@ class Cache:
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         return os.path.join(self.root, kind, name)
 
-    def _read(self, kind: str, key: str) -> tuple[dict[str, Any], memoryview]:
+    def _read(self, kind: str, key: str) -> tuple[dict[str, Any], Content]:
         """Return a record and the content that follows it, both empty if there is no good file."""
         path = self._path(kind, key)
-        return _load(path) if path else _ABSENT
+        return _load(path) if path else ({}, Content())
 
     def _write(
         self, kind: str, key: str, record: Mapping[str, Any], content: Iterable[bytes]
@@ -393,17 +418,21 @@ _PUSH_TYPES: dict[str, type] = {
 _LAST_TIME = 1e11  # seconds since 1970: the year 5138
 
 
-def _load(path: str) -> tuple[dict[str, Any], memoryview]:
+def _load(path: str) -> tuple[dict[str, Any], Content]:
+    """Return a record and the content that follows it, both empty if the file is no good one."""
     try:
-        content = read_file(path, _MAX_SIZE, own=True)
-        rest = memoryview(content)[_CHECKSUM_SIZE:]  # no copy: it may have tens of megabytes
-        if hashlib.sha256(rest).hexdigest().encode() != content[:_CHECKSUM_SIZE]:
-            return _ABSENT
-        end = content.index(b"\n", _CHECKSUM_SIZE)
-        record = json.loads(content[_CHECKSUM_SIZE:end])
+        with os.fdopen(open_file(path, _MAX_SIZE, own=True), "rb") as file:
+            expected, head = file.read(_CHECKSUM_SIZE), file.readline()
+            checksum = hashlib.sha256(head)
+            while piece := file.read(_PIECE):
+                checksum.update(piece)
+            if checksum.hexdigest().encode() == expected:
+                record = json.loads(head)
+                if isinstance(record, dict):
+                    return record, Content(os.dup(file.fileno()), _CHECKSUM_SIZE + len(head))
     except (OSError, ValueError, RecursionError):
-        return _ABSENT
-    return (record, memoryview(content)[end + 1 :]) if isinstance(record, dict) else _ABSENT
+        pass
+    return {}, Content()
 
 
 def _open_private(path: str, flags: int) -> int:
@@ -470,41 +499,97 @@ def _directory_size(path: str) -> int:
 
 # --- How records are encoded: pure ---
 
-_STATS_VERSION = "kontext stats 2"
+_STATS_VERSION = "kontext stats 3"
 
 
-def encode_stats(stats: Stats) -> tuple[dict[str, Any], Iterable[bytes]]:
-    """Return an index of the stat cache, and its records, one for each directory."""
+def encode_snapshot(snapshot: Snapshot) -> tuple[dict[str, Any], Iterator[bytes]]:
+    """Return an index of the stat cache, and what it has: records, and chunks of the tree."""
+    records = snapshot.records
     index = {
         "version": _STATS_VERSION,
-        "folders": [*stats],
-        "lengths": [*map(len, stats.values())],
+        "filters": snapshot.filters,
+        "folders": [*records],
+        "lengths": [*map(len, records.values())],
+        **_index_of(snapshot.tree),
     }
-    return index, stats.values()
+    return index, chain(records.values(), (chunk.read() for chunk in snapshot.tree.chunks))
 
 
-def decode_stats(index: Mapping[str, Any], content: memoryview) -> Stats:
+def decode_snapshot(index: Mapping[str, Any], content: Content) -> Snapshot:
     """Return the stat cache; empty if the record is absent, damaged, or of another version."""
     try:
         if index["version"] != _STATS_VERSION:
-            return {}
-        ends = [0, *accumulate(index["lengths"])]
-        records = [bytes(content[start:end]) for start, end in pairwise(ends)]
-        return dict(zip(index["folders"], records, strict=True))
+            return Snapshot()
+        starts = [0, *accumulate(index["lengths"])]
+        records = _Records(
+            dict(zip(index["folders"], pairwise(starts), strict=True)),
+            content,
+        )
+        return Snapshot(_tree_of(index, content, starts[-1]), records, index["filters"])
     except (ValueError, LookupError, TypeError):
-        return {}
+        return Snapshot()
 
 
-_IMAGE_VERSION = "kontext published 4"
+class _Records(Mapping[str, bytes]):
+    """The records of directories, read when they are needed."""
 
-_AT_ONCE = 4096
+    def __init__(self, places: Mapping[str, tuple[int, int]], content: Content) -> None:
+        self._places = places  # where each begins and ends
+        self._content = content
+
+    def __getitem__(self, path: str) -> bytes:
+        start, end = self._places[path]
+        return self._content.read(start, end - start)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _index_of(tree: ListedTree) -> dict[str, Any]:
+    """Return what a record says of the chunks that follow it."""
+    return {
+        "starts": [chunk.start for chunk in tree.chunks],
+        "chunks": [
+            [
+                chunk.digest,
+                chunk.length,
+                chunk.files,
+                chunk.directories,
+                chunk.links,
+                chunk.size,
+            ]
+            for chunk in tree.chunks
+        ],
+    }
+
+
+def _tree_of(index: Mapping[str, Any], content: Content, offset: int) -> ListedTree:
+    """Return the tree whose chunks follow. Raises ValueError, LookupError and TypeError."""
+    chunks: list[Chunk] = []
+    for start, (digest, length, files, directories, links, size) in zip(
+        index["starts"], index["chunks"], strict=True
+    ):
+        read = partial(content.read, offset, length)
+        chunks.append(Chunk(start, Digest(digest), length, files, directories, links, size, read))
+        offset += length
+    if offset != content.size:
+        raise ValueError("it has more or less than its head says")
+    return tree_of_chunks(chunks)
+
+
+_IMAGE_VERSION = "kontext published 5"
 
 
 def encode_image(held: KontextImage) -> tuple[dict[str, Any], Iterator[bytes]]:
-    """Return the record of an image, and the listing of its files if the manifest has parts.
+    """Return the record of an image, and the chunks of its listing if the manifest has parts.
 
-    The image has a configuration and its history. The sizes in parts are left out: nothing asks an
-    earlier image for them.
+    The image has a configuration and its history.
     """
     image, listed = held.image, held.manifest
     assert held.config is not None
@@ -528,9 +613,8 @@ def encode_image(held: KontextImage) -> tuple[dict[str, Any], Iterator[bytes]]:
     }
     if not listed.parts:
         return record, iter(())
-    record["starts"] = [part.start for part in listed.parts]
-    record["executable"], record["links"] = list(listed.tree.executable), dict(listed.tree.links)
-    return record, _packed(listed.tree.files)
+    tree = list_tree(listed.tree)
+    return record | _index_of(tree), (chunk.read() for chunk in tree.chunks)
 
 
 def _may_have_layers(record: Mapping[str, Any], layers: Collection[Digest]) -> bool:
@@ -541,15 +625,8 @@ def _may_have_layers(record: Mapping[str, Any], layers: Collection[Digest]) -> b
         return True
 
 
-def _packed(files: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield paths and digests as text, a few thousand at a time. JSON takes three times as long."""
-    items = iter(files.items())
-    while some := list(islice(items, _AT_ONCE)):
-        yield "".join([f"{path}\0{digest}\0" for path, digest in some]).encode()
-
-
 def decode_image(
-    record: Mapping[str, Any], listing: memoryview, digest: Digest
+    record: Mapping[str, Any], listing: Content, digest: Digest
 ) -> KontextImage | None:
     """Return the image `digest`; None if the record is absent, damaged, or of another image."""
     try:
@@ -567,15 +644,8 @@ def decode_image(
             base_name=base_name,
             replaces=record["replaces"],
         )
-        tree, starts = None, record.get("starts", ())
-        if starts:
-            texts = iter(str(listing, "utf-8").split("\0"))
-            tree = Tree(
-                files=dict(zip(texts, texts, strict=False)),  # the last text is empty
-                executable=frozenset(record["executable"]),
-                links=record["links"],
-            )
-        held = manifest.restore(record["document"], record["reverse"], tree, starts)
+        tree = _tree_of(record, listing, 0) if "chunks" in record else None
+        held = manifest.restore(record["document"], record["reverse"], tree)
         config, platforms = config_from_document(record["config"]), tuple(record["platforms"])
         return KontextImage(digest, image, held, config, platforms, is_cached=True)
     except (ValueError, LookupError, TypeError, AttributeError):

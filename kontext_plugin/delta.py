@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.listing import differing
 from kontext_plugin.image.tree import WHITEOUT, Entry, ReverseDelta, Tree, parents
 from kontext_plugin.layer import compression, tar
 from kontext_plugin.layer.compression import Compressed, Compression, Sink
@@ -57,8 +58,9 @@ def diff(old: Tree, new: Tree) -> Changes:
 
 def reverse_delta(old: Tree, new: Tree) -> ReverseDelta:
     """Return what leads from `new` back to `old`."""
-    differing = (old.files.items() ^ new.files.items()) | (old.links.items() ^ new.links.items())
-    touched = {path for path, _ in differing} | (old.executable ^ new.executable)
+    old, new = differing(old, new)
+    items = (old.files.items() ^ new.files.items()) | (old.links.items() ^ new.links.items())
+    touched = {path for path, _ in items} | (old.executable ^ new.executable)
     return ReverseDelta(
         old.only(touched).without_sizes(), frozenset(path for path in touched if path not in old)
     )

@@ -13,14 +13,21 @@ One function judges whether bytes from outside are a valid manifest: `decode`, u
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kontext_plugin.errors import brief
-from kontext_plugin.image.chunking import boundaries, is_small, segments, split_segment
+from kontext_plugin.image.chunking import SMALL, cut
+from kontext_plugin.image.listing import (
+    Chunk,
+    ListedTree,
+    canonical,
+    chunk_of,
+    columns,
+    tree_of,
+)
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import DIRECTORY, ReverseDelta, Tree, is_utf8
 from kontext_plugin.runtime.schema import (
@@ -137,43 +144,11 @@ class Manifest:
 # --- Encoding ---
 
 
-def canonical(document: Mapping[str, Any]) -> bytes:
-    """Return JSON with sorted keys, in UTF-8, without spaces: one state has one digest."""
-    return json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
-
-
-def columns(tree: Tree) -> dict[str, Any]:
-    """Return a tree as the columns of a listing."""
-    return {
-        "files": dict(tree.files),
-        # In the order of the sorted paths of the regular files: a second map of paths would
-        # make the listing half as large again.
-        "sizes": [tree.sizes[path] for path in sorted(tree.sizes)],
-        "executable": sorted(tree.executable),
-        "links": dict(tree.links),
-    }
-
-
 def reverse_columns(reverse_delta: ReverseDelta) -> dict[str, Any]:
     """Return a reverse delta as the columns of the manifest's `undo`."""
     former = columns(reverse_delta.former)
     del former["sizes"]
     return former | {"absent": sorted(reverse_delta.absent)}
-
-
-def exceeds(tree: Tree, limit: int) -> bool:
-    """Whether the listing of a tree takes more than `limit` bytes.
-
-    A quick upper bound mostly spares the encoding.
-    """
-    text = "".join((*tree.files, *tree.links, *tree.links.values(), *tree.executable))
-    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
-    entries = len(tree.files) + len(tree.links) + len(tree.executable)
-    # 100 bytes have room for a digest, a size and punctuation; once more, for the columns' names.
-    bound = len(text) * (1 if plain else 6) + 100 * (entries + 1)
-    return bound > limit and len(canonical(columns(tree))) > limit
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -247,16 +222,16 @@ def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
     get none. Raises InvalidManifest.
     """
     reverse = {
-        part.digest: _load_part(part, parts, MANIFEST_REVERSE_DELTA)
+        part.digest: _load_part(part, parts, MANIFEST_REVERSE_DELTA)[0]
         for part in root.reverse_deltas
         if part.digest in parts
     }
     if "version" not in root.document:
         manifest = _decode_version_1(root.document)
     elif root.listing:
-        chunks = (_load_part(part, parts, MANIFEST_PART) for part in root.listing)
-        tree, starts = _join_chunks([decode_tree(chunk) for chunk in chunks])
-        manifest = restore(root.document, reverse, tree, starts)
+        loaded = (_load_part(part, parts, MANIFEST_PART) for part in root.listing)
+        tree = _join_chunks([(decode_tree(listing), content) for listing, content in loaded])
+        manifest = restore(root.document, reverse, tree)
     else:
         manifest = restore(root.document, reverse)
     _check_tree(manifest.tree)
@@ -268,13 +243,12 @@ def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
 def restore(
     document: Mapping[str, Any],
     reverse: Mapping[Digest, Mapping[str, Any]],
-    tree: Tree | None = None,
-    starts: Sequence[str] = (),
+    tree: ListedTree | None = None,
 ) -> Manifest:
     """Return a manifest of version 2 or 3 that was checked before.
 
     `reverse` has reverse deltas by the digests of their parts. If the listing is in parts, `tree`
-    is what they list, and `starts` says where each starts.
+    is what they list: its chunks are the parts.
     """
     lineage = Lineage(
         generation=document["generation"],
@@ -284,8 +258,8 @@ def restore(
         replaced_directories=_decode_paths(document["replacedDirectories"]),
     )
     parts = tuple(
-        replace(part, start=start)
-        for part, start in zip(_listing_parts(document), starts, strict=True)
+        replace(part, start=chunk.start)
+        for part, chunk in zip(_listing_parts(document), tree.chunks if tree else (), strict=True)
     )
     return Manifest(decode_tree(document) if tree is None else tree, lineage, parts)
 
@@ -330,10 +304,9 @@ def decode_tree(listing: Mapping[str, Any]) -> Tree:
     _check_counts(sizes)
     if not all(files.get(path) for path in executable):
         raise InvalidManifest("it lists as executable what is not a file")
-    regular = sorted(path for path, digest in files.items() if digest != DIRECTORY)
-    if len(regular) != len(sizes):
+    if sum(digest != DIRECTORY for digest in files.values()) != len(sizes):
         raise InvalidManifest("it lists another number of sizes than of files")
-    return Tree(files, dict(zip(regular, sizes, strict=True)), executable, links)
+    return tree_of({**listing, "executable": executable})
 
 
 def _listing_parts(document: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -360,8 +333,10 @@ def _ancestor_part(ancestor: Mapping[str, Any]) -> Part | None:
     return Part("", Digest(f"sha256:{ancestor['undoPart']}"), ancestor["undoLayer"])
 
 
-def _load_part(part: Part, parts: dict[Digest, bytes], schema: str) -> Mapping[str, Any]:
-    """Return a part's document. Later images take its bytes over, so they must be canonical."""
+def _load_part(
+    part: Part, parts: dict[Digest, bytes], schema: str
+) -> tuple[Mapping[str, Any], bytes]:
+    """Return a part, parsed and as it is. Later images take it over, so it must be canonical."""
     content = parts.pop(part.digest, None)
     if content is None:
         raise InvalidManifest("a part of its manifest is missing")
@@ -373,29 +348,30 @@ def _load_part(part: Part, parts: dict[Digest, bytes], schema: str) -> Mapping[s
         raise InvalidManifest(str(error)) from error
     if schema == MANIFEST_PART and canonical(document) != content:
         raise InvalidManifest("a part of its manifest is not canonical")
-    return document
+    return document, content
 
 
-def _join_chunks(chunks: Sequence[Tree]) -> tuple[Tree, list[str]]:
-    """Return the whole of a tree's chunks, and where each starts.
+def _join_chunks(loaded: Sequence[tuple[Tree, bytes]]) -> ListedTree:
+    """Return the whole of a tree's chunks, each with its document.
 
     Raises InvalidManifest if image.chunking would cut the tree elsewhere.
     """
+    trees = [tree for tree, _ in loaded]
     whole = Tree(
-        files={path: digest for tree in chunks for path, digest in tree.files.items()},
-        sizes={path: size for tree in chunks for path, size in tree.sizes.items()},
-        executable=frozenset().union(*(tree.executable for tree in chunks)),
-        links={path: target for tree in chunks for path, target in tree.links.items()},
+        files={path: digest for tree in trees for path, digest in tree.files.items()},
+        sizes={path: size for tree in trees for path, size in tree.sizes.items()},
+        executable=frozenset().union(*(tree.executable for tree in trees)),
+        links={path: target for tree in trees for path, target in tree.links.items()},
     )
-    starts = boundaries(whole)
-    cut = [
-        chunk
-        for start, paths in zip(starts, segments(whole, starts, range(len(starts))), strict=True)
-        for chunk in split_segment(start, paths)
-    ]
-    if is_small(whole) or [set(paths) for _, paths in cut] != [tree.paths() for tree in chunks]:
+    paths = sorted(whole.paths())
+    pieces = [*cut(paths)]
+    if len(paths) <= SMALL or [{*some} for _, some in pieces] != [tree.paths() for tree in trees]:
         raise InvalidManifest("its parts are not those of its tree")
-    return whole, [start for start, _ in cut]
+    chunks: list[Chunk] = [
+        chunk_of(start, tree, content)
+        for (start, _), (tree, content) in zip(pieces, loaded, strict=True)
+    ]
+    return ListedTree(whole.files, whole.sizes, whole.executable, whole.links, tuple(chunks))
 
 
 def _decode_ancestor(

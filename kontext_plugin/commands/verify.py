@@ -32,6 +32,7 @@ from kontext_plugin.registry.fetch import KontextImage, fetch
 from kontext_plugin.runtime.files import HashedPieces
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source.directory import open_source
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.progress import choose_mode, reporting
 from kontext_plugin.terminal.steps import Progress, StepName, Steps
@@ -92,7 +93,7 @@ def _scan(directory: str, parsed: Namespace, report: Report) -> Tree:
     )
     cache = open_cache(read_only=True).root
     with Workers() as workers:
-        scan = source.scan({}, workers, report.steps, report.debug, cache=cache)
+        scan = source.scan(Snapshot(), workers, report.steps, report.debug, cache=cache)
     report_scan(scan, report)
     return scan.tree
 

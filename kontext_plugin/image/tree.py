@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -29,17 +30,30 @@ class Entry:
     target: str = ""  # of a symbolic link, as it is stored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tree:
     """A directory's content, in columns: sets and maps compare 100,000 paths at C's speed.
 
-    Paths are relative and `/`-separated. Every parent directory is listed.
+    Paths are relative and `/`-separated. Every parent directory is listed. The columns of a large
+    tree may be read piece by piece (image.listing).
     """
 
     files: Mapping[str, str] = field(default_factory=dict)  # hex SHA-256, or DIRECTORY
     sizes: Mapping[str, int] = field(default_factory=dict)  # of the regular files, in bytes
-    executable: frozenset[str] = frozenset()
+    executable: AbstractSet[str] = frozenset()
     links: Mapping[str, str] = field(default_factory=dict)  # targets of symbolic links
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tree):
+            return NotImplemented
+        return (self.files, self.sizes, self.executable, self.links) == (
+            other.files,
+            other.sizes,
+            other.executable,
+            other.links,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __contains__(self, path: object) -> bool:
         return path in self.files or path in self.links
@@ -81,13 +95,13 @@ class Tree:
         return Tree(
             files={path: self.files[path] for path in chosen if path in self.files},
             sizes={path: self.sizes[path] for path in chosen if path in self.sizes},
-            executable=self.executable & chosen,
+            executable=frozenset(path for path in chosen if path in self.executable),
             links={path: self.links[path] for path in chosen if path in self.links},
         )
 
     def without_sizes(self) -> Tree:
         """Return the tree as a reverse delta keeps it."""
-        return replace(self, sizes={})
+        return Tree(self.files, {}, self.executable, self.links)
 
 
 @dataclass(frozen=True)

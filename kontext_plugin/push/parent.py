@@ -20,6 +20,7 @@ from kontext_plugin.delta import (
     reverse_delta,
     tree_bytes,
 )
+from kontext_plugin.image.listing import differing
 from kontext_plugin.image.oci import Layer
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import ImageSpec
@@ -165,8 +166,9 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
 
 def has_wrong_sizes(found: Tree, tree: Tree) -> bool:
     """Whether a file of both trees with the same content has another size in the found one."""
-    differing = dict(found.sizes.items() - tree.sizes.items())
-    return any(path in tree.sizes and found.files[path] == tree.files[path] for path in differing)
+    found, tree = differing(found, tree)
+    other = dict(found.sizes.items() - tree.sizes.items())
+    return any(path in tree.sizes and found.files[path] == tree.files[path] for path in other)
 
 
 def mismatch(found: KontextImage, spec: ImageSpec) -> str:

@@ -12,23 +12,14 @@ from dataclasses import dataclass, replace
 
 from kontext_plugin import manifest
 from kontext_plugin.delta import ENTRY_BYTES
-from kontext_plugin.image.chunking import (
-    boundaries,
-    boundary_hash,
-    is_boundary,
-    is_small,
-    segment_of,
-    segments,
-    split_segment,
-)
+from kontext_plugin.image.chunking import SMALL, boundary_hash
+from kontext_plugin.image.listing import canonical, list_tree
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.manifest import (
     Ancestor,
     Manifest,
     Part,
-    canonical,
-    columns,
     part_name,
     reverse_columns,
 )
@@ -61,15 +52,14 @@ def partition(plan: Plan) -> Partition:
     count = len(plan.parent_layers)
     if isinstance(plan.parent, BuildOn):
         former = plan.parent.found.manifest
-        changed = plan.parent.to_found.paths()
-        parts, new_parts = partition_listing(former, plan.tree, changed, count)
+        parts, new_parts = partition_listing(former, plan.tree, count)
         ancestors, new = partition_reverse_deltas(former, plan.lineage.ancestors, count)
         return Partition((), plan.changes.written, parts, ancestors, {**new_parts, **new})
     # At most half of the layers, to leave room for deltas.
     limit = 1 if plan.spec.single_layer else plan.spec.room // 2
     layers = layer_chunks(plan.tree, limit)
     lower, top = (tuple(layers), ()) if len(layers) > 1 else ((), layers[0])
-    parts, new_parts = partition_listing(None, plan.tree, (), count + len(lower))
+    parts, new_parts = partition_listing(None, plan.tree, count + len(lower))
     return Partition(lower, top, parts, (), new_parts)
 
 
@@ -90,39 +80,21 @@ def manifest_bytes(plan: Plan, divided: Partition) -> int:
 
 
 def partition_listing(
-    former: Manifest | None, tree: Tree, changed: Iterable[str], layers: int
+    former: Manifest | None, tree: Tree, layers: int
 ) -> tuple[tuple[Part, ...], dict[str, bytes]]:
     """Return the parts of the tree's listing, and the documents of the new ones by name.
 
     The new layer goes on top of the `layers` lowest layers of an image with the manifest `former`,
-    if there is one. `changed` has the paths at which `tree` differs from the former tree.
+    if there is one. The listing of a small tree has no parts.
     """
-    if is_small(tree):
+    if len(tree.files) + len(tree.links) <= SMALL:
         return (), {}
-    changed = set(changed)
-    starts = _current_boundaries(former, tree, changed)
     former_parts = former.parts if former else ()
     lower = {part.digest: part.layer for part in former_parts if part.layer < layers}
-    known = _known_segments(former_parts, layers)
-    touched = {segment_of(path, starts) for path in changed}
-    parts = {
-        index: known[span]
-        for index, span in enumerate(_spans(starts))
-        if index not in touched and span in known
-    }
-    new = [index for index in range(len(starts)) if index not in parts]
-    documents: list[bytes] = []
-    for index, paths in zip(new, segments(tree, starts, new), strict=True):
-        parts[index] = []
-        for start, chunk in split_segment(starts[index], paths):
-            document = canonical(columns(tree.only(chunk)))
-            digest = digest_of(document)
-            parts[index].append(Part(start, digest, lower.get(digest, layers)))
-            if digest not in lower:
-                documents.append(document)
+    chunks = list_tree(tree).chunks
     return (
-        tuple(part for index in range(len(starts)) for part in parts[index]),
-        _by_name(documents),
+        tuple(Part(one.start, one.digest, lower.get(one.digest, layers)) for one in chunks),
+        {part_name(one.digest): one.read() for one in chunks if one.digest not in lower},
     )
 
 
@@ -149,34 +121,6 @@ def partition_reverse_deltas(
                 documents.append(document)
         placed.append(replace(ancestor, part=part))
     return tuple(placed), _by_name(documents)
-
-
-def _current_boundaries(former: Manifest | None, tree: Tree, changed: Iterable[str]) -> list[str]:
-    """Return `boundaries(tree)` without hashing each of its paths."""
-    if former is None or not former.parts:
-        return boundaries(tree)
-    paths = {*(part.start for part in former.parts), *changed}
-    return sorted(path for path in paths if is_boundary(path) and (not path or path in tree))
-
-
-def _known_segments(parts: Iterable[Part], layers: int) -> dict[tuple[str, str], list[Part]]:
-    """Return the segments whose parts lie in the lowest `layers` layers, by start and end."""
-    found: list[list[Part]] = []
-    for part in parts:
-        if is_boundary(part.start):
-            found.append([])
-        found[-1].append(part)
-    spans = _spans([segment[0].start for segment in found])
-    return {
-        span: segment
-        for span, segment in zip(spans, found, strict=True)
-        if all(part.layer < layers for part in segment)
-    }
-
-
-def _spans(starts: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the start of each segment with that of the next one."""
-    return list(zip(starts, [*starts[1:], ""], strict=True)) if starts else []
 
 
 def _by_name(documents: Iterable[bytes]) -> dict[str, bytes]:

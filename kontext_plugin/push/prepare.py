@@ -15,10 +15,10 @@ from kontext_plugin.cache import Cache
 from kontext_plugin.crane_driver.errors import Refused
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, assemble
+from kontext_plugin.image.listing import list_tree
 from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.spec import BaseImage, ImageSpec, names_commit
 from kontext_plugin.image.tree import Tree
-from kontext_plugin.manifest import exceeds
 from kontext_plugin.push.find import Found, find_images
 from kontext_plugin.push.messages import report_scan
 from kontext_plugin.push.options import PushOptions
@@ -30,8 +30,8 @@ from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.base_image import fetch_bases, shipped_base
 from kontext_plugin.source import git
 from kontext_plugin.source.directory import SourceDirectory, open_source
-from kontext_plugin.source.hashing import without_record
 from kontext_plugin.source.scan import Scan
+from kontext_plugin.source.snapshot import Snapshot, forget
 from kontext_plugin.terminal.steps import StepName
 from kontext_plugin.terminal.text import number, size
 
@@ -80,8 +80,8 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     labels = _GitLabels(session, source.root, wanted=options.git_labels)
 
     with report.steps.step(StepName.READ_STAT_CACHE):
-        known = {} if options.fresh else cache.stats(source.root)
-    if not known:  # else nothing may have changed, and then git is not needed
+        known = Snapshot() if options.fresh else cache.snapshot(source.root)
+    if not known.records:  # else nothing may have changed, and then git is not needed
         labels.ask()
     scanning = session.jobs.submit(
         source.scan, known, session.workers, report.steps, report.debug, cache=cache.root
@@ -96,7 +96,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
             raise found.in_its_words(error) from error
     scan = scanning.result()
     report_scan(scan, report)
-    is_unchanged = scan.stats == known
+    is_unchanged = scan.is_unchanged
     if not is_unchanged:
         labels.ask()
 
@@ -109,7 +109,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     if not options.dry_run:
         preflight.check(found, prepared.bytes_to_write)
     if not is_unchanged:
-        session.jobs.submit(cache.save_stats, source.root, scan.stats)
+        session.jobs.submit(cache.save_snapshot, source.root, scan.snapshot)
     return prepared
 
 
@@ -139,7 +139,7 @@ def scan_again(session: PushSession, prepared: Prepared, moved: str, copies: str
     source, found, plan = prepared.source, prepared.found, prepared.plan
     report, cache = session.report, session.cache
     # It is read even if it looks the same: not every file system tells of each change.
-    known = without_record(prepared.scan.stats, moved)
+    known = forget(prepared.scan.snapshot, moved)
     scan = source.scan(
         known, session.workers, report.steps, report.debug, cache=cache.root, copies=copies
     )
@@ -150,7 +150,7 @@ def scan_again(session: PushSession, prepared: Prepared, moved: str, copies: str
             plan = plan_fresh(plan.parent, spec, scan.tree)
         else:
             plan = make_plan(found.candidates, found.fresh, spec, scan.tree)
-        session.jobs.submit(cache.save_stats, source.root, scan.stats)
+        session.jobs.submit(cache.save_snapshot, source.root, scan.snapshot)
         return _complete(source, scan, found, plan)
 
 
@@ -253,7 +253,7 @@ def _check_size(plan: Plan) -> tuple[Plan, Partition | None]:
     """
     if plan.sources:
         return plan, None
-    if not exceeds(plan.tree, manifest.MAX_BYTES):
+    if list_tree(plan.tree).length <= manifest.MAX_BYTES:
         divided = partition(plan)
         if manifest_bytes(plan, divided) <= manifest.MAX_BYTES:
             return plan, divided

@@ -107,21 +107,32 @@ class HashedPieces:
         return self._digest.hexdigest()
 
 
-def read_file(path: str, limit: int, *, own: bool = False) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes. Links are followed.
+def open_file(path: str, limit: int, *, own: bool = False) -> int:
+    """Return the descriptor of a regular file of at most `limit` bytes. Links are followed.
 
     With `own`, the file must belong to the user. Raises ValueError for any other file, and OSError.
-    Neither a FIFO nor an endless device can hold or fill this process.
+    Neither a FIFO nor an endless device can hold this process.
     """
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(file, "rb") as opened:
+    try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if own and status.st_uid != os.geteuid():
             raise ValueError("it belongs to another user")
+        if status.st_size > limit:
+            raise ValueError(f"it is larger than {limit} bytes")
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def read_file(path: str, limit: int, *, own: bool = False) -> bytes:
+    """Return the content of a file that `open_file` opens. Raises ValueError and OSError."""
+    with os.fdopen(open_file(path, limit, own=own), "rb") as opened:
         # Python allocates as many bytes as a read asks for, so `limit` alone would be too much.
-        content = opened.read(min(limit, status.st_size) + 1)
+        content = opened.read(min(limit, os.fstat(opened.fileno()).st_size) + 1)
         while len(content) <= limit and (more := opened.read(_PIECE)):
             content += more
     if len(content) > limit:

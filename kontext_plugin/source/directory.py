@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import git
-from kontext_plugin.source.hashing import Stats
+from kontext_plugin.source.filters import Filters
 from kontext_plugin.source.ignore_rules import IgnoreRules, read_ignore_file
-from kontext_plugin.source.scan import Filters, Scan, scan
+from kontext_plugin.source.scan import Scan, scan
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import StepName, Steps
 
 
@@ -27,7 +28,7 @@ class SourceDirectory:
 
     def scan(
         self,
-        known: Stats,
+        known: Snapshot,
         workers: Workers,
         steps: Steps,
         debug: Callable[[str], None],

@@ -1,8 +1,7 @@
 """Hash the files of a source directory, and know later which of them are unchanged.
 
-First a file's status and its signature, which changes with the content. Then the records that the
-stat cache keeps, packed, one for each directory. Last the hashing itself: many files are hashed in
-several processes.
+First a file's status and its signature, which changes with the content. Then the hashing: many
+files are hashed in several processes.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import stat
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import starmap
 from typing import NamedTuple
 
 from kontext_plugin.errors import KontextError
@@ -34,6 +32,8 @@ _signature_fields = operator.attrgetter(
 )
 
 _pack_signature = struct.Struct("<6Q").pack
+
+_unpack_signature = struct.Struct("<2Q2q2Q").unpack  # times before 1970 are negative
 
 _UINT64_MAX = 2**64 - 1
 
@@ -56,6 +56,12 @@ def signature_of(status: os.stat_result) -> bytes:
         return _pack_signature(*(field & _UINT64_MAX for field in _signature_fields(status)))
 
 
+def status_in(signature: bytes) -> tuple[int, Status]:
+    """Return the mode and the status that a signature was made of."""
+    mode, size, mtime, ctime, _, _ = _unpack_signature(signature)
+    return mode, Status(signature, size, bool(mode & stat.S_IXUSR), max(mtime, ctime))
+
+
 def status_of(status: os.stat_result) -> Status:
     """Return what a push needs of a file's status."""
     return Status(
@@ -64,49 +70,6 @@ def status_of(status: os.stat_result) -> Status:
         bool(status.st_mode & stat.S_IXUSR),
         max(status.st_mtime_ns, status.st_ctime_ns),
     )
-
-
-# --- The records of the stat cache ---
-
-FileRecord = tuple[bytes, bytes]
-"""The signature of a file's status, and the SHA-256 of its content."""
-
-FileRecords = dict[str, FileRecord]
-"""The records of one directory's files, by name."""
-
-Stats = Mapping[str, bytes]
-"""The packed records of a source directory's files: one value for each directory's path.
-
-Packed, the records of 100,000 files load quickly, and an unchanged directory needs no comparison.
-"""
-
-_RECORD = struct.Struct(f"{SIGNATURE_BYTES}s32s")
-
-
-def pack(records: FileRecords) -> bytes:
-    """Pack the records of one directory's files."""
-    names = "\0".join(records).encode()
-    return b"".join([names, b"/", *starmap(_RECORD.pack, records.values())])
-
-
-def unpack(packed: bytes | None) -> FileRecords:
-    """Return what `pack` has packed: no records if it is damaged or None."""
-    if not packed:
-        return {}
-    names, _, records = packed.partition(b"/")  # which no name contains
-    try:
-        return dict(zip(names.decode().split("\0"), _RECORD.iter_unpack(records), strict=True))
-    except (ValueError, struct.error):
-        return {}
-
-
-def without_record(stats: Stats, path: str) -> Stats:
-    """Return the records without that of one file, so that it is read again."""
-    directory, _, name = path.rpartition("/")
-    records = unpack(stats.get(directory))
-    if records.pop(name, None) is None:
-        return stats
-    return {**stats, directory: pack(records)}
 
 
 # --- Hashing ---

@@ -168,6 +168,7 @@ class IgnoreRules:
     groups: tuple[_Group, ...] = ()
     kept: tuple[str, ...] = ()  # the patterns with `!`, without their last stars
     keeps_anywhere: bool = False  # one of these has a wildcard
+    lines: tuple[str, ...] = ()  # all patterns, in order: what the rules are
 
     @property
     def empty(self) -> bool:
@@ -246,6 +247,7 @@ def parse_rules(text: str, source: str) -> IgnoreRules:
         groups=tuple(_group(keeps, 1 << n, run) for n, (keeps, run) in enumerate(runs)),
         kept=kept,
         keeps_anywhere=any(set(name) & set("*[]?^\\") for name in kept),
+        lines=tuple("!" * pattern.keeps + pattern.text for pattern in patterns),
     )
 
 

@@ -1,7 +1,8 @@
-"""Scan a source directory into a tree, with the filters that decide which entries it has.
+"""Scan a source directory into a tree.
 
-All consumers of an image show a path of the tree in the same way: the scan rejects any other name
-or link.
+The tree of the last scan stands, wherever the entries of a directory are as they were. Several
+processes list a large directory. All consumers of an image show a path of the tree in the same way:
+the scan rejects any other name or link.
 """
 
 from __future__ import annotations
@@ -11,43 +12,57 @@ import os
 import re
 import stat
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from itertools import groupby
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.tree import DIRECTORY, WHITEOUT, Tree, is_utf8
+from kontext_plugin.image.listing import ListedTree, paths_below, update
+from kontext_plugin.image.tree import DIRECTORY, WHITEOUT, Tree, is_utf8, parents
 from kontext_plugin.manifest import SOURCES_PATH
 from kontext_plugin.runtime.files import DirTree
-from kontext_plugin.runtime.workers import Workers
-from kontext_plugin.source.git import NotIgnored
+from kontext_plugin.runtime.workers import Advance, Workers
+from kontext_plugin.source import snapshot as snapshots
+from kontext_plugin.source.filters import Decision, Filters, Place, place_at
 from kontext_plugin.source.hashing import (
-    FileRecord,
-    FileRecords,
     HashedFile,
     Moved,
     SeenFile,
-    Stats,
     Unreadable,
     hash_files,
-    pack,
     signature_of,
-    unpack,
+    status_in,
 )
-from kontext_plugin.source.ignore_rules import ROOT, IgnoreRules, Verdict
-from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
+from kontext_plugin.source.snapshot import (
+    UNSETTLED,
+    Record,
+    Records,
+    Signatures,
+    Snapshot,
+    pack_entries,
+    unpack_entries,
+)
+from kontext_plugin.terminal.steps import Step, StepName, Steps
 
 MAX_PATH = 3800
 """Bytes of a path. PATH_MAX is 4096, and a container engine adds a directory in front."""
 
 _RACY = 2_000_000_000
 """Nanoseconds. A file that changed so shortly before the scan may change again within one tick of
-the file system's clock, and look the same (git's "racily clean" entries). It gets no record."""
+the file system's clock, and look the same (git's "racily clean" entries). It is read again."""
 
 _MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 """What listing a directory says if it, or one above it, was removed or replaced."""
+
+_AT_ONCE = 8192
+"""Entries of new directories that one process lists before the rest is divided anew."""
+
+_MANY = 400_000
+"""Bytes of records, some 6,000 entries: from here on, several processes save time."""
+
+_SHARES = 4
+"""Tasks for each process: some are done sooner."""
 
 _MAX_SHOWN = 10
 
@@ -75,78 +90,41 @@ class SpecialFile:
 class Scan:
     """What a scan has found."""
 
-    tree: Tree
+    snapshot: Snapshot  # for the next scan
     special_files: tuple[SpecialFile, ...]  # skipped
     git_entries: tuple[str, ...]  # the paths of `.git` entries that were skipped
-    stats: Stats  # for the stat cache
     hashed: int  # files whose content was read
+    is_unchanged: bool = False  # each directory is as its record says
     unreadable: tuple[str, ...] = ()  # excluded directories that may have something to keep
 
-
-# --- The filters: pure ---
-
-
-class Decision(Enum):
-    """What the scan does with an entry of a directory."""
-
-    KEEP = auto()  # put it into the tree; of a directory, look at each entry
-    ENTER = auto()  # look at each entry; put the directory into the tree with the first one kept
-    SKIP = auto()
-    SKIP_GIT = auto()  # skip it and list it in `Scan.git_entries`
+    @property
+    def tree(self) -> ListedTree:
+        """The tree that was found."""
+        return self.snapshot.tree
 
 
-# Plain names: looking up a member of an enum takes as long as the rest of a decision.
-_KEEP, _ENTER, _SKIP, _SKIP_GIT = Decision
+# --- Listing a directory, perhaps in a worker ---
 
 
-@dataclass(frozen=True)
-class Filters:
-    """Which entries of a source directory go into the image."""
-
-    rules: IgnoreRules = field(default_factory=IgnoreRules)
-    not_ignored: NotIgnored | None = None  # of the rest, only what git does not ignore
-    keep_git: bool = False
-    excluded: str = ""  # the path of a directory that is always skipped; "": none
-
-    def decide(
-        self, path: str, name: str, is_directory: bool, parent: Verdict, in_git: bool = False
-    ) -> tuple[Decision, Verdict]:
-        """Decide what happens to the entry `name` at `path`.
-
-        `parent` is the verdict of the ignore rules on the entry's directory. `in_git` says that the
-        entry lies in a kept `.git`, of which git lists nothing. Also returns the verdict of the
-        ignore rules on the entry: the `parent` of the entries below it.
-        """
-        if name == ".git" and not self.keep_git:
-            return _SKIP_GIT, parent
-        if is_directory and path == self.excluded:
-            return _SKIP, parent
-        verdict = self.rules.verdict(path, parent) if self.rules.groups else ROOT
-        if verdict.excluded:
-            enter = is_directory and self.rules.may_keep_below(path)
-            return (_ENTER if enter else _SKIP), verdict
-        if self.not_ignored and not in_git and name != ".git":
-            if is_directory:
-                enter = path in self.not_ignored.directories
-                return (_ENTER if enter else _SKIP), verdict
-            return (_KEEP if path in self.not_ignored.files else _SKIP), verdict
-        return _KEEP, verdict
-
-
-# --- The scan ---
-
-
-class _Directory(NamedTuple):
-    """A directory that the walk enters."""
+class _Known(NamedTuple):
+    """A directory that the last scan has listed."""
 
     path: str
-    verdict: Verdict
-    kept: bool  # whether the tree has it already
-    in_git: bool = False  # it is a kept `.git`, or lies in one
+    record: Record
 
 
 @dataclass(frozen=True)
-class _Rejected:
+class _Task:
+    """What one process lists."""
+
+    root: str
+    filters: Filters
+    settled: int  # nanoseconds: what changed later may change again and look the same
+    known: Sequence[_Known]
+    new: Sequence[tuple[Place, Record | None]]
+
+
+class _Rejected(NamedTuple):
     """A path that cannot be in an image."""
 
     path: str
@@ -154,19 +132,160 @@ class _Rejected:
 
 
 @dataclass
-class _Collected:
-    """What a walk collects: a tree without the unknown digests, and all other results."""
+class _Listed:
+    """What was found in a directory that is not as its record says. Paths begin at the root."""
 
-    files: dict[str, str] = field(default_factory=dict)  # as in a Tree
+    place: Place
+    signatures: Signatures = field(default_factory=dict)
+    again: bool = False  # as in Record
+    same: list[str] = field(default_factory=list)  # files that are as the record says
+    files: list[SeenFile] = field(default_factory=list)  # all others
+    links: dict[str, str] = field(default_factory=dict)
+    directories: list[Place] = field(default_factory=list)  # to be listed as well
+    special_files: list[SpecialFile] = field(default_factory=list)
+    git_entries: list[str] = field(default_factory=list)
+    rejected: list[_Rejected] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    error: int = 0  # why it cannot be listed
+
+
+def _list_all(
+    task: _Task, advance: Advance
+) -> tuple[list[_Listed], list[tuple[Place, Record | None]]]:
+    """List directories, and those below that are new. Return what differs, and what is left."""
+    found: list[_Listed] = []
+    count = 0
+    with DirTree(task.root) as sources:
+        for path, record in task.known:
+            listed, entries = _list(sources, task, path, None, record)
+            advance(entries)
+            if listed:
+                found.append(listed)
+        pending = [*task.new]
+        while pending and count < _AT_ONCE:
+            place, before = pending.pop()
+            listed, entries = _list(sources, task, place.path, place, before)
+            advance(entries)
+            count += entries
+            if listed:
+                found.append(listed)
+                if before is None:  # else some of them may be known
+                    pending += [(below, None) for below in listed.directories]
+                    listed.directories.clear()
+    return found, pending
+
+
+def _list(
+    sources: DirTree, task: _Task, path: str, place: Place | None, record: Record | None
+) -> tuple[_Listed | None, int]:
+    """List one directory, and return the number of its entries.
+
+    Returns None in place of what it has if that is known: without a `place`, a directory that is
+    as its record says.
+    """
+    entries: list[tuple[str, bytes]] = []
+    moved: list[Moved] = []
+    prefix = f"{path}/" if path else ""
+    try:
+        directory = sources.open_directory(path)
+        with os.scandir(directory) as items:
+            for item in items:
+                try:
+                    signature = (
+                        snapshots.DIRECTORY
+                        if item.is_dir(follow_symlinks=False)
+                        else signature_of(item.stat(follow_symlinks=False))
+                    )
+                except OSError as error:
+                    moved.append(Moved(prefix + item.name, error.errno or 0))
+                else:
+                    entries.append((item.name, signature))
+        packed = pack_entries(entries)
+        if not place and record and packed == record.entries and not (record.again or moved):
+            return None, len(entries)
+        listed = _Listed(place or place_at(task.filters, path), moved=moved)
+        before = unpack_entries(record.entries) if record else {}
+        for name, signature in entries:
+            _look(listed, task, directory, name, signature, before.get(name))
+    except OSError as error:
+        return _Listed(place or place_at(task.filters, path), error=error.errno or errno.EIO), 0
+    return listed, len(entries)
+
+
+def _look(
+    listed: _Listed,
+    task: _Task,
+    directory: int,
+    name: str,
+    signature: bytes,
+    before: bytes | None,
+) -> None:
+    """Decide about one entry of an open directory, and note it. Raises OSError."""
+    place = listed.place
+    path = place.join(name)
+    is_directory = signature == snapshots.DIRECTORY
+    decision, verdict = task.filters.decide(path, name, is_directory, place.verdict, place.in_git)
+    listed.signatures[name] = signature
+    if decision is Decision.SKIP:
+        return
+    if decision is Decision.SKIP_GIT:
+        listed.git_entries.append(path)
+        listed.again = True
+    elif decision is Decision.ENTER:
+        listed.directories.append(place.below(name, decision, verdict))
+    elif problem := _name_problem(path):
+        listed.rejected.append(_Rejected(path, problem))
+    elif is_directory:
+        listed.directories.append(place.below(name, decision, verdict))
+    else:
+        mode, status = status_in(signature)
+        if kind := _SPECIAL.get(stat.S_IFMT(mode)):
+            listed.special_files.append(SpecialFile(path, kind))
+            listed.again = True
+        elif stat.S_ISLNK(mode):
+            _look_at_link(listed, path, name, directory, settled=status.changed < task.settled)
+        elif signature == before:
+            listed.same.append(path)
+        else:
+            listed.files.append(SeenFile(path, status.size))
+
+
+def _look_at_link(listed: _Listed, path: str, name: str, directory: int, *, settled: bool) -> None:
+    """Note a link of an open directory. Raises OSError."""
+    if not settled:
+        listed.signatures[name] = UNSETTLED
+    try:
+        listed.links[path] = target = os.readlink(name, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a file was renamed over it
+            listed.files.append(SeenFile(path, 0))
+        else:
+            listed.moved.append(Moved(path, error.errno or 0))
+        return
+    if problem := _link_problem(path, target):
+        listed.rejected.append(_Rejected(path, problem))
+
+
+# --- The scan ---
+
+
+@dataclass
+class _Found:
+    """What a scan has found that is not as the snapshot says."""
+
+    tree: ListedTree  # what stands, wherever nothing else was found
+    is_fresh: bool  # nothing stands
+    dropped: set[str] = field(default_factory=set)  # paths that were taken out
+    removed: set[str] = field(default_factory=set)  # paths of this tree
+    files: dict[str, str] = field(default_factory=dict)  # these columns are as in a Tree
     sizes: dict[str, int] = field(default_factory=dict)
     executable: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
-    entered: set[str] = field(default_factory=set)  # excluded directories that the tree has
     unknown: list[SeenFile] = field(default_factory=list)  # the files to hash
     hashed: int = 0  # files that were read
-    stats: dict[str, bytes] = field(default_factory=dict)  # of all other files
-    special_files: list[SpecialFile] = field(default_factory=list)
-    git_entries: list[str] = field(default_factory=list)
+    listed: dict[str, _Listed] = field(default_factory=dict)  # by the directory's path
+    gone: set[str] = field(default_factory=set)  # directories without a record
+    again: set[str] = field(default_factory=set)  # directories to look at again in any case
     unreadable: list[str] = field(default_factory=list)
     rejected: list[_Rejected] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
@@ -177,24 +296,45 @@ class _Collected:
             self.rejected.append(_Rejected(path, problem))
         self.links[path] = target
 
-    def fail(self, path: str, error: OSError) -> None:
-        """Note why a path cannot be read."""
-        if error.errno in _MOVED:
-            self.moved.append(Moved(path, error.errno))
-        else:
-            self.rejected.append(_unreadable(path, error.strerror))
+    def keep_parents(self, directory: str) -> None:
+        """Put a directory that was only entered into the tree, and its parents."""
+        while directory and not self.has_directory(directory):
+            self.files[directory] = DIRECTORY
+            directory = directory.rpartition("/")[0]
+
+    def has_directory(self, path: str) -> bool:
+        """Whether the tree has a directory at this path."""
+        digest = self.files.get(path)
+        if digest is None:
+            return path not in self.removed and self.tree.is_directory(path)
+        return digest == DIRECTORY
 
     def drop(self, path: str) -> None:
-        """Take a path out of the tree."""
-        for column in (self.files, self.sizes, self.links):
-            column.pop(path, None)
-        self.executable.discard(path)
+        """Take a path, and all below it, out of the tree."""
+        self.dropped.add(path)
+        if self.tree.is_directory(path):
+            self.removed.update(paths_below(self.tree, path))
+        if path in self.tree:
+            self.removed.add(path)
+        if self.files.get(path) == DIRECTORY:
+            below = [each for each in (*self.files, *self.links) if each.startswith(f"{path}/")]
+        else:
+            below = []
+        for each in (path, *below):
+            for column in (self.files, self.sizes, self.links):
+                column.pop(each, None)
+            self.executable.discard(each)
+
+    def updated(self) -> ListedTree:
+        """Return the tree with all that was found."""
+        new = Tree(self.files, self.sizes, frozenset(self.executable), self.links)
+        return update(self.tree, new, self.removed)
 
 
 def scan(
-    root: str, filters: Filters, known: Stats, workers: Workers, steps: Steps, copies: str = ""
+    root: str, filters: Filters, known: Snapshot, workers: Workers, steps: Steps, copies: str = ""
 ) -> Scan:
-    """Scan the directory `root`. `known` has the records of an earlier scan, of unchanged files.
+    """Scan the directory `root`. `known` is what an earlier scan has left.
 
     What moves during the scan is looked for a second time. What is gone then was not there.
     A copy of each file that is read goes into the directory `copies`, as in `hash_files`.
@@ -203,183 +343,261 @@ def scan(
     """
     settled = time.time_ns() - _RACY
 
-    def look(known: Stats) -> _Collected:
-        found = _look(root, filters, known, steps)
+    def look(before: Snapshot) -> _Found:
         try:
-            _hash_unknown(root, found, workers, steps, settled, copies)
-        except Unreadable as error:
-            raise _rejection([_unreadable(*error.args)]) from error
+            with steps.step(StepName.SCAN) as step:
+                found = _walk(root, filters, before, workers, step, settled)
+        except OSError as error:
+            raise _rejection([_unreadable(root, error.strerror)]) from error
+        if not found.rejected:
+            try:
+                _hash_unknown(root, found, workers, steps, settled, copies)
+            except Unreadable as error:
+                raise _rejection([_unreadable(*error.args)]) from error
         if found.rejected:
             raise _rejection(found.rejected)
         return found
 
     found = look(known)
+    snapshot = _snapshot(found, known, filters)
     hashed = found.hashed
     if found.moved:
-        found = look(found.stats)
+        before = snapshot
+        found = look(before)
         hashed += found.hashed
-        _settle(found)
-    tree = Tree(found.files, found.sizes, frozenset(found.executable), found.links)
-    special_files, git_entries = tuple(found.special_files), tuple(found.git_entries)
-    unreadable = tuple(found.unreadable)
-    return Scan(tree, special_files, git_entries, found.stats, hashed, unreadable)
+        for path, reason in found.moved:
+            if reason == errno.ESTALE:  # a file server that is gone is an error
+                raise _rejection([_unreadable(path, os.strerror(reason))])
+        snapshot = _snapshot(found, before, filters)
+    listed = found.listed.values()
+    return Scan(
+        snapshot,
+        special_files=tuple(special for one in listed for special in one.special_files),
+        git_entries=tuple(path for one in listed for path in one.git_entries),
+        hashed=hashed,
+        is_unchanged=snapshot is known,
+        unreadable=tuple(found.unreadable),
+    )
 
 
-def _look(root: str, filters: Filters, known: Stats, steps: Steps) -> _Collected:
-    """Collect all entries that the filters keep. Raises KontextError."""
-    try:
-        with DirTree(root) as sources, steps.step(StepName.SCAN) as step:
-            found = _walk(sources, filters, known, step)
-    except OSError as error:
-        raise _rejection([_unreadable(root, error.strerror)]) from error
-    if found.rejected:
-        raise _rejection(found.rejected)
+def _walk(
+    root: str, filters: Filters, before: Snapshot, workers: Workers, step: Step, settled: int
+) -> _Found:
+    """Find all entries that the filters keep, and are not as before. Reads no content.
+
+    Raises OSError.
+    """
+    known = _known(before, filters)
+    new = [] if known else [(Place(), snapshots.unpack(before.records.get("")))]
+    found = _Found(before.tree if known else ListedTree(), is_fresh=not known)
+    results: list[_Listed] = []
+    count = 0
+
+    def advance(entries: int) -> None:
+        nonlocal count
+        count += entries
+        step.advance(entries, 0)
+
+    while known or new:
+        processes = workers.count if count >= _AT_ONCE else 1
+        tasks = _divide(_Task(root, filters, settled, known, new), workers.count, processes)
+        known, new = [], []
+        for listed, left in workers.map(_list_all, tasks, advance):
+            results += listed
+            new += left
+            for place in (below for one in listed for below in one.directories):
+                record = snapshots.unpack(before.records.get(place.path))
+                if found.is_fresh or record is None:
+                    new.append((place, record))
+    _merge(found, before, {listed.place.path: listed for listed in results})
     return found
 
 
-def _walk(sources: DirTree, filters: Filters, known: Stats, step: Step) -> _Collected:
-    """Collect all entries that the filters keep. Reads no content."""
-    found = _Collected()
-    decide = filters.decide
-    pending = [_Directory("", ROOT, kept=True)]
-    while pending:  # a loop, since a tree can be deeper than Python's stack
-        directory, parent, kept, in_git = pending.pop()
-        prefix = f"{directory}/" if directory else ""
-        records, unchanged = unpack(known.get(directory)), {}
-        try:
-            descriptor = sources.open_directory(directory)
-            with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    name = entry.name
-                    path = prefix + name
-                    is_directory = entry.is_dir(follow_symlinks=False)
-                    decision, verdict = decide(path, name, is_directory, parent, in_git)
-                    if decision is _SKIP:
-                        continue
-                    if decision is _SKIP_GIT:
-                        found.git_entries.append(path)
-                    elif decision is _ENTER:
-                        below_git = in_git or name == ".git"
-                        pending.append(_Directory(path, verdict, False, below_git))
-                    elif problem := _name_problem(path):
-                        found.rejected.append(_Rejected(path, problem))
-                    else:
-                        if not kept:
-                            _keep_parents(directory, found)
-                        if is_directory:
-                            found.files[path] = DIRECTORY
-                            below_git = in_git or name == ".git"
-                            pending.append(_Directory(path, verdict, True, below_git))
-                        elif record := _collect(entry, path, descriptor, records, found):
-                            unchanged[name] = record
-        except OSError as error:
-            if not parent.excluded:
-                found.fail(directory or ".", error)
-            elif error.errno not in _MOVED:
-                found.unreadable.append(directory)
-            elif directory in found.files:  # something below it was kept
-                found.moved.append(Moved(directory, errno.ENOENT))
-        if unchanged:
-            same = unchanged == records
-            found.stats[directory] = known[directory] if same else pack(unchanged)
-        step.progress = Progress(files=len(found.sizes) + len(found.links))
-    return found
+def _known(before: Snapshot, filters: Filters) -> list[_Known]:
+    """Return the directories of a snapshot; none unless all of it was made by the same filters."""
+    if before.filters != filters.key or "" not in before.records:
+        return []
+    known: list[_Known] = []
+    for path, packed in before.records.items():
+        record = snapshots.unpack(packed)
+        if record is None:
+            return []
+        known.append(_Known(path, record))
+    return known
 
 
-def _keep_parents(directory: str, found: _Collected) -> None:
-    """Put a directory that was only entered into the tree, and its parents."""
-    while directory and directory not in found.files:
-        found.files[directory] = DIRECTORY
-        found.entered.add(directory)
-        directory = directory.rpartition("/")[0]
+def _divide(task: _Task, processes: int, for_new: int) -> list[_Task]:
+    """Divide what is to be listed among processes, if there is enough of it."""
+    if task.filters.not_ignored:  # too large to be sent to each of them
+        return [task]
+    size = sum(len(record.entries) for _, record in task.known)
+    known = _Task(task.root, task.filters, task.settled, (), ())
+    tasks: list[_Task] = []
+    if task.known:
+        part, share = 0, size / (processes * _SHARES) if size >= _MANY else size
+        some: list[_Known] = []
+        for one in task.known:
+            some.append(one)
+            part += len(one.record.entries)
+            if part > share:
+                tasks.append(replace(known, known=some))
+                some, part = [], 0
+        if some:
+            tasks.append(replace(known, known=some))
+    shares = min(len(task.new), 1 if for_new == 1 else for_new * _SHARES)
+    tasks += [replace(known, new=task.new[share::shares]) for share in range(shares)]
+    return tasks
 
 
-def _collect(
-    entry: os.DirEntry[str], path: str, directory: int, records: FileRecords, found: _Collected
-) -> FileRecord | None:
-    """Collect a file or link. Return the record of a file that has not changed since."""
-    try:
-        if entry.is_symlink():
-            try:
-                found.add_link(path, os.readlink(entry.name, dir_fd=directory))
-                return None
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # a file was renamed over it
-                    raise
-        status = entry.stat(follow_symlinks=False)
-    except OSError as error:
-        found.fail(path, error)
-        return None
-    mode, size = status.st_mode, status.st_size
-    if kind := _SPECIAL.get(stat.S_IFMT(mode)):
-        found.special_files.append(SpecialFile(path, kind))
-        return None
-    found.sizes[path] = size
-    if mode & stat.S_IXUSR:
-        found.executable.add(path)
-    signature = signature_of(status)
-    record = records.get(entry.name)
-    if record and record[0] == signature:
-        found.files[path] = record[1].hex()
-        return record
-    found.unknown.append(SeenFile(path, size))
-    return None
+def _merge(found: _Found, before: Snapshot, results: dict[str, _Listed]) -> None:
+    """Put what was listed into what was found."""
+    left: set[str] = set()  # directories that are none any more, or cannot be listed
+    for path, listed in results.items():
+        if listed.error:
+            left.add(path)
+            found.drop(path)
+        elif record := None if found.is_fresh else snapshots.unpack(before.records.get(path)):
+            left |= _drop_missing(found, listed, unpack_entries(record.entries))
+    records = [] if found.is_fresh else [*before.records]
+    for directory in left:
+        found.gone.add(directory)
+        first = bisect_left(records, f"{directory}/")
+        end = bisect_left(records, f"{directory}0")  # "0" follows "/"
+        found.gone.update(records[first:end])
+    for path, listed in results.items():
+        if any(above in left for above in parents([path])):
+            continue
+        if listed.error:
+            _fail_to_list(found, listed)
+        else:
+            _take(found, before, listed)
+
+
+def _drop_missing(found: _Found, listed: _Listed, before: Signatures) -> set[str]:
+    """Drop what the directory had before and has no more. Return the directories among it."""
+    directories = {place.path for place in listed.directories}
+    kept = {*listed.same, *listed.links, *(file.path for file in listed.files)}
+    left: set[str] = set()
+    for name, signature in before.items():
+        path = listed.place.join(name)
+        if signature == snapshots.DIRECTORY:
+            if path not in directories:
+                left.add(path)
+                found.drop(path)
+        elif path not in kept:
+            found.drop(path)
+    return left
+
+
+def _take(found: _Found, before: Snapshot, listed: _Listed) -> None:
+    """Take over what is in a directory."""
+    place = listed.place
+    found.listed[place.path] = listed
+    found.rejected += listed.rejected
+    found.moved += listed.moved
+    found.unknown += listed.files
+    if found.is_fresh:
+        _take_known(found, before, listed)
+    for path, target in listed.links.items():
+        if found.tree.links.get(path) != target:
+            found.links[path] = target
+    if not place.is_kept:
+        if listed.files or listed.links or listed.same:
+            found.keep_parents(place.path)
+    elif place.path and not found.has_directory(place.path):
+        found.files[place.path] = DIRECTORY
+        found.keep_parents(place.path.rpartition("/")[0])
+
+
+def _take_known(found: _Found, before: Snapshot, listed: _Listed) -> None:
+    """Take the digests of files that are as before from a tree that other filters have made."""
+    for path in listed.same:
+        if before.tree.files.get(path, DIRECTORY) == DIRECTORY:
+            name = path.rpartition("/")[2]
+            found.unknown.append(SeenFile(path, status_in(listed.signatures[name])[1].size))
+            continue
+        found.files[path], found.sizes[path] = before.tree.files[path], before.tree.sizes[path]
+        if path in before.tree.executable:
+            found.executable.add(path)
+
+
+def _fail_to_list(found: _Found, listed: _Listed) -> None:
+    """Note why a directory cannot be listed. The next scan tries again."""
+    path, number = listed.place.path, listed.error
+    found.again.add(path.rpartition("/")[0])
+    if number in _MOVED:
+        found.moved.append(Moved(path or ".", number))
+    elif listed.place.verdict.excluded:
+        found.unreadable.append(path)
+    else:
+        found.rejected.append(_unreadable(path or ".", os.strerror(number)))
 
 
 def _hash_unknown(
-    root: str, found: _Collected, workers: Workers, steps: Steps, settled: int, copies: str
+    root: str, found: _Found, workers: Workers, steps: Steps, settled: int, copies: str
 ) -> None:
-    """Hash the files without a record, and make one of each that did not change after `settled`.
-
-    Raises as `hash_files` does.
-    """
+    """Hash the files that are not as before. Raises as `hash_files` does."""
     found.hashed = len(found.unknown)
-    # The files come directory by directory, except for the large ones, so few records are unpacked.
-    hashed = hash_files(root, found.unknown, workers, steps, copies)
-    for directory, files in groupby(hashed, lambda file: file.path.rpartition("/")[0]):
-        new: FileRecords = {}
-        for file in files:
-            if not isinstance(file, HashedFile):
-                found.hashed -= 1
-                found.drop(file.path)
-                if isinstance(file, Moved):
-                    found.moved.append(file)
-                else:
-                    found.add_link(*file)
-                continue
-            path, status, digest = file
-            found.files[path] = digest
-            found.sizes[path] = status.size
+    for file in hash_files(root, found.unknown, workers, steps, copies):
+        path = file.path
+        directory, _, name = path.rpartition("/")
+        signatures = found.listed[directory].signatures
+        if isinstance(file, HashedFile):
+            status = file.status
+            found.files[path], found.sizes[path] = file.digest, status.size
             (found.executable.add if status.executable else found.executable.discard)(path)
-            if status.changed < settled:
-                new[path.rpartition("/")[2]] = status.signature, bytes.fromhex(digest)
-        if new:
-            found.stats[directory] = pack(unpack(found.stats.get(directory)) | new)
-
-
-def _settle(found: _Collected) -> None:
-    """Take what has moved out of the tree, with all below. Raises KontextError.
-
-    A directory cannot be replaced in one step (rename(2)), so whatever became one, or is one no
-    more, was gone for a moment. A file server that is gone is an error.
-
-    An excluded directory leaves the tree with the last thing below it that was kept.
-    """
-    for path, reason in found.moved:
-        if reason == errno.ESTALE:
-            raise _rejection([_unreadable(path, os.strerror(reason))])
+            signatures[name] = status.signature if status.changed < settled else UNSETTLED
+            continue
+        found.hashed -= 1
         found.drop(path)
-    inside: Counter[str] = Counter()
-    for path in sorted(found.files.keys() | found.links.keys()):
-        parent = path.rpartition("/")[0]
-        if parent and found.files.get(parent) != DIRECTORY:
-            found.drop(path)
+        signatures[name] = UNSETTLED
+        if isinstance(file, Moved):
+            found.moved.append(file)
         else:
-            inside[parent] += 1
-    for directory in sorted(found.entered & found.files.keys(), reverse=True):
-        if not inside[directory]:
-            found.drop(directory)
-            inside[directory.rpartition("/")[0]] -= 1
+            found.add_link(*file)
+
+
+# --- What a scan leaves ---
+
+
+def _snapshot(found: _Found, before: Snapshot, filters: Filters) -> Snapshot:
+    """Return what the next scan starts with: the same as before if nothing has changed."""
+    records = {} if found.is_fresh else before.records
+    changed: dict[str, bytes] = {}
+    for path, listed in found.listed.items():
+        again = listed.again or path in found.again
+        record = snapshots.pack(Record(pack_entries(listed.signatures.items()), again))
+        if records.get(path) != record:
+            changed[path] = record
+    for path in found.again - found.listed.keys():
+        old = snapshots.unpack(records.get(path))
+        if old and not old.again:
+            changed[path] = snapshots.pack(old._replace(again=True))
+    tree = _without_empty(found, filters)
+    gone = found.gone & records.keys()
+    if not (found.is_fresh or changed or gone) and tree.digests == before.tree.digests:
+        return before
+    return Snapshot(tree, Records(records, changed, gone), filters.key)
+
+
+def _without_empty(found: _Found, filters: Filters) -> ListedTree:
+    """Return the tree without excluded directories that have nothing below them any more."""
+    tree = found.updated()
+    if not (filters.rules.kept or filters.not_ignored):
+        return tree
+    removed: set[str] = set()
+    pending = {path.rpartition("/")[0] for path in found.dropped}
+    while pending:
+        directory = max(pending, key=len)
+        pending.remove(directory)
+        if (
+            tree.is_directory(directory)
+            and not place_at(filters, directory).is_kept
+            and all(path in removed for path in paths_below(tree, directory))
+        ):
+            removed.add(directory)
+            pending.add(directory.rpartition("/")[0])
+    return update(tree, Tree(), removed)
 
 
 # --- What the scan rejects ---

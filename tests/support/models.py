@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from support.trees import Directory, File, Link, Node, Tree
 
 from kontext_plugin import manifest
+from kontext_plugin.cache import Content
 from kontext_plugin.delta import Changes
 from kontext_plugin.image.assembly import Sources, assemble
 from kontext_plugin.image.layout import StagedLayer
@@ -217,3 +219,10 @@ def published(plan: Plan) -> KontextImage:
     assembly = assemble(plan.spec, sources, plan.labels)
     platforms = tuple(base.platform for base in plan.spec.bases) if assembly.is_index else ()
     return KontextImage(assembly.digest, assembly.images[0], held, assembly.config, platforms)
+
+
+def content_of(pieces: Iterable[bytes]) -> Content:
+    """Return the content of a record of the cache."""
+    file = os.memfd_create("content")
+    os.write(file, b"".join(pieces))
+    return Content(file)

@@ -13,7 +13,7 @@ from kontext_plugin import manifest, workspace
 from kontext_plugin import cache as store
 from kontext_plugin.crane_driver import credentials
 from kontext_plugin.runtime import docker_config, workers
-from kontext_plugin.source import ignore_rules, scan
+from kontext_plugin.source import filters, ignore_rules, scan, snapshot
 from kontext_plugin.terminal import steps
 from kontext_plugin.errors import KontextError
 if os.geteuid() == 0:

@@ -17,28 +17,35 @@ from typing import Any
 
 import pytest
 from support import unprivileged
-from support.models import described
+from support.models import content_of, described
 from support.trees import Directory, File, Link
 
 from kontext_plugin import cache as cache_module
 from kontext_plugin.cache import (
     Cache,
+    Content,
     LayerOrigin,
     PushRecord,
     decode_image,
-    decode_stats,
+    decode_snapshot,
     encode_image,
-    encode_stats,
+    encode_snapshot,
     open_cache,
 )
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.listing import list_tree
 from kontext_plugin.image.oci import Digest, Image, ImageConfig, Layer, digest_of
 from kontext_plugin.image.tree import ReverseDelta
 from kontext_plugin.manifest import Ancestor, Lineage, Manifest, encode
 from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.source.snapshot import Snapshot
 
 A, B, C = (Digest("sha256:" + letter * 64) for letter in "abc")
-STATS = {"d/é\n": b"/\n1\0", "f": b"\xff", "": b""}
+STATS = Snapshot(
+    list_tree(described({f"d/{number}": File(b"%d" % number) for number in range(1000)})),
+    {"d/é\n": b"/\n1\0", "f": b"\xff", "": b""},
+    "filters",
+)
 MANIFEST = Manifest(
     described({"d": Directory(), "d/f": File(b"x", executable=True), "l": Link("é\n")}),
     Lineage(
@@ -80,18 +87,18 @@ def files(cache: Cache) -> list[Path]:
 
 
 def test_a_saved_record_is_there(cache: Cache) -> None:
-    cache.save_stats("/one", STATS)
-    cache.save_stats("/two", {})
+    cache.save_snapshot("/one", STATS)
+    cache.save_snapshot("/two", Snapshot())
     cache.save_published("r/r:t", IMAGE)
-    assert cache.stats("/one") == STATS
-    assert cache.stats("/two") == {}
+    assert cache.snapshot("/one") == STATS
+    assert cache.snapshot("/two") == Snapshot()
     assert cache.published("r/r:t", A) == replace(IMAGE, is_cached=True)
 
 
 def test_the_last_save_counts(cache: Cache) -> None:
-    cache.save_stats("/one", STATS)
-    cache.save_stats("/one", {"f": b"7"})
-    assert cache.stats("/one") == {"f": b"7"}
+    cache.save_snapshot("/one", STATS)
+    cache.save_snapshot("/one", Snapshot(records={"f": b"7"}))
+    assert cache.snapshot("/one") == Snapshot(records={"f": b"7"})
     assert len(files(cache)) == 1
 
 
@@ -244,13 +251,13 @@ def test_images_with_a_purged_layer_are_forgotten(cache: Cache) -> None:
     cache.save_published("r/r:purged", IMAGE)
     cache.save_published("r/r:other", other)
     cache.save_pushed([pushed("/one", "t")])
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     Cache(cache.root, read_only=True).forget_layers({B})
     assert cache.published("r/r:purged", A)
     cache.forget_layers({B, digest_of(b"another")})
     assert cache.published("r/r:purged", A) is None
     assert cache.published("r/r:other", A)
-    assert cache.pushed() and cache.stats("/one") == STATS
+    assert cache.pushed() and cache.snapshot("/one") == STATS
     cache.forget_layers(set())
     assert cache.published("r/r:other", A)
     Cache(None).forget_layers({C})
@@ -287,9 +294,9 @@ def test_files_that_are_no_records_are_not_counted_as_images(
 
 
 def test_another_key_or_digest_has_no_record(cache: Cache) -> None:
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     cache.save_published("r/r:t", IMAGE)
-    assert cache.stats("/one/") == {}
+    assert cache.snapshot("/one/") == Snapshot()
     assert cache.published("r/r:t", B) is None
     assert cache.published("r/r:other", A) is None
 
@@ -299,7 +306,7 @@ def test_only_the_user_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     before = os.umask(0)
     try:
         cache = open_cache()
-        cache.save_stats("/one", STATS)
+        cache.save_snapshot("/one", STATS)
         with cache.scratch() as folder:
             assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
     finally:
@@ -334,38 +341,38 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_file_is_as_if_absent(damage: Callable[[bytes], bytes], cache: Cache) -> None:
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     cache.save_published("r/r:t", IMAGE)
     cache.save_pushed([pushed("/one", "t")])
     cache.save_layers("written", [A])
     assert len(files(cache)) == 4
     for path in files(cache):
         path.write_bytes(damage(path.read_bytes()))
-    assert cache.stats("/one") == {}
+    assert cache.snapshot("/one") == Snapshot()
     assert cache.published("r/r:t", A) is None
     assert cache.pushed() == []
     assert cache.layers("written") == frozenset()
-    cache.save_stats("/one", STATS)
-    assert cache.stats("/one") == STATS
+    cache.save_snapshot("/one", STATS)
+    assert cache.snapshot("/one") == STATS
 
 
 def test_a_directory_in_the_place_of_a_file_is_as_if_absent(cache: Cache) -> None:
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     (path,) = files(cache)
     path.unlink()
     (path / "x").mkdir(parents=True)
-    assert cache.stats("/one") == {}
-    cache.save_stats("/one", STATS)
-    assert cache.stats("/one") == {}
+    assert cache.snapshot("/one") == Snapshot()
+    cache.save_snapshot("/one", STATS)
+    assert cache.snapshot("/one") == Snapshot()
 
 
 def test_without_a_cache_nothing_fails() -> None:
     cache = Cache(None)
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     cache.save_published("r/r:t", IMAGE)
     cache.save_pushed([pushed("/one", "t")])
     cache.save_layers("written", [A])
-    assert cache.stats("/one") == {}
+    assert cache.snapshot("/one") == Snapshot()
     assert cache.published("r/r:t", A) is None
     assert cache.pushed() == []
     assert cache.layers("written") == frozenset()
@@ -393,21 +400,21 @@ def test_a_scratch_directory_is_removed_after_an_exception(
 
 
 def test_a_save_leaves_no_scratch_directory(cache: Cache, tmp_path: Path) -> None:
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     assert os.listdir(tmp_path / "cache") == ["stats"]
 
 
 def test_a_failed_save_leaves_the_old_file(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
 
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    cache.save_stats("/one", {})
-    assert cache.stats("/one") == STATS
+    cache.save_snapshot("/one", Snapshot())
+    assert cache.snapshot("/one") == STATS
     assert os.listdir(tmp_path / "cache") == ["stats"]
 
 
@@ -491,16 +498,16 @@ def test_the_users_cache(
 
 def test_a_read_only_cache_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KONTEXT_CACHE_DIR", str(tmp_path / "cache"))
-    open_cache(read_only=True).save_stats("/one", STATS)
+    open_cache(read_only=True).save_snapshot("/one", STATS)
     assert [*tmp_path.iterdir()] == []
-    open_cache().save_stats("/one", STATS)
+    open_cache().save_snapshot("/one", STATS)
     before = files(Cache(str(tmp_path)))
     cache = open_cache(read_only=True)
-    cache.save_stats("/one", {})
+    cache.save_snapshot("/one", Snapshot())
     cache.save_published("r/r:t", IMAGE)
     cache.save_pushed([pushed("/one", "t")])
     cache.save_layers("written", [A])
-    assert cache.stats("/one") == STATS
+    assert cache.snapshot("/one") == STATS
     assert files(Cache(str(tmp_path))) == before
 
 
@@ -522,9 +529,9 @@ CLOSED = """
 os.environ["KONTEXT_CACHE_DIR"] = sys.argv[1]
 print(store.open_cache().root)
 cache = store.Cache(sys.argv[1])
-cache.save_stats("/one", {})
-print(cache.stats("/one"))
-cache.save_stats("/two", {})
+cache.save_snapshot("/one", snapshot.Snapshot())
+print(cache.snapshot("/one") == snapshot.Snapshot())
+cache.save_snapshot("/two", snapshot.Snapshot())
 """
 
 
@@ -533,10 +540,10 @@ def test_a_cache_without_permission_is_as_if_absent(mode: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         root = Path(folder) / "cache"
-        Cache(str(root)).save_stats("/one", STATS)
+        Cache(str(root)).save_snapshot("/one", STATS)
         root.chmod(mode)
         before = sorted(root.rglob("*"))
-        assert unprivileged.run(CLOSED, str(root)).splitlines() == ["None", "{}"]
+        assert unprivileged.run(CLOSED, str(root)).splitlines() == ["None", "True"]
         assert sorted(root.rglob("*")) == before
         root.chmod(0o700)
 
@@ -574,7 +581,7 @@ def test_a_sweep_before_the_new_directory_is_locked(
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link to an endless device"])
 def test_a_file_of_another_type_is_as_if_absent(cache: Cache, kind: str) -> None:
-    cache.save_stats("/d", {"f": b"1"})
+    cache.save_snapshot("/d", Snapshot(records={"f": b"1"}))
     (path,) = [path for path in Path(cache.root or "").rglob("*") if path.is_file()]
     path.unlink()
     if kind == "fifo":
@@ -583,18 +590,18 @@ def test_a_file_of_another_type_is_as_if_absent(cache: Cache, kind: str) -> None
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    assert cache.stats("/d") == {}
+    assert cache.snapshot("/d") == Snapshot()
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "link to nothing", "readable by all"])
 def test_a_file_of_another_type_is_replaced(cache: Cache, tmp_path: Path, kind: str) -> None:
     """The target of a link stays as it is."""
-    cache.save_stats("/d", {"f": b"1"})
+    cache.save_snapshot("/d", Snapshot(records={"f": b"1"}))
     (path,) = files(cache)
     precious = tmp_path / "precious"
     if kind == "readable by all":
         path.chmod(0o644)
-        assert cache.stats("/d") == {"f": b"1"}
+        assert cache.snapshot("/d") == Snapshot(records={"f": b"1"})
     else:
         path.unlink()
     if kind == "fifo":
@@ -604,8 +611,8 @@ def test_a_file_of_another_type_is_replaced(cache: Cache, tmp_path: Path, kind: 
         path.symlink_to(precious)
     elif kind == "link to nothing":
         path.symlink_to(precious)
-    cache.save_stats("/d", {"f": b"2"})
-    assert cache.stats("/d") == {"f": b"2"}
+    cache.save_snapshot("/d", Snapshot(records={"f": b"2"}))
+    assert cache.snapshot("/d") == Snapshot(records={"f": b"2"})
     status = path.lstat()
     assert stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o600
     assert precious.exists() == (kind == "link")
@@ -616,7 +623,7 @@ def test_a_file_of_another_user_is_as_if_absent(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a shared directory another user could fake that nothing has changed."""
-    cache.save_stats("/d", STATS)
+    cache.save_snapshot("/d", STATS)
     cache.save_published("r/r:t", IMAGE)
     if os.geteuid() == 0:
         for path in files(cache):
@@ -624,7 +631,7 @@ def test_a_file_of_another_user_is_as_if_absent(
     else:
         other = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: other)
-    assert cache.stats("/d") == {}
+    assert cache.snapshot("/d") == Snapshot()
     assert cache.published("r/r:t", A) is None
 
 
@@ -644,7 +651,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_an_entry_has_its_kind_key_size_and_time(cache: Cache) -> None:
-    cache.save_stats("/a\udcff\n", STATS)
+    cache.save_snapshot("/a\udcff\n", STATS)
     cache.save_published("r/r:t", IMAGE)
     with cache.scratch() as folder:
         Path(folder, "layer").write_bytes(b"x" * 1000)
@@ -659,7 +666,7 @@ def test_an_entry_has_its_kind_key_size_and_time(cache: Cache) -> None:
 
 def test_a_damaged_file_is_an_entry_without_a_key(cache: Cache) -> None:
     """As is one that an earlier version has written."""
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     (file,) = files(cache)
     file.write_bytes(b"damaged")
     (entry,) = cache.entries()
@@ -667,7 +674,7 @@ def test_a_damaged_file_is_an_entry_without_a_key(cache: Cache) -> None:
 
 
 def test_prune_leaves_files_of_others(cache: Cache, tmp_path: Path) -> None:
-    cache.save_stats("/one", STATS)
+    cache.save_snapshot("/one", STATS)
     cache.save_published("r/r:t", IMAGE)
     size = sum(path.stat().st_size for path in files(cache))
     root, name = tmp_path / "cache", "a" * 64
@@ -684,7 +691,7 @@ def test_prune_leaves_files_of_others(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     (root / "published" / name).symlink_to(tmp_path / "precious")
     assert cache.prune() == size
-    assert cache.stats("/one") == {}
+    assert cache.snapshot("/one") == Snapshot()
     assert cache.published("r/r:t", A) is None
     assert all(path.exists() for path in (*theirs, root / "stats" / name, tmp_path / "precious"))
     assert (root / "published" / name).is_symlink()
@@ -706,11 +713,11 @@ def test_prune_during_a_push(cache: Cache) -> None:
     with cache.scratch() as folder:
         layer = Path(folder, "layer")
         layer.write_bytes(b"x" * 1000)
-        cache.save_stats("/one", STATS)
-        assert cache.prune() < 1000
+        cache.save_snapshot("/one", STATS)
+        cache.prune()
         assert layer.exists()
-        cache.save_stats("/one", STATS)
-        assert cache.stats("/one") == STATS
+        cache.save_snapshot("/one", STATS)
+        assert cache.snapshot("/one") == STATS
 
 
 def test_prune_removes_the_directory_of_a_killed_push(cache: Cache, tmp_path: Path) -> None:
@@ -735,10 +742,10 @@ def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
 # --- How records are encoded ---
 
 
-def encoded_image() -> tuple[dict[str, Any], memoryview]:
+def encoded_image() -> tuple[dict[str, Any], Content]:
     """Return the record and the listing of IMAGE, as they come back from a file."""
     record, listing = encode_image(IMAGE)
-    return json.loads(json.dumps(record)), memoryview(b"".join(listing))
+    return json.loads(json.dumps(record)), content_of(listing)
 
 
 def test_an_image_comes_back() -> None:
@@ -759,7 +766,7 @@ WRONG_IMAGES: dict[str, dict[str, Any]] = {
     "a configuration of another shape": {"config": {"os": "linux"}},
     "a base of another shape": {"base": ["x"]},
     "no platforms": {"platforms": None},
-    "parts of another shape": {"starts": 7},
+    "parts of another shape": {"starts": 7, "chunks": []},
 }
 
 
@@ -777,14 +784,15 @@ def test_an_image_without_a_key_is_as_if_absent(key: str) -> None:
 
 
 def test_no_image() -> None:
-    assert decode_image({}, memoryview(b""), A) is None
+    assert decode_image({}, Content(), A) is None
 
 
-@pytest.mark.parametrize("stats", [STATS, {}], ids=["some", "none"])
-def test_a_stat_cache_comes_back(stats: dict[str, bytes]) -> None:
-    index, records = encode_stats(stats)
-    content = memoryview(b"".join(records))
-    assert decode_stats(json.loads(json.dumps(index)), content) == stats
+@pytest.mark.parametrize("stats", [STATS, Snapshot()], ids=["some", "none"])
+def test_a_stat_cache_comes_back(stats: Snapshot) -> None:
+    index, pieces = encode_snapshot(stats)
+    found = decode_snapshot(json.loads(json.dumps(index)), content_of(pieces))
+    assert found == stats
+    assert found.tree.digests == stats.tree.digests
 
 
 WRONG_STATS: dict[str, dict[str, Any]] = {
@@ -793,14 +801,17 @@ WRONG_STATS: dict[str, dict[str, Any]] = {
     "lengths of another shape": {"lengths": ["4", "1", "0"]},
     "folders of another shape": {"folders": 7},
     "no folders": {"folders": []},
+    "chunks of another shape": {"chunks": [7]},
+    "fewer chunks": {"chunks": []},
+    "more content than it says": {"folders": [], "lengths": []},
 }
 
 
 @pytest.mark.parametrize("changes", WRONG_STATS.values(), ids=WRONG_STATS)
 def test_a_stat_cache_of_another_shape_is_as_if_absent(changes: dict[str, Any]) -> None:
-    index, records = encode_stats(STATS)
-    assert decode_stats(index | changes, memoryview(b"".join(records))) == {}
+    index, records = encode_snapshot(STATS)
+    assert decode_snapshot(index | changes, content_of(records)) == Snapshot()
 
 
 def test_no_stat_cache() -> None:
-    assert decode_stats({}, memoryview(b"")) == {}
+    assert decode_snapshot({}, Content()) == Snapshot()

@@ -466,10 +466,12 @@ import io, os, sys
 from kontext_plugin import delta
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.runtime.workers import Workers
-from kontext_plugin.source.scan import Filters, scan
+from kontext_plugin.source.filters import Filters
+from kontext_plugin.source.scan import scan
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import Steps
 os.umask(int(sys.argv[2], 8))
-scanned = scan(sys.argv[1], Filters(), {}, Workers(), Steps()).tree
+scanned = scan(sys.argv[1], Filters(), Snapshot(), Workers(), Steps()).tree
 changes = delta.diff(Tree(), scanned)
 content = delta.LayerContent({"var/lib/kontext/manifest.json": b"{}"}, changes.written)
 print(delta.write_layer(io.BytesIO(), sys.argv[1], scanned, content).layer.digest)

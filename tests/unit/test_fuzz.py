@@ -22,7 +22,7 @@ from typing import IO, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.models import SPEC, described, plan_on
+from support.models import SPEC, content_of, described, plan_on
 from support.trees import Directory, File, Link
 
 from kontext_plugin import manifest
@@ -30,7 +30,8 @@ from kontext_plugin.cache import decode_image, encode_image
 from kontext_plugin.crane_driver.errors import NotFound
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import assemble
-from kontext_plugin.image.chunking import boundaries, is_small, segments, split_segment
+from kontext_plugin.image.chunking import SMALL, cut
+from kontext_plugin.image.listing import canonical, columns, list_tree
 from kontext_plugin.image.oci import (
     EXTRACTOR_ANNOTATION,
     GZIP_LAYER,
@@ -48,8 +49,6 @@ from kontext_plugin.manifest import (
     Lineage,
     Manifest,
     Part,
-    canonical,
-    columns,
 )
 from kontext_plugin.push.parent import candidates_of
 from kontext_plugin.push.partition import manifest_on, partition
@@ -189,14 +188,8 @@ def good(count: int, ancestors: bool, version: int = 3, is_index: bool = False) 
         first = Ancestor(BASE, 1 + below, 0, 100, frozenset({"d"}), step, step_part, "2026", "abc")
         lineage = replace(lineage, ancestors=(first, replace(first, layers=2 + below, part=None)))
     pieces = []
-    if not is_small(tree):
-        starts = boundaries(tree)
-        listed = segments(tree, starts, range(len(starts)))
-        pieces = [
-            columns(tree.only(set(paths)))
-            for start, segment in zip(starts, listed, strict=True)
-            for _, paths in split_segment(start, segment)
-        ]
+    if len(tree.paths()) > SMALL:
+        pieces = [columns(tree.only(set(some))) for _, some in cut(sorted(tree.paths()))]
     parts = tuple(
         Part("", digest_of(canonical(piece)), below if index else below + 2)
         for index, piece in enumerate(pieces)
@@ -318,13 +311,12 @@ def check_history(found: KontextImage) -> None:
         for ancestor in lineage.ancestors
         if ancestor.part and ancestor.reverse_delta is not None
     }
-    tree = held.tree if held.parts else None
-    starts = [part.start for part in held.parts]
-    assert manifest.restore(root.document, steps, tree, starts) == held
+    tree = list_tree(held.tree) if held.parts else None
+    assert manifest.restore(root.document, steps, tree) == held
     listing = manifest.decode(root, {digest_of(piece): piece for piece in pieces_of(held)})
     assert (listing.tree, listing.parts) == (held.tree, held.parts)
     record, packed = encode_image(found)
-    listed = memoryview(b"".join(packed))
+    listed = content_of(packed)
     again = decode_image(json.loads(json.dumps(record)), listed, found.digest)
     assert again is not None
     assert again.manifest.lineage == lineage
@@ -343,11 +335,9 @@ def check_history(found: KontextImage) -> None:
 
 
 def pieces_of(held: Manifest) -> list[bytes]:
-    starts = [part.start for part in held.parts]
-    if not starts:
+    if not held.parts:
         return []
-    paths = segments(held.tree, starts, range(len(starts)))
-    return [canonical(columns(held.tree.only(set(some)))) for some in paths]
+    return [canonical(columns(held.tree.only(some))) for _, some in cut(sorted(held.tree.paths()))]
 
 
 def is_safe(path: str) -> bool:

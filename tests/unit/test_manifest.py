@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support.models import STRANGE_NAMES, described, trees
 from support.trees import Directory, File, Link
 
-from kontext_plugin.image.chunking import boundaries, segments, split_segment
+from kontext_plugin.image.chunking import cut
+from kontext_plugin.image.listing import canonical, columns, list_tree
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import Entry, ReverseDelta, Tree
 from kontext_plugin.manifest import (
@@ -24,11 +25,8 @@ from kontext_plugin.manifest import (
     Manifest,
     Part,
     _check_paths,
-    canonical,
-    columns,
     decode,
     encode,
-    exceeds,
     is_document,
     part_name,
     read_root,
@@ -430,13 +428,7 @@ def many(count: int) -> list[str]:
 
 def chunks(tree: Tree) -> list[tuple[str, Tree]]:
     """Return the start and the content of each chunk of a listing."""
-    starts = boundaries(tree)
-    listed = segments(tree, starts, range(len(starts)))
-    return [
-        (start, tree.only(paths))
-        for boundary, segment in zip(starts, listed, strict=True)
-        for start, paths in split_segment(boundary, segment)
-    ]
+    return [(start, tree.only(paths)) for start, paths in cut(sorted(tree.paths()))]
 
 
 def in_parts(trees: list[Tree]) -> tuple[dict[str, Any], list[bytes]]:
@@ -458,8 +450,7 @@ def test_a_listing_in_parts_is_read_back_as_a_whole() -> None:
         (start, 1) for start, _ in chunks(tree)
     ]
     assert json.loads(encode(read)) == doc
-    restored = restore(doc, {}, tree, [part.start for part in read.parts])
-    assert restored == read
+    assert restore(doc, {}, list_tree(tree)) == read
 
 
 def test_a_root_names_its_parts() -> None:
@@ -643,13 +634,6 @@ def test_the_documents_of_an_image_are_known_by_their_names() -> None:
     assert is_document(part.name) and is_document(MANIFEST_PATH)
     for other in ("var/lib/kontext", f"{MANIFEST_PATH}x", f"/{MANIFEST_PATH}", "etc/passwd"):
         assert not is_document(other)
-
-
-@given(trees(STRANGE_NAMES), st.integers(-3, 3))
-def test_a_tree_exceeds_a_limit_if_its_listing_does(tree: Any, off: int) -> None:
-    size = len(canonical(columns(described(tree))))
-    for limit in (size + off, 2 * size, size // 2):
-        assert exceeds(described(tree), limit) == (size > limit)
 
 
 NOT_MANIFESTS = {

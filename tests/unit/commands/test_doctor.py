@@ -15,6 +15,7 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver import watchdog
 from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.errors import UsageError
+from kontext_plugin.source.snapshot import Snapshot
 
 VERSIONS = {
     "the oldest that works": ("echo v0.21.9", State.OK),
@@ -64,7 +65,7 @@ def test_a_helper_that_never_answers_is_named(
 def test_a_private_cache(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path / "cache"))
     assert doctor.check_cache(cache).message.endswith("cache does not exist yet")
-    cache.save_stats("/one", {"": b""})
+    cache.save_snapshot("/one", Snapshot())
     check = doctor.check_cache(cache)
     assert (check.state, check.message[-7:]) == (State.OK, "private")
 
@@ -72,7 +73,7 @@ def test_a_private_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["", "stats", "stats/file"])
 def test_a_cache_that_others_can_read(tmp_path: Path, place: str) -> None:
     cache = Cache(str(tmp_path / "cache"))
-    cache.save_stats("/one", {"": b""})
+    cache.save_snapshot("/one", Snapshot())
     file = next((tmp_path / "cache/stats").iterdir())
     exposed = file if place == "stats/file" else tmp_path / "cache" / place
     exposed.chmod(exposed.stat().st_mode | 0o040)

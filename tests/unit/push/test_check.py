@@ -33,6 +33,7 @@ from support.trees import Directory, File, Link, Node, Tree
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane_driver.errors import NotFound, RegistryError
 from kontext_plugin.delta import diff
+from kontext_plugin.image.listing import list_tree
 from kontext_plugin.image.oci import Digest, ImageConfig, Layer, digest_of
 from kontext_plugin.image.spec import ImageSpec
 from kontext_plugin.layer.reader import ExportReader
@@ -46,6 +47,7 @@ from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.source.directory import open_source
 from kontext_plugin.source.scan import Scan
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.messages import Report
 
 Entry = tuple[tarfile.TarInfo, bytes]
@@ -205,7 +207,7 @@ def check(
         session = PushSession(registry.crane, threads, threads, None, cache, Report())  # type: ignore[arg-type]
         prepared = Prepared(
             source=open_source("/"),
-            scan=Scan(plan.tree, (), (), {}, 0),
+            scan=Scan(Snapshot(list_tree(plan.tree)), (), (), 0),
             found=Found(NOTHING, {TAG: found.digest}, (), found),
             plan=plan,
             partition=None,

@@ -15,6 +15,7 @@ from support.trees import Directory, File, Tree, plant
 
 from kontext_plugin.cache import PushRecord
 from kontext_plugin.image.assembly import Assembly, assemble
+from kontext_plugin.image.listing import list_tree
 from kontext_plugin.image.oci import Digest
 from kontext_plugin.image.reference import Reference, parse_reference
 from kontext_plugin.push.find import Found
@@ -42,6 +43,7 @@ from kontext_plugin.push.publish import Published
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.source.directory import open_source
 from kontext_plugin.source.scan import Scan, SpecialFile
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import size
 
@@ -64,7 +66,7 @@ def image_after(*history: Tree) -> KontextImage | StartFresh:
 
 # The directory
 
-SCAN = Scan(described({"a": X, "d": DIR}), (), (), {}, 1)
+SCAN = Scan(Snapshot(list_tree(described({"a": X, "d": DIR}))), (), (), 1)
 SCANNED: dict[str, tuple[tuple[str, ...], str]] = {
     "no .git": ((), "Scanned 1 file, 1B"),
     "a .git": ((".git",), "Scanned 1 file, 1B; skipped '.git' (keep it with --git)"),
@@ -284,7 +286,7 @@ def test_the_line_about_a_push_of_nothing() -> None:
 
 def prepared(plan: Plan, tag_image: KontextImage | StartFresh, root: Path) -> Prepared:
     """Return what a push of a directory knows, with this image under the tag."""
-    scan = Scan(plan.tree, (), (), {}, 0)
+    scan = Scan(Snapshot(list_tree(plan.tree)), (), (), 0)
     image = tag_image if isinstance(tag_image, KontextImage) else None
     found = Found(NOTHING, {TAG: image.digest if image else None}, (), image)
     assembly: Assembly | None = None

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.models import NOTHING, SPEC, described, plan_on, published, trees
+from support.models import NOTHING, SPEC, content_of, described, plan_on, published, trees
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import decode_image, encode_image
-from kontext_plugin.delta import reverse_delta
 from kontext_plugin.image.chunking import SMALL, is_boundary
 from kontext_plugin.image.oci import Digest, Image, ImageConfig
 from kontext_plugin.image.tree import DIRECTORY, ReverseDelta, Tree
@@ -61,7 +60,7 @@ def cached(held: Manifest) -> Manifest:
     """Return what the cache of this machine reads back."""
     image = KontextImage(LAYER, Image(LAYER, (), LAYER), held, ImageConfig("linux/amd64"))
     record, content = encode_image(image)
-    found = decode_image(json.loads(json.dumps(record)), memoryview(b"".join(content)), LAYER)
+    found = decode_image(json.loads(json.dumps(record)), content_of(content), LAYER)
     assert found
     return found.manifest
 
@@ -82,15 +81,14 @@ def test_the_parts_of_each_push_list_its_tree(history: list[tuple[dict[str, Any]
     """The parts in the parent's layers and in the new one are the whole listing."""
     sizes = many(3000)
     tree = tree_of(sizes)
-    parts, documents = partition_listing(None, tree, (), 1)
+    parts, documents = partition_listing(None, tree, 1)
     stored = {1: documents}  # of each layer
     held = Manifest(tree, LINEAGE, parts)
     for edit, wanted in history:
         sizes = {path: size for path, size in (sizes | edit).items() if size is not None}
         tree = tree_of(sizes)
         layers = min(wanted, max(stored) + 1)  # the parent may be an ancestor
-        changed = reverse_delta(held.tree, tree).paths()
-        parts, new = partition_listing(held, tree, changed, layers)
+        parts, new = partition_listing(held, tree, layers)
         stored = {number: documents for number, documents in stored.items() if number < layers}
         stored[layers] = new
         for part in parts:
@@ -100,15 +98,15 @@ def test_the_parts_of_each_push_list_its_tree(history: list[tuple[dict[str, Any]
         }
         held = Manifest(tree, LINEAGE, parts)
         assert read_back(held, everything) == held
-        assert cached(held) == replace(held, tree=tree.without_sizes())
-        fresh, _ = partition_listing(None, tree, (), 1)
+        assert cached(held) == held
+        fresh, _ = partition_listing(None, tree, 1)
         assert [part.digest for part in fresh] == [part.digest for part in parts]
 
 
 def test_an_edit_writes_one_part() -> None:
     old, new = tree_of(many(5000)), tree_of(many(5000) | {"d3/f00010": 11})
-    parts, documents = partition_listing(None, old, (), 1)
-    new_parts, written = partition_listing(Manifest(old, LINEAGE, parts), new, {"d3/f00010"}, 2)
+    parts, documents = partition_listing(None, old, 1)
+    new_parts, written = partition_listing(Manifest(old, LINEAGE, parts), new, 2)
     assert len(parts) > 10
     assert len(written) == 1
     assert len(next(iter(written.values()))) < len(b"".join(documents.values())) / 5
@@ -117,7 +115,7 @@ def test_an_edit_writes_one_part() -> None:
 
 def test_no_part_is_long() -> None:
     tree = tree_of({f"{'x' * (number % 9)}/{number}": 1 for number in range(20_000)})
-    _, documents = partition_listing(None, tree, (), 1)
+    _, documents = partition_listing(None, tree, 1)
     counts = sorted(len(json.loads(text)["files"]) for text in documents.values())
     assert counts[-1] <= 512
     assert 100 < len(counts) < 300
@@ -125,27 +123,27 @@ def test_no_part_is_long() -> None:
 
 def test_without_a_change_no_part_is_written() -> None:
     tree = tree_of(many(2000))
-    parts, _ = partition_listing(None, tree, (), 1)
-    assert partition_listing(Manifest(tree, LINEAGE, parts), tree, (), 2) == (parts, {})
+    parts, _ = partition_listing(None, tree, 1)
+    assert partition_listing(Manifest(tree, LINEAGE, parts), tree, 2) == (parts, {})
 
 
 def test_an_edit_in_a_long_segment_writes_one_part() -> None:
     """That holds also on an ancestor, whose layers lack the part that the last edit wrote."""
     sizes = {f"f{number:05}": 10 for number in range(5000)}
-    held = Manifest(tree_of(sizes), LINEAGE, partition_listing(None, tree_of(sizes), (), 1)[0])
+    held = Manifest(tree_of(sizes), LINEAGE, partition_listing(None, tree_of(sizes), 1)[0])
     edited = next(part.start for part in held.parts if not is_boundary(part.start))
     for size in (11, 12, 13):
         tree = tree_of(sizes | {edited: size})
-        parts, written = partition_listing(held, tree, {edited}, 2)
+        parts, written = partition_listing(held, tree, 2)
         assert len(written) == 1
         held = Manifest(tree, LINEAGE, parts)
 
 
 def test_a_part_above_the_parent_is_written_again() -> None:
     tree = tree_of(many(2000))
-    fresh, _ = partition_listing(None, tree, (), 1)
+    fresh, _ = partition_listing(None, tree, 1)
     above = tuple(replace(part, layer=7) for part in fresh)
-    parts, written = partition_listing(Manifest(tree, LINEAGE, above), tree, (), 7)
+    parts, written = partition_listing(Manifest(tree, LINEAGE, above), tree, 7)
     assert {part.layer for part in parts} == {7}
     assert len(written) == len(parts)
 
@@ -154,19 +152,17 @@ def test_a_part_above_the_parent_is_written_again() -> None:
 def test_a_small_tree_has_no_parts(count: int) -> None:
     tree = tree_of({f"f{number}": 1 for number in range(count)})
     assert layer_chunks(tree, 9) == [tuple(sorted(tree.paths()))]
-    assert partition_listing(None, tree, (), 1) == ((), {})
-    assert partition_listing(Manifest(tree, LINEAGE), tree, (), 2) == ((), {})
+    assert partition_listing(None, tree, 1) == ((), {})
+    assert partition_listing(Manifest(tree, LINEAGE), tree, 2) == ((), {})
 
 
 def test_a_growing_tree_gets_parts_and_a_shrinking_one_loses_them() -> None:
     small, large = tree_of(many(SMALL - 7)), tree_of(many(SMALL + 1))
-    parts, documents = partition_listing(
-        Manifest(small, LINEAGE), large, reverse_delta(small, large).paths(), 2
-    )
+    parts, documents = partition_listing(Manifest(small, LINEAGE), large, 2)
     assert parts
     held = Manifest(large, LINEAGE, parts)
     assert read_back(held, documents) == held
-    assert partition_listing(held, small, reverse_delta(large, small).paths(), 3) == ((), {})
+    assert partition_listing(held, small, 3) == ((), {})
 
 
 # The reverse deltas

@@ -225,7 +225,7 @@ def test_a_change_that_no_file_system_tells_of_is_found(
     """
     monkeypatch.setattr(scan, "_RACY", EVERY)
     before = prepared(session, root)
-    session.cache.save_stats(str(root), before.scan.stats)
+    session.cache.save_snapshot(str(root), before.scan.snapshot)
     status = (root / "a/f").stat()
     real = hashing.signature_of(status)
     (root / "a/f").write_bytes(b"X")
@@ -241,7 +241,7 @@ def test_a_change_that_no_file_system_tells_of_is_found(
     after, staged = stage(session, before, str(scratch))
     assert staged is not None
     assert content(staged) == on_disk(root)
-    session.cache.save_stats(str(root), after.scan.stats)
+    session.cache.save_snapshot(str(root), after.scan.snapshot)
     assert prepared(session, root).plan.tree == described(on_disk(root)), "the cache knows now"
 
 

@@ -15,7 +15,8 @@ from support.trees import Directory, File
 
 from kontext_plugin.crane_driver.errors import NotFound, RegistryError
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.chunking import boundaries, segments, split_segment
+from kontext_plugin.image.chunking import cut
+from kontext_plugin.image.listing import canonical, columns
 from kontext_plugin.image.oci import (
     MANIFEST_ANNOTATION,
     Digest,
@@ -32,8 +33,6 @@ from kontext_plugin.manifest import (
     Lineage,
     Manifest,
     Part,
-    canonical,
-    columns,
     encode,
     reverse_columns,
 )
@@ -369,12 +368,9 @@ class Large:
     """
 
     def __init__(self) -> None:
-        starts = boundaries(MANY)
-        listed = segments(MANY, starts, range(len(starts)))
         chunks = [
-            (start, canonical(columns(MANY.only(paths))))
-            for boundary, segment in zip(starts, listed, strict=True)
-            for start, paths in split_segment(boundary, segment)
+            (start, canonical(columns(MANY.only(some))))
+            for start, some in cut(sorted(MANY.paths()))
         ]
         assert len(chunks) > 3
         layers = [0, 2, 3, *[0] * (len(chunks) - 3)]

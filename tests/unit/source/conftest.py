@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import scan as scans
+from kontext_plugin.source.filters import Filters
 from kontext_plugin.source.ignore_rules import parse_rules
-from kontext_plugin.source.scan import Filters, Scan
+from kontext_plugin.source.scan import Scan
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import Steps
 
 
@@ -31,8 +33,8 @@ def root(tmp_path: Path) -> Path:
 def scan(root: Path, workers: Workers) -> Callable[..., Scan]:
     """Scans the source directory, with these lines in its ignore file."""
 
-    def scan(*rules: str, known: Mapping[str, bytes] | None = None, keep_git: bool = False) -> Scan:
+    def scan(*rules: str, known: Snapshot | None = None, keep_git: bool = False) -> Scan:
         filters = Filters(parse_rules("\n".join(rules), "rules"), keep_git=keep_git)
-        return scans.scan(str(root), filters, known or {}, workers, Steps())
+        return scans.scan(str(root), filters, known or Snapshot(), workers, Steps())
 
     return scan

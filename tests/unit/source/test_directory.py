@@ -13,13 +13,14 @@ from support.trees import File, plant
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source.directory import SourceDirectory, open_source
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import Step, StepName, Steps
 
 X = File(b"x")
 
 
 def scan(source: SourceDirectory, workers: Workers, **options: Any) -> set[str]:
-    return source.scan({}, workers, Steps(), lambda text: None, **options).tree.paths()
+    return source.scan(Snapshot(), workers, Steps(), lambda text: None, **options).tree.paths()
 
 
 def test_a_directory_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_with_gitignore_git_is_asked_in_a_step_of_its_own(root: Path, workers: W
     steps: list[Step] = []
     lines: list[str] = []
     source = open_source(str(root), gitignore=True)
-    found = source.scan({}, workers, Steps(steps.append), lines.append)
+    found = source.scan(Snapshot(), workers, Steps(steps.append), lines.append)
     assert found.tree.paths() == {".gitignore", "f"}
     names = [step.name for step in dict.fromkeys(steps)]
     assert names == [StepName.GIT_LS_FILES, StepName.SCAN, StepName.HASH]
@@ -97,6 +98,6 @@ def test_a_scan_writes_nothing_to_stderr(
 ) -> None:
     plant(root, {".git/HEAD": X, "f": X})
     os.mkfifo(root / "fifo")
-    found = open_source(str(root)).scan({}, workers, Steps(), lambda text: None)
+    found = open_source(str(root)).scan(Snapshot(), workers, Steps(), lambda text: None)
     assert (len(found.special_files), found.git_entries) == (1, (".git",))
     assert capsys.readouterr() == ("", "")

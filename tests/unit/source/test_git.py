@@ -16,9 +16,11 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.spec import REVISION, SOURCE
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import git
+from kontext_plugin.source.filters import Filters
 from kontext_plugin.source.git import History, labels_of, source_of
 from kontext_plugin.source.ignore_rules import IgnoreRules, parse_rules
-from kontext_plugin.source.scan import Filters, scan
+from kontext_plugin.source.scan import scan
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import Steps
 
 IDENTITY = ["-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "init.defaultBranch=main"]
@@ -57,7 +59,7 @@ def scanned(root: Path, rules: IgnoreRules | None = None, *, keep_git: bool = Fa
     not_ignored = git.list_not_ignored(str(root), quiet)
     filters = Filters(rules or IgnoreRules(), not_ignored, keep_git)
     with Workers(1) as workers:
-        return scan(str(root), filters, {}, workers, Steps()).tree.paths()
+        return scan(str(root), filters, Snapshot(), workers, Steps()).tree.paths()
 
 
 def quiet(_: str) -> None:

@@ -9,6 +9,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,15 +25,15 @@ from kontext_plugin.runtime.files import DirTree
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import hashing
 from kontext_plugin.source import scan as scans
+from kontext_plugin.source.filters import Filters
 from kontext_plugin.source.hashing import (
     SIGNATURE_BYTES,
-    FileRecords,
-    pack,
     signature_of,
+    status_in,
     status_of,
-    unpack,
 )
-from kontext_plugin.source.scan import Filters, Scan
+from kontext_plugin.source.scan import Scan
+from kontext_plugin.source.snapshot import UNSETTLED, Snapshot, unpack, unpack_entries
 from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 MIB = 1024 * 1024
@@ -98,37 +99,14 @@ def test_the_status_has_size_mode_and_last_change(root: Path) -> None:
     found = status_of(now)
     assert (found.size, found.executable, found.changed) == (6, True, now.st_ctime_ns)
     assert found.signature == signature_of(now)
+    assert status_in(found.signature) == (now.st_mode, found)
 
 
-RECORDS = st.dictionaries(
-    PLAIN_NAMES | STRANGE_NAMES,
-    st.tuples(
-        st.binary(min_size=SIGNATURE_BYTES, max_size=SIGNATURE_BYTES),
-        st.binary(min_size=32, max_size=32),
-    ),
-    min_size=1,
-)
-
-
-@given(RECORDS)
-def test_records_are_unpacked_as_they_were_packed(records: FileRecords) -> None:
-    assert unpack(pack(records)) == records
-
-
-DAMAGED: dict[str, bytes | None] = {
-    "none": None,
-    "empty": b"",
-    "no records": b"f/",
-    "no names": bytes(SIGNATURE_BYTES + 32),
-    "cut": pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))})[:-1],
-    "a name too many": b"f\0" + pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
-    "a name that is not UTF-8": b"\xff" + pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
-}
-
-
-@pytest.mark.parametrize("packed", DAMAGED.values(), ids=DAMAGED)
-def test_damaged_records_are_none(packed: bytes | None) -> None:
-    assert unpack(packed) == {}
+@pytest.mark.parametrize("seconds", [-(10**9), 0, 10**9, 2**33])
+def test_a_signature_tells_its_times(seconds: int) -> None:
+    fields = dict.fromkeys(FIELDS, 1) | {"st_mtime_ns": seconds * 10**9, "st_ctime_ns": 7}
+    _, found = status_in(signature_of(fake_status(fields)))
+    assert found.changed == max(seconds * 10**9, 7)
 
 
 # --- What the stat cache saves ---
@@ -141,24 +119,31 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scans.time, "time_ns", lambda: now() + 3600 * 10**9)
 
 
+def entries(found: Scan, directory: str = "") -> dict[str, bytes]:
+    """The signatures of a directory's entries, as the next scan finds them."""
+    record = unpack(found.snapshot.records.get(directory))
+    return unpack_entries(record.entries) if record else {}
+
+
 def test_an_unchanged_file_is_not_read_again(settled: None, scan: Scanner, root: Path) -> None:
     plant(root, NESTED)
     first = scan()
-    again = scan(known=first.stats)
+    again = scan(known=first.snapshot)
     assert (first.hashed, again.hashed) == (4, 0)
-    assert (again.tree, again.stats) == (first.tree, first.stats)
+    assert again.snapshot is first.snapshot and again.is_unchanged
 
 
 def test_only_new_files_of_a_directory_are_read(settled: None, scan: Scanner, root: Path) -> None:
     plant(root, NESTED)
-    known = scan().stats
+    known = scan().snapshot
     plant(root, {"a/b/new": File(b"new"), "other": DIR, "other/f": X})
     (root / "a/b/d").unlink()
     found = scan(known=known)
     assert found.hashed == 2
-    assert unpack(found.stats["a/b"]).keys() == {"c", "new"}
-    assert {path for path in known if found.stats[path] is known[path]} == {"", "a"}
-    assert scan(known=found.stats).hashed == 0
+    assert entries(found, "a/b").keys() == {"c", "new"}
+    records, before = found.snapshot.records, known.records
+    assert {path for path in before if records[path] is before[path]} == {"a", "empty"}
+    assert scan(known=found.snapshot).hashed == 0
 
 
 def edit(path: Path) -> None:
@@ -193,7 +178,7 @@ def test_a_changed_file_is_read_again(
     change: Callable[[Path], object], settled: None, scan: Scanner, root: Path
 ) -> None:
     plant(root, {"f": File(b"before"), "g": X})
-    known = scan().stats
+    known = scan().snapshot
     change(root / "f")
     again = scan(known=known)
     content = (root / "f").read_bytes()
@@ -203,22 +188,36 @@ def test_a_changed_file_is_read_again(
     assert ("f" in again.tree.executable) == bool((root / "f").stat().st_mode & stat.S_IXUSR)
 
 
-def test_a_file_that_was_just_written_gets_no_record(scan: Scanner, root: Path) -> None:
+def test_a_file_that_was_just_written_is_read_again(scan: Scanner, root: Path) -> None:
     """It may change again within one tick of the file system's clock."""
     plant(root, {"f": X})
     found = scan()
-    assert (found.hashed, found.stats) == (1, {})
+    assert (found.hashed, entries(found)) == (1, {"f": UNSETTLED})
     os.utime(root / "f", (0, 0))  # looks old, but its status has just changed
-    assert scan().stats == {}
+    assert scan(known=found.snapshot).hashed == 1
 
 
-def test_a_file_from_the_future_gets_no_record(
+def test_a_file_that_was_just_written_may_change_and_look_the_same(
+    scan: Scanner, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(root, {"f": X})
+    same = (root / "f").stat()
+    monkeypatch.setattr(scans, "signature_of", lambda status: signature_of(same))
+    known = scan().snapshot
+    plant(root, {"f": File(b"y")})
+    found = scan(known=known)
+    assert not found.is_unchanged
+    assert found.tree == described({"f": File(b"y")})
+
+
+def test_a_file_from_the_future_is_read_again(
     monkeypatch: pytest.MonkeyPatch, scan: Scanner, root: Path
 ) -> None:
     plant(root, {"f": X})
     now = scans.time.time_ns()
     monkeypatch.setattr(scans.time, "time_ns", lambda: now - 3600 * 10**9)  # the clock jumped back
-    assert scan().stats == {}
+    known = scan().snapshot
+    assert scan(known=known).hashed == 1
 
 
 def test_another_checkout_in_the_same_place_is_read_again(
@@ -226,7 +225,7 @@ def test_another_checkout_in_the_same_place_is_read_again(
 ) -> None:
     """Names, sizes and times are the same, the content is not."""
     plant(root, {"d": DIR, "d/f": File(b"before"), "g": X})
-    known = scan().stats
+    known = scan().snapshot
     root.rename(tmp_path / "away")
     plant(root, {"d": DIR, "d/f": File(b"other!"), "g": X})
     for path in ("d/f", "g"):
@@ -241,7 +240,7 @@ def test_a_changed_file_is_read_again_after_the_clock_jumped_back(
     monkeypatch: pytest.MonkeyPatch, settled: None, scan: Scanner, root: Path
 ) -> None:
     plant(root, {"f": File(b"before")})
-    known = scan().stats
+    known = scan().snapshot
     monkeypatch.setattr(scans.time, "time_ns", lambda: 10**18)
     edit(root / "f")
     again = scan(known=known)
@@ -251,25 +250,25 @@ def test_a_changed_file_is_read_again_after_the_clock_jumped_back(
 
 def test_the_record_of_a_removed_file_is_dropped(settled: None, scan: Scanner, root: Path) -> None:
     plant(root, {"f": X, "g": X})
-    known = scan().stats
+    known = scan().snapshot
     (root / "g").unlink()
-    assert unpack(scan(known=known).stats[""]).keys() == {"f"}
+    found = scan(known=known)
+    assert entries(found).keys() == {"f"}
     (root / "f").unlink()
-    assert scan(known=known).stats == {}
+    found = scan(known=found.snapshot)
+    assert (entries(found), found.tree) == ({}, described({}))
 
 
-WRONG = {name: packed for name, packed in DAMAGED.items() if packed is not None} | {
-    "another signature": pack({"f": (bytes(SIGNATURE_BYTES), bytes(32))}),
-}
-
-
-@pytest.mark.parametrize("packed", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(
+    "packed", [b"", b"?", b"=", b"=/", b"=f/", b"=g/" + bytes(SIGNATURE_BYTES), b"=\xff/", b"!x"]
+)
 def test_wrong_records_do_no_harm(packed: bytes, settled: None, scan: Scanner, root: Path) -> None:
-    plant(root, {"f": X})
-    found = scan(known={"": packed, "gone": packed})
-    assert found.tree == described({"f": X})
-    assert found.stats.keys() == {""}
-    assert unpack(found.stats[""]).keys() == {"f"}
+    plant(root, {"f": X, "d": DIR, "d/f": X})
+    first = scan().snapshot
+    for wrong in ({"": packed}, {"d": packed}, {"gone": packed}):
+        found = scan(known=replace(first, records={**first.records, **wrong}))
+        assert found.tree == described({"f": X, "d": DIR, "d/f": X})
+        assert found.snapshot.records == first.records
 
 
 @pytest.mark.parametrize("seconds", [-(10**9), 0, 10**10, 1.5 * 10**10, 2**33], ids=str)
@@ -280,8 +279,9 @@ def test_a_file_of_any_time_gets_a_record(
     plant(root, {"f": X})
     os.utime(root / "f", (seconds, seconds))
     first = scan()
-    assert scan(known=first.stats).hashed == first.hashed - len(first.stats)
-    assert scan(known=first.stats).tree == described({"f": X})
+    is_known = entries(first)["f"] != UNSETTLED
+    assert scan(known=first.snapshot).hashed == first.hashed - is_known
+    assert scan(known=first.snapshot).tree == described({"f": X})
 
 
 # --- Changes while the files are hashed ---
@@ -369,7 +369,7 @@ def many_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_find_the_same_tree(many_files: None, tree: Tree, workers: Workers) -> None:
     with tempfile.TemporaryDirectory() as root:
         plant(Path(root), tree)
-        found = scans.scan(root, Filters(), {}, workers, Steps())
+        found = scans.scan(root, Filters(), Snapshot(), workers, Steps())
     assert found.tree == described(tree)
 
 
@@ -379,7 +379,7 @@ def test_files_that_workers_hash_get_records(
     tree: Tree = {f"{number % 5}/{number}": File(b"x" * number) for number in range(50)}
     plant(root, tree)
     first = scan()
-    again = scan(known=first.stats)
+    again = scan(known=first.snapshot)
     assert (first.hashed, again.hashed) == (50, 0)
     assert again.tree == first.tree
     assert {digest for path, digest in first.tree.files.items() if path in tree} == {
@@ -427,7 +427,7 @@ class Counted:
 
         with monkeypatch.context() as patched:
             patched.setattr(Step, "advance", note)
-            scans.scan(str(root), Filters(), {}, workers, Steps(self.steps.append))
+            scans.scan(str(root), Filters(), Snapshot(), workers, Steps(self.steps.append))
 
     @property
     def last(self) -> Progress:
@@ -480,7 +480,7 @@ def test_each_file_that_is_read_is_copied(
     monkeypatch.setattr(hashing, "_MANY_FILES", many)
     monkeypatch.setattr(hashing, "_BATCH_FILES", 3)
     plant(root, {"known": X})
-    known = scan().stats
+    known = scan().snapshot
     contents = [b"", b"x" * 3 * MIB, *(b"%d" % number for number in range(8))]
     plant(root, {f"d/{number}": File(content) for number, content in enumerate(contents)})
     (tmp_path / "copies").mkdir()
@@ -503,7 +503,7 @@ def test_a_disk_without_room_for_a_copy_is_an_error_of_that_disk(
     monkeypatch.setattr(os, "write", full)
     (tmp_path / "copies").mkdir()
     with pytest.raises(KontextError, match=r"copied to .*copies: No space left") as raised:
-        scans.scan(str(root), Filters(), {}, workers, Steps(), str(tmp_path / "copies"))
+        scans.scan(str(root), Filters(), Snapshot(), workers, Steps(), str(tmp_path / "copies"))
     assert "KONTEXT_CACHE_DIR" in raised.value.hint
     assert not [*(tmp_path / "copies").iterdir()]
 
@@ -569,7 +569,7 @@ def test_a_directory_that_is_gone_takes_what_was_listed_of_it_along(
 ) -> None:
     """Also files that the stat cache knows, which nothing opens."""
     plant(root, {"d/f": X, "d/e/f": X, "kept": X})
-    known = scan().stats
+    known = scan().snapshot
     scandir = os.scandir
 
     class Vanishing:

@@ -22,9 +22,11 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.manifest import Lineage, Manifest, decode, encode, read_root
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import scan as scans
+from kontext_plugin.source.filters import Decision, Filters
 from kontext_plugin.source.git import NotIgnored
 from kontext_plugin.source.ignore_rules import ROOT, Verdict, parse_rules
-from kontext_plugin.source.scan import MAX_PATH, Decision, Filters, Scan, SpecialFile
+from kontext_plugin.source.scan import MAX_PATH, Scan, SpecialFile
+from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import Steps
 
 DIR, X = Directory(), File(b"x")
@@ -37,7 +39,7 @@ Scanner = Callable[..., Scan]
 def test_a_scan_finds_the_whole_tree(tree: Tree, workers: Workers) -> None:
     with tempfile.TemporaryDirectory() as root:
         plant(Path(root), tree)
-        found = scans.scan(root, Filters(), {}, workers, Steps())
+        found = scans.scan(root, Filters(), Snapshot(), workers, Steps())
     assert found.tree == described(tree)
     assert (found.special_files, found.git_entries) == ((), ())
     assert found.hashed == len(found.tree.sizes)
@@ -120,9 +122,9 @@ def test_the_excluded_directory_is_skipped_and_no_file_of_its_name(
     root: Path, workers: Workers
 ) -> None:
     plant(root, {"a/cache/f": X, "cache": X, "b/cache/f": X})
-    found = scans.scan(str(root), Filters(excluded="a/cache"), {}, workers, Steps())
+    found = scans.scan(str(root), Filters(excluded="a/cache"), Snapshot(), workers, Steps())
     assert found.tree.paths() == {"a", "b", "b/cache", "b/cache/f", "cache"}
-    found = scans.scan(str(root), Filters(excluded="cache"), {}, workers, Steps())
+    found = scans.scan(str(root), Filters(excluded="cache"), Snapshot(), workers, Steps())
     assert "cache" in found.tree
 
 
@@ -193,7 +195,7 @@ def test_the_ignore_rules_alone_decide_within_a_kept_git(
 ) -> None:
     plant(root, {".git/HEAD": X, ".git/refs/x": X, "other": X})
     filters = Filters(parse_rules("\n".join(rules), "rules"), TRACKED, keep_git=True)
-    assert scans.scan(str(root), filters, {}, workers, Steps()).tree.paths() == expected
+    assert scans.scan(str(root), filters, Snapshot(), workers, Steps()).tree.paths() == expected
 
 
 def test_the_verdict_on_a_directory_is_for_its_entries() -> None:
@@ -382,7 +384,7 @@ def test_special_files_are_skipped_and_listed(scan: Scanner, root: Path) -> None
 
 SCAN = """
 try:
-    scan.scan(sys.argv[1], scan.Filters(), {}, workers.Workers(), steps.Steps())
+    scan.scan(sys.argv[1], filters.Filters(), snapshot.Snapshot(), workers.Workers(), steps.Steps())
 except KontextError as error:
     print(error.message)
 """
@@ -403,8 +405,8 @@ def test_a_path_without_permission_is_named(path: str) -> None:
 
 LOOK_PAST = """
 rules = ignore_rules.parse_rules(sys.argv[2], "rules")
-filters = scan.Filters(rules)
-found = scan.scan(sys.argv[1], filters, {}, workers.Workers(), steps.Steps())
+chosen = filters.Filters(rules)
+found = scan.scan(sys.argv[1], chosen, snapshot.Snapshot(), workers.Workers(), steps.Steps())
 print(sorted(found.tree.paths()), found.unreadable)
 """
 

@@ -28,6 +28,7 @@ import os
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -82,8 +83,10 @@ class Content:
     """What follows the head of a record. It is read piece by piece: it may have 200 MB."""
 
     def __init__(self, file: int = -1, start: int = 0) -> None:
-        self._file = file  # a descriptor that this object closes; -1: there is none
+        self._file = file  # a descriptor that is closed with this object; -1: there is none
         self._start = start
+        if file >= 0:
+            weakref.finalize(self, os.close, file)
 
     @property
     def size(self) -> int:
@@ -96,10 +99,6 @@ class Content:
         if len(piece) != length:
             raise OSError(errno.EIO, "a file of the cache is shorter than it was")
         return piece
-
-    def __del__(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
 
 
 @dataclass(frozen=True)

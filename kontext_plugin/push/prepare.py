@@ -5,7 +5,7 @@ The registry answers while the directory is scanned, and git while both go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,6 +13,7 @@ from itertools import chain
 from kontext_plugin import manifest
 from kontext_plugin.cache import Cache
 from kontext_plugin.crane_driver.errors import Refused
+from kontext_plugin.delta import reverse_delta
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.listing import list_tree
@@ -98,7 +99,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     report_scan(scan, report)
     is_unchanged = scan.is_unchanged
     if not is_unchanged:
-        labels.ask()
+        labels.ask(_changed_files(known, scan))
 
     with report.steps.step(StepName.WAIT_FOR_REGISTRY):
         bases, found = answer.result()
@@ -198,18 +199,28 @@ class _GitLabels:
         self._wanted = wanted
         self._answer: Future[Mapping[str, str]] | None = None
 
-    def ask(self) -> Future[Mapping[str, str]]:
-        """Start git, unless it was started before."""
+    def ask(self, changed: Sequence[str] = ()) -> Future[Mapping[str, str]]:
+        """Start git, unless it was started before. `changed` has paths that may be uncommitted."""
         if self._answer is None:
-            self._answer = self._session.jobs.submit(self._read)
+            self._answer = self._session.jobs.submit(self._read, changed)
         return self._answer
 
-    def _read(self) -> Mapping[str, str]:
+    def _read(self, changed: Sequence[str]) -> Mapping[str, str]:
         if not self._wanted:
             return {}
         with self._session.report.steps.step(StepName.GIT_STATUS):
             report = self._session.report
-            return git.read_labels(self._root, report.debug, report.warning)
+            return git.read_labels(self._root, report.debug, report.warning, changed)
+
+
+def _changed_files(known: Snapshot, scan: Scan) -> list[str]:
+    """Return the files and links that have changed since the last scan, if there was one."""
+    if not known.records:
+        return []
+    tree = scan.tree
+    return sorted(
+        path for path in reverse_delta(known.tree, tree).paths() if not tree.is_directory(path)
+    )
 
 
 # --- What is asked for, and what follows ---

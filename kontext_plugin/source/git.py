@@ -20,7 +20,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -45,6 +45,9 @@ _FILES_TIMEOUT = 600.0
 _LABELS_TIMEOUT = 60.0
 
 _ADVICE_TIMEOUT = 2.0
+
+_MAX_ASKED = 50
+"""Paths in one question to git."""
 
 _MAX_MESSAGE = 1000  # characters of git's error message that are shown
 
@@ -157,29 +160,27 @@ def _is_repository(directory: str, path: str) -> bool:
 # --- The labels ---
 
 
-def read_labels(root: str, debug: Debug, warn: Debug) -> dict[str, str]:
+def read_labels(
+    root: str, debug: Debug, warn: Debug, changed: Sequence[str] = ()
+) -> dict[str, str]:
     """Return the labels of commit and remote; empty if git does not know them, or fails.
 
-    `warn` receives what the user can do about it in one line, if there is something.
+    git is asked about the paths `changed` first: if one of them differs from the commit, the rest
+    makes no difference. `warn` receives what the user can do about it in one line, if there is
+    something.
     """
     top = _find_work_tree(root)
     if top is None:
         return {}
     try:
         url, filters = _read_config(root, debug)
-        status = _run(
-            root,
-            *("status", "--porcelain=v2", "--branch", "-z", "--no-renames"),
-            *("--untracked-files=normal", "--ignored=matching", "--ignore-submodules=dirty"),
-            *("--", "."),
-            settings=[
-                f"filter.{name}.{setting}"
-                for name in sorted(filters)
-                for setting in ("clean=", "process=", "required=false")
-            ],
-            timeout=_LABELS_TIMEOUT,
-            debug=debug,
-        )
+        status = ""
+        if changed:
+            # A name with wildcards may stand for others as well: they are below the root, too.
+            some = [f"./{path}" for path in changed[:_MAX_ASKED]]
+            status = _read_status(root, filters, debug, *some)
+        if not _is_dirty(status):
+            status = _read_status(root, filters, debug, ".")
     except _GitFailed as error:
         debug(f"no labels from git: {error}")
         if isinstance(error, _NotTrusted):
@@ -189,6 +190,23 @@ def read_labels(root: str, debug: Debug, warn: Debug) -> dict[str, str]:
             )
         return {}
     return labels_of(status, url, root[len(top) :].strip("/"))
+
+
+def _read_status(root: str, filters: Iterable[str], debug: Debug, *paths: str) -> str:
+    """Return what git says of the commit, and of paths that differ from it. Raises _GitFailed."""
+    return _run(
+        root,
+        *("status", "--porcelain=v2", "--branch", "-z", "--no-renames"),
+        *("--untracked-files=normal", "--ignored=matching", "--ignore-submodules=dirty"),
+        *("--", *paths),
+        settings=[
+            f"filter.{name}.{setting}"
+            for name in sorted(filters)
+            for setting in ("clean=", "process=", "required=false")
+        ],
+        timeout=_LABELS_TIMEOUT,
+        debug=debug,
+    )
 
 
 def _read_config(root: str, debug: Debug) -> tuple[str, set[str]]:
@@ -231,21 +249,23 @@ def labels_of(status: str, url: str, directory: str) -> dict[str, str]:
     DIRECTORY`. `url` is the remote's, and `directory` the path in the work tree, "" for all of it.
     There are no labels if git ignores the directory: build results do not belong to a commit.
     """
-    commit, dirty = "", False
+    commit = ""
     for line in status.split("\0"):
         if line.startswith("# branch.oid "):
             commit = line.rpartition(" ")[2]
-        elif line.startswith("! "):
-            if line.endswith("/") and f"{directory}/".startswith(line[2:]):
-                return {}
-        elif line and not line.startswith("# "):
-            dirty = True
+        elif line[:2] == "! " and line.endswith("/") and f"{directory}/".startswith(line[2:]):
+            return {}
     labels = {}
     if COMMIT.fullmatch(commit):  # else the repository has no commit yet
-        labels[REVISION] = commit + (_DIRTY if dirty else "")
+        labels[REVISION] = commit + (_DIRTY if _is_dirty(status) else "")
     if source := source_of(url):
         labels[SOURCE] = source
     return labels
+
+
+def _is_dirty(status: str) -> bool:
+    """Whether git names a path that differs from the commit."""
+    return any(line and line[:2] not in ("# ", "! ") for line in status.split("\0"))
 
 
 def source_of(url: str) -> str:

@@ -423,6 +423,38 @@ def test_the_labels_follow_the_work_tree(tree: Path) -> None:
     assert git.read_labels(str(tree / "src"), quiet, quiet)[REVISION] == f"{here}-dirty"
 
 
+CHANGED: dict[str, tuple[str, bool]] = {
+    "an edited file": ("src/b", True),
+    "a new file": ("src/new", True),
+    "a removed file": ("src/gone", True),
+    "a name with wildcards": ("src/[b*?", True),
+    "an ignored file": ("x.log", False),
+    "a file as it was committed": ("src/a", False),
+}
+
+
+@pytest.mark.parametrize("path", [path for path, _ in CHANGED.values()], ids=CHANGED)
+@pytest.mark.parametrize("other", [False, True], ids=["alone", "beside another change"])
+def test_what_has_changed_is_asked_for_first(path: str, other: bool, tree: Path) -> None:
+    """The answer is that about all, which follows only if that may make a difference."""
+    is_dirty = dict(CHANGED.values())[path]
+    for name in ("src/a", "src/b", "src/gone", "other"):
+        write(tree, name)
+    write(tree, ".gitignore", "*.log\n")
+    here = commit(tree)
+    if path == "src/gone":
+        (tree / path).unlink()
+    elif path != "src/a":
+        write(tree, path, "changed")
+    if other:
+        write(tree, "other", "changed")
+    lines: list[str] = []
+    labels = git.read_labels(str(tree), lines.append, quiet, [path])
+    assert labels == git.read_labels(str(tree), quiet, quiet)
+    assert labels == {REVISION: here + ("-dirty" if is_dirty or other else "")}
+    assert sum(" status " in line for line in lines) == (1 if is_dirty else 2)
+
+
 def test_changes_outside_of_the_directory_do_not_make_it_dirty(tree: Path) -> None:
     here = commit(tree)
     write(tree, "a", "changed")

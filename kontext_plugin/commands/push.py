@@ -19,6 +19,7 @@ from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.preflight import check_room
 from kontext_plugin.push.prepare import Prepared, prepare, take_next
 from kontext_plugin.push.publish import (
+    assemble_complete,
     assemble_undamaged,
     count_upload,
     publish,
@@ -158,9 +159,13 @@ def _write(
         _warn(session, prepared, options, before)
     plan = prepared.plan
     if layers is None:
-        assert prepared.assembly is not None
+        assembly, found = prepared.assembly, prepared.found
+        assert assembly is not None
+        assert plan.sources is not None
         assert plan.found_image is not None
-        return _Written(prepared, (), plan.found_image.manifest, prepared.assembly)
+        for tag in [tag for tag, shown in found.shown.items() if shown == assembly.digest][:1]:
+            assembly = assemble_complete(session, plan, plan.sources, assembly, tag)
+        return _Written(prepared, (), plan.found_image.manifest, assembly)
     if directory:
         policy.enforce(layers.findings)
     else:

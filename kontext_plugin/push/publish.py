@@ -22,7 +22,7 @@ from kontext_plugin.delta import LayerContent, write_layer
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, Sources, assemble
 from kontext_plugin.image.layout import StagedLayer, write_layout
-from kontext_plugin.image.oci import Digest, digest_of
+from kontext_plugin.image.oci import Digest, Image, digest_of
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree, parents
 from kontext_plugin.layer.compression import compression_named
@@ -378,6 +378,32 @@ def find_damage(session: PushSession, assembly: Assembly, tag: Reference) -> boo
     except NotFound:
         return False
     return len(missing_blobs(session, assembly.blobs, tag)) > 0
+
+
+def assemble_complete(
+    session: PushSession, plan: Plan, sources: Sources, assembly: Assembly, tag: Reference
+) -> Assembly:
+    """Return the index that the tag shows, or one with another digest if it has lost an image.
+
+    Cleaners of untagged images remove those of an index, too. Raises RegistryError.
+    """
+    if not assembly.is_index:
+        return assembly
+
+    def is_lost(image: Image) -> bool:
+        try:
+            session.crane.digest(tag.at(image.digest))
+        except NotFound:
+            return True
+        return False
+
+    if not any([*session.requests.map(is_lost, assembly.images)]):
+        return assembly
+    session.report.info(
+        f"{tag.at(assembly.digest)} has lost the image of a platform: "
+        "publishing it again with another digest"
+    )
+    return assemble(plan.spec, sources, plan.labels, assembly.digest)
 
 
 def missing_blobs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,39 @@ def another_machine(docker: Docker, tmp_path: Path) -> Callable[[], None]:
     return lambda: docker.environment.update(KONTEXT_CACHE_DIR=next(caches))
 
 
+def lose(registry: Registry, tag: str, platform: str, crane: Crane) -> None:
+    """Remove the image of a platform from the registry; the index stays."""
+    name = crane("digest", "--platform", platform, tag).decode().strip().removeprefix("sha256:")
+    repository = tag.partition("/")[2].rpartition(":")[0]
+    revisions = registry.data / "docker/registry/v2/repositories" / repository / "_manifests"
+    shutil.rmtree(revisions / "revisions/sha256" / name)
+
+
 # Pushes
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_an_index_that_has_lost_an_image_is_published_again(
+    platform: str,
+    docker: Docker,
+    registry: Registry,
+    source: Path,
+    tag: str,
+    crane: Crane,
+) -> None:
+    """Cleaners of untagged images take those of an index, too (actions/delete-package-versions#90).
+
+    Nothing has changed, and the tag shows what it should. Nobody could pull it.
+    """
+    before = docker.push(tag, source).image
+    lose(registry, tag, platform, crane)
+    pushed = docker.push(tag, source)
+    assert "has lost the image of a platform" in pushed.stderr
+    assert pushed.image != before
+    for each in PLATFORMS:
+        image = crane("digest", "--full-ref", "--platform", each, tag).decode().strip()
+        assert exported(crane, image) == on_disk(source)
+    assert docker.push(tag, source).image == pushed.image
 
 
 LISTS = {

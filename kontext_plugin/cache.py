@@ -29,7 +29,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, ItemsView, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import accumulate, chain, pairwise
@@ -539,6 +539,12 @@ class _Records(Mapping[str, bytes]):
     def __getitem__(self, path: str) -> bytes:
         start, end = self._places[path]
         return self._content.read(start, end - start)
+
+    def items(self) -> ItemsView[str, bytes]:
+        """All records, read at once."""
+        size = max((end for _, end in self._places.values()), default=0)
+        content = self._content.read(0, size)
+        return {path: content[start:end] for path, (start, end) in self._places.items()}.items()
 
     def __contains__(self, path: object) -> bool:
         return path in self._places

@@ -17,7 +17,7 @@ from support.trees import Tree, plant
 
 @dataclass
 class Record:
-    """One trial. It adds to `counts` as it goes; `peaks` holds the largest values that it met."""
+    """One trial, or several. It adds to `counts` as it goes; `peaks` holds the largest values that it met."""
 
     topic: str
     seed: int
@@ -26,6 +26,7 @@ class Record:
     counts: Counter[str] = field(default_factory=Counter)
     peaks: dict[str, float] = field(default_factory=dict)
     failure: str = ""
+    trials: int = 1  # more than one where records were added up
 
     def peak(self, name: str, value: float) -> None:
         self.peaks[name] = max(value, self.peaks.get(name, 0))
@@ -90,6 +91,25 @@ class State:
             os.write(file, line)
         finally:
             os.close(file)
+
+    def sum_up(self) -> None:
+        """Leave one record for all trials of a topic, registry and commit, and each failure."""
+        records, programs = self.read()
+        sums: dict[tuple[str, str, str], Record] = {}
+        failed = [record for record in records if record.failure]
+        for record in records:
+            if not record.failure:
+                key = record.topic, record.registry, record.commit
+                found = sums.setdefault(key, Record(*key[:1], 0, *key[1:], trials=0))
+                found.trials += record.trials
+                found.counts += record.counts
+                for name, value in record.peaks.items():
+                    found.peak(name, value)
+        new = State(self.path.with_name(f"{self.path.name}.new"))
+        for record in (*sums.values(), *failed):
+            new.add(record)
+        new.add_programs(programs)
+        os.replace(new.path, self.path)
 
     def read(self) -> tuple[list[Record], dict[str, str]]:
         """Return all records, and the newest version of each program."""

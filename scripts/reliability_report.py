@@ -39,7 +39,7 @@ Rows = Iterable[Sequence[object]]
 
 def summary(records: Sequence[Record]) -> str:
     rows = [
-        (topic, len(mine := _of(records, topic)), total(mine)[unit], unit, _failures(mine))
+        (topic, _trials(mine := _of(records, topic)), total(mine)[unit], unit, _failures(mine))
         for topic, unit in UNITS.items()
     ]
     return "\n".join(
@@ -61,6 +61,10 @@ def report(records: Sequence[Record], programs: Mapping[str, str]) -> str:
 
 def _of(records: Iterable[Record], topic: str) -> list[Record]:
     return [record for record in records if record.topic == topic]
+
+
+def _trials(records: Iterable[Record]) -> int:
+    return sum(record.trials for record in records)
 
 
 def _failures(records: Iterable[Record]) -> int:
@@ -114,10 +118,10 @@ def _head(records: Sequence[Record], programs: Mapping[str, str]) -> str:
     made = f"""Kontext at {", ".join(commits)}, on {programs.get("processors", "?")} processors,
         Linux {programs.get("kernel", "?")}, last on {programs.get("date", "?")}.
         [The versions](#programs) are those that the programs print."""
-    repeat = """`scripts/reliability --for 8h --state FILE --write docs/reliability.md` goes on for
-        a night and adds to FILE. A failure prints the command that repeats it, and keeps the pushed
-        tree and the shown one."""
-    again = [record.again for record in records if record.failure]
+    repeat = """`scripts/reliability --for 8h --state docs/reliability.jsonl --write
+        docs/reliability.md` goes on for a night, and adds to this page. A failure prints the command
+        that repeats it, and keeps the pushed tree and the shown one."""
+    again = [f"{record.again}  # at {record.commit}" for record in records if record.failure]
     failures = "\n\nWhat failed:\n\n" + "\n".join(f"    {line}" for line in again) if again else ""
     return f"""# Reliability
 
@@ -132,7 +136,7 @@ def _head(records: Sequence[Record], programs: Mapping[str, str]) -> str:
 
 def _histories(records: Sequence[Record], counts: Counter[str]) -> str:
     text = f"""A history is one directory that is edited at random and pushed {GENERATIONS} times:
-        {len(records):,} histories. The edits use few names, so a path is often a file, then a
+        {_trials(records):,} histories. The edits use few names, so a path is often a file, then a
         directory, then a link. After each push, the consumers must show exactly the directory:
         names, contents, executable bits and links. The tag must show the digest that the push
         printed, and no temporary file and no process may be left."""

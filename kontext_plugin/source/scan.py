@@ -13,8 +13,9 @@ import re
 import stat
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, groupby
 from typing import Literal, NamedTuple
 
 from kontext_plugin.errors import KontextError
@@ -41,7 +42,6 @@ from kontext_plugin.source.snapshot import (
     Signatures,
     Snapshot,
     pack_entries,
-    unpack_entries,
 )
 from kontext_plugin.terminal.steps import Step, StepName, Steps
 
@@ -106,13 +106,6 @@ class Scan:
 # --- Listing a directory, perhaps in a worker ---
 
 
-class _Known(NamedTuple):
-    """A directory that the last scan has listed."""
-
-    path: str
-    record: Record
-
-
 @dataclass(frozen=True)
 class _Task:
     """What one process lists."""
@@ -120,8 +113,8 @@ class _Task:
     root: str
     filters: Filters
     settled: int  # nanoseconds: what changed later may change again and look the same
-    known: Sequence[_Known]
-    new: Sequence[tuple[Place, Record | None]]
+    known: Mapping[str, bytes]  # packed records, by the directory's path
+    new: Sequence[tuple[Place, bytes | None]]  # with its record, if there is one
 
 
 class _Rejected(NamedTuple):
@@ -151,12 +144,12 @@ class _Listed:
 
 def _list_all(
     task: _Task, advance: Advance
-) -> tuple[list[_Listed], list[tuple[Place, Record | None]]]:
+) -> tuple[list[_Listed], list[tuple[Place, bytes | None]]]:
     """List directories, and those below that are new. Return what differs, and what is left."""
     found: list[_Listed] = []
     count = 0
     with DirTree(task.root) as sources:
-        for path, record in task.known:
+        for path, record in task.known.items():
             listed, entries = _list(sources, task, path, None, record)
             advance(entries)
             if listed:
@@ -176,7 +169,7 @@ def _list_all(
 
 
 def _list(
-    sources: DirTree, task: _Task, path: str, place: Place | None, record: Record | None
+    sources: DirTree, task: _Task, path: str, place: Place | None, record: bytes | None
 ) -> tuple[_Listed | None, int]:
     """List one directory, and return the number of its entries.
 
@@ -200,11 +193,10 @@ def _list(
                     moved.append(Moved(prefix + item.name, error.errno or 0))
                 else:
                     entries.append((item.name, signature))
-        packed = pack_entries(entries)
-        if not place and record and packed == record.entries and not (record.again or moved):
+        if not place and record == snapshots.pack(Record(pack_entries(entries))) and not moved:
             return None, len(entries)
         listed = _Listed(place or place_at(task.filters, path), moved=moved)
-        before = unpack_entries(record.entries) if record else {}
+        before = snapshots.entries_of(record)
         for name, signature in entries:
             _look(listed, task, directory, name, signature, before.get(name))
     except OSError as error:
@@ -388,7 +380,7 @@ def _walk(
     Raises OSError.
     """
     known = _known(before, filters)
-    new = [] if known else [(Place(), snapshots.unpack(before.records.get("")))]
+    new = [] if known else [(Place(), before.records.get(""))]
     found = _Found(before.tree if known else ListedTree(), is_fresh=not known)
     results: list[_Listed] = []
     count = 0
@@ -401,52 +393,44 @@ def _walk(
     while known or new:
         processes = workers.count if count >= _AT_ONCE else 1
         tasks = _divide(_Task(root, filters, settled, known, new), workers.count, processes)
-        known, new = [], []
+        known, new = {}, []
         for listed, left in workers.map(_list_all, tasks, advance):
             results += listed
             new += left
             for place in (below for one in listed for below in one.directories):
-                record = snapshots.unpack(before.records.get(place.path))
+                record = before.records.get(place.path)
                 if found.is_fresh or record is None:
                     new.append((place, record))
     _merge(found, before, {listed.place.path: listed for listed in results})
     return found
 
 
-def _known(before: Snapshot, filters: Filters) -> list[_Known]:
-    """Return the directories of a snapshot; none unless all of it was made by the same filters."""
+def _known(before: Snapshot, filters: Filters) -> dict[str, bytes]:
+    """Return the records of a snapshot; none unless all of it was made by the same filters."""
     if before.filters != filters.key or "" not in before.records:
-        return []
-    known: list[_Known] = []
-    for path, packed in before.records.items():
-        record = snapshots.unpack(packed)
-        if record is None:
-            return []
-        known.append(_Known(path, record))
-    return known
+        return {}
+    known = dict(before.records.items())
+    return known if all(map(snapshots.unpack, known.values())) else {}
 
 
 def _divide(task: _Task, processes: int, for_new: int) -> list[_Task]:
     """Divide what is to be listed among processes, if there is enough of it."""
     if task.filters.not_ignored:  # too large to be sent to each of them
         return [task]
-    size = sum(len(record.entries) for _, record in task.known)
-    known = _Task(task.root, task.filters, task.settled, (), ())
-    tasks: list[_Task] = []
-    if task.known:
-        part, share = 0, size / (processes * _SHARES) if size >= _MANY else size
-        some: list[_Known] = []
-        for one in task.known:
-            some.append(one)
-            part += len(one.record.entries)
-            if part > share:
-                tasks.append(replace(known, known=some))
-                some, part = [], 0
-        if some:
-            tasks.append(replace(known, known=some))
+    none = replace(task, known={}, new=())
+    size = sum(map(len, task.known.values()))
+    parts = [task.known] if task.known else []
+    if size >= _MANY:
+        ends = accumulate(map(len, task.known.values()))
+        share = size / (processes * _SHARES)
+        items = zip(task.known.items(), ends, strict=True)
+        groups = groupby(items, key=lambda each: int((each[1] - 1) / share))
+        parts = [dict(item for item, _ in group) for _, group in groups]
     shares = min(len(task.new), 1 if for_new == 1 else for_new * _SHARES)
-    tasks += [replace(known, new=task.new[share::shares]) for share in range(shares)]
-    return tasks
+    return [
+        *(replace(none, known=part) for part in parts),
+        *(replace(none, new=task.new[share::shares]) for share in range(shares)),
+    ]
 
 
 def _merge(found: _Found, before: Snapshot, results: dict[str, _Listed]) -> None:
@@ -456,8 +440,8 @@ def _merge(found: _Found, before: Snapshot, results: dict[str, _Listed]) -> None
         if listed.error:
             left.add(path)
             found.drop(path)
-        elif record := None if found.is_fresh else snapshots.unpack(before.records.get(path)):
-            left |= _drop_missing(found, listed, unpack_entries(record.entries))
+        elif not found.is_fresh:
+            left |= _drop_missing(found, listed, snapshots.entries_of(before.records.get(path)))
     records = [] if found.is_fresh else [*before.records]
     for directory in left:
         found.gone.add(directory)

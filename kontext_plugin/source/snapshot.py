@@ -68,6 +68,12 @@ def unpack_entries(entries: bytes) -> Signatures:
     return dict(zip(names, [signatures[at : at + SIGNATURE_BYTES] for at in steps], strict=True))
 
 
+def entries_of(packed: bytes | None) -> Signatures:
+    """Return the entries of a packed record: none if it is damaged or None."""
+    record = unpack(packed)
+    return unpack_entries(record.entries) if record else {}
+
+
 def forget(snapshot: Snapshot, path: str) -> Snapshot:
     """Return the snapshot without what it knows of one file, so that it is read again."""
     directory, _, name = path.rpartition("/")

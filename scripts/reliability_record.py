@@ -17,7 +17,7 @@ from support.trees import Tree, plant
 
 @dataclass
 class Record:
-    """One trial, or several. It adds to `counts` as it goes; `peaks` holds the largest values that it met."""
+    """One trial, or several. It adds to `counts` as it goes; `peaks` has the largest values."""
 
     topic: str
     seed: int

@@ -119,8 +119,8 @@ def _head(records: Sequence[Record], programs: Mapping[str, str]) -> str:
         Linux {programs.get("kernel", "?")}, last on {programs.get("date", "?")}.
         [The versions](#programs) are those that the programs print."""
     repeat = """`scripts/reliability --for 8h --state docs/reliability.jsonl --write
-        docs/reliability.md` goes on for a night, and adds to this page. A failure prints the command
-        that repeats it, and keeps the pushed tree and the shown one."""
+        docs/reliability.md` goes on for a night, and adds to this page. A failure prints the
+        command that repeats it, and keeps the pushed tree and the shown one."""
     again = [f"{record.again}  # at {record.commit}" for record in records if record.failure]
     failures = "\n\nWhat failed:\n\n" + "\n".join(f"    {line}" for line in again) if again else ""
     return f"""# Reliability

@@ -177,8 +177,7 @@ def _list(
     as its record says.
     """
     entries: list[tuple[str, bytes]] = []
-    moved: list[Moved] = []
-    prefix = f"{path}/" if path else ""
+    failed: list[tuple[str, int]] = []
     try:
         directory = sources.open_directory(path)
         with os.scandir(directory) as items:
@@ -190,15 +189,17 @@ def _list(
                         else signature_of(item.stat(follow_symlinks=False))
                     )
                 except OSError as error:
-                    moved.append(Moved(prefix + item.name, error.errno or 0))
+                    failed.append((item.name, error.errno or errno.EIO))
                 else:
                     entries.append((item.name, signature))
-        if not place and record == snapshots.pack(Record(pack_entries(entries))) and not moved:
+        if not place and record == snapshots.pack(Record(pack_entries(entries))) and not failed:
             return None, len(entries)
-        listed = _Listed(place or place_at(task.filters, path), moved=moved)
+        listed = _Listed(place or place_at(task.filters, path))
         before = snapshots.entries_of(record)
         for name, signature in entries:
             _look(listed, task, directory, name, signature, before.get(name))
+        for name, number in failed:
+            _fail_to_look(listed, task, name, number)
     except OSError as error:
         return _Listed(place or place_at(task.filters, path), error=error.errno or errno.EIO), 0
     return listed, len(entries)
@@ -240,6 +241,18 @@ def _look(
             listed.same.append(path)
         else:
             listed.files.append(SeenFile(path, status.size))
+
+
+def _fail_to_look(listed: _Listed, task: _Task, name: str, number: int) -> None:
+    """Note an entry that has no status, unless it is skipped."""
+    place = listed.place
+    path = place.join(name)
+    listed.signatures[name] = UNSETTLED
+    decision, _ = task.filters.decide(path, name, False, place.verdict, place.in_git)
+    if number in _MOVED:
+        listed.moved.append(Moved(path, number))
+    elif decision is Decision.KEEP:
+        listed.rejected.append(_unreadable(path, os.strerror(number)))
 
 
 def _look_at_link(listed: _Listed, path: str, name: str, directory: int, *, settled: bool) -> None:
@@ -302,20 +315,15 @@ class _Found:
         return digest == DIRECTORY
 
     def drop(self, path: str) -> None:
-        """Take a path, and all below it, out of the tree."""
+        """Take a path, and what stood below it, out of the tree."""
         self.dropped.add(path)
         if self.tree.is_directory(path):
             self.removed.update(paths_below(self.tree, path))
         if path in self.tree:
             self.removed.add(path)
-        if self.files.get(path) == DIRECTORY:
-            below = [each for each in (*self.files, *self.links) if each.startswith(f"{path}/")]
-        else:
-            below = []
-        for each in (path, *below):
-            for column in (self.files, self.sizes, self.links):
-                column.pop(each, None)
-            self.executable.discard(each)
+        for column in (self.files, self.sizes, self.links):
+            column.pop(path, None)
+        self.executable.discard(path)
 
     def updated(self) -> ListedTree:
         """Return the tree with all that was found."""

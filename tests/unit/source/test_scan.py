@@ -403,6 +403,31 @@ def test_a_path_without_permission_is_named(path: str) -> None:
     assert f"{path!r}: cannot be read: Permission denied" in printed
 
 
+@pytest.mark.parametrize("rules", ["", "d/secret", "d", "d\n!d/secret"])
+def test_a_directory_that_can_be_listed_and_not_entered_is_no_empty_one(rules: str) -> None:
+    """Its entries have no status. Only what is ignored needs none."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        plant(root, {"d/secret": X, "f": X})
+        root.chmod(0o755)
+        (root / "d").chmod(0o644)
+        printed = unprivileged.run(LOOK_WITH_RULES, directory, rules)
+        (root / "d").chmod(0o755)
+    if rules in ("d/secret", "d"):
+        assert printed == ("['d', 'f']\n" if rules == "d/secret" else "['f']\n")
+    else:
+        assert "'d/secret': cannot be read: Permission denied" in printed
+
+
+LOOK_WITH_RULES = """
+chosen = filters.Filters(ignore_rules.parse_rules(sys.argv[2], "rules"))
+try:
+    found = scan.scan(sys.argv[1], chosen, snapshot.Snapshot(), workers.Workers(), steps.Steps())
+    print(sorted(found.tree.paths()))
+except KontextError as error:
+    print(error.message)
+"""
+
 LOOK_PAST = """
 rules = ignore_rules.parse_rules(sys.argv[2], "rules")
 chosen = filters.Filters(rules)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kontext_plugin.errors import brief
-from kontext_plugin.image.chunking import SMALL, cut
+from kontext_plugin.image.chunking import SMALL, cut, is_boundary
 from kontext_plugin.image.listing import (
     Chunk,
     ListedTree,
@@ -27,6 +27,7 @@ from kontext_plugin.image.listing import (
     chunk_of,
     columns,
     tree_of,
+    tree_of_chunks,
 )
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import DIRECTORY, ReverseDelta, Tree, is_utf8
@@ -48,14 +49,20 @@ _PARTS_PATH = "var/lib/kontext/parts/"
 
 VERSION = 3
 
-MAX_BYTES = 64 * 1024 * 1024
-"""Bytes of the manifest and all its parts together: some 400,000 files."""
+MAX_BYTES = 320 * 1024 * 1024
+"""Bytes of the manifest and all its parts together: some 2,000,000 files."""
+
+MAX_DOCUMENT = 64 * 1024 * 1024
+"""Bytes of manifest.json, or of a part."""
 
 MAX_READ = 2 * MAX_BYTES
 """Bytes that are read of an image: obsolete parts lie before the current ones."""
 
-MAX_VALUES = 4 * 1024 * 1024
-"""JSON values that are read of an image: 400,000 files make some 1,200,000."""
+_MAX_VALUES = 4 * 1024 * 1024
+"""JSON values of manifest.json and all reverse deltas together."""
+
+_MAX_PART_VALUES = 1024 * 1024
+"""JSON values of a chunk of the listing, which has at most 512 paths."""
 
 _MAX_COUNT = 2**63 - 1
 _MAX_PATH, _MAX_NAME = 4095, 255  # bytes
@@ -207,6 +214,7 @@ class Root:
 
 def read_root(content: bytes) -> Root:
     """Read manifest.json by the schema of its version. Raises InvalidManifest."""
+    _check_values(content, _MAX_VALUES)
     try:
         document = load_manifest(content)
     except InvalidDocument as error:
@@ -221,6 +229,10 @@ def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
     `parts` has all of `root.listing`. Ancestors whose reverse delta is in a part that is not there
     get none. Raises InvalidManifest.
     """
+    _check_values(
+        b"".join(parts[part.digest] for part in root.reverse_deltas if part.digest in parts),
+        _MAX_VALUES,
+    )
     reverse = {
         part.digest: _load_part(part, parts, MANIFEST_REVERSE_DELTA)[0]
         for part in root.reverse_deltas
@@ -230,11 +242,12 @@ def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
         manifest = _decode_version_1(root.document)
     elif root.listing:
         loaded = (_load_part(part, parts, MANIFEST_PART) for part in root.listing)
-        tree = _join_chunks([(decode_tree(listing), content) for listing, content in loaded])
+        tree = _join_chunks((decode_tree(listing), content) for listing, content in loaded)
         manifest = restore(root.document, reverse, tree)
     else:
         manifest = restore(root.document, reverse)
-    _check_tree(manifest.tree)
+    if not root.listing:
+        _check_tree(manifest.tree)
     if manifest.lineage is not None:
         _check_lineage(manifest.lineage)
     return replace(manifest, version=root.version)
@@ -342,6 +355,7 @@ def _load_part(
         raise InvalidManifest("a part of its manifest is missing")
     if digest_of(content) != part.digest:
         raise InvalidManifest("a part of its manifest is damaged")
+    _check_values(content, _MAX_PART_VALUES if schema == MANIFEST_PART else _MAX_VALUES)
     try:
         document = load_document(content, schema)
     except InvalidDocument as error:
@@ -351,27 +365,45 @@ def _load_part(
     return document, content
 
 
-def _join_chunks(loaded: Sequence[tuple[Tree, bytes]]) -> ListedTree:
-    """Return the whole of a tree's chunks, each with its document.
+def _join_chunks(loaded: Iterable[tuple[Tree, bytes]]) -> ListedTree:
+    """Return the tree of all chunks, each given with its document, and check it as a whole.
 
-    Raises InvalidManifest if image.chunking would cut the tree elsewhere.
+    One chunk at a time is decoded. Raises InvalidManifest, also if image.chunking would cut the
+    tree elsewhere.
     """
-    trees = [tree for tree, _ in loaded]
-    whole = Tree(
-        files={path: digest for tree in trees for path, digest in tree.files.items()},
-        sizes={path: size for tree in trees for path, size in tree.sizes.items()},
-        executable=frozenset().union(*(tree.executable for tree in trees)),
-        links={path: target for tree in trees for path, target in tree.links.items()},
-    )
-    paths = sorted(whole.paths())
-    pieces = [*cut(paths)]
-    if len(paths) <= SMALL or [{*some} for _, some in pieces] != [tree.paths() for tree in trees]:
-        raise InvalidManifest("its parts are not those of its tree")
-    chunks: list[Chunk] = [
-        chunk_of(start, tree, content)
-        for (start, _), (tree, content) in zip(pieces, loaded, strict=True)
-    ]
-    return ListedTree(whole.files, whole.sizes, whole.executable, whole.links, tuple(chunks))
+    chunks: list[Chunk] = []
+    segment: list[list[str]] = []  # the paths of its chunks
+    first, last, count = "", "", 0
+    directories: set[str] = set()
+    above = {""}  # directories that must be there
+    for tree, content in loaded:
+        paths = _checked_paths(tree)
+        start = paths[0] if paths and chunks else ""
+        if chunks and start <= last:
+            raise InvalidManifest(_OTHER_PARTS)
+        if chunks and is_boundary(start):
+            _check_segment(first, segment)
+            first, segment = start, []
+        segment.append(paths)
+        chunks.append(chunk_of(start, tree, content))
+        last, count = (paths or [last])[-1], count + len(paths)
+        directories |= tree.directories()
+        above.update(path.rpartition("/")[0] for path in paths)
+    _check_segment(first, segment)
+    if count <= SMALL:
+        raise InvalidManifest(_OTHER_PARTS)
+    _check_parents(above, directories)
+    return tree_of_chunks(chunks)
+
+
+_OTHER_PARTS = "its parts are not those of its tree"
+
+
+def _check_segment(start: str, chunks: list[list[str]]) -> None:
+    """Its chunks are those that image.chunking makes of its paths."""
+    paths = [path for chunk in chunks for path in chunk]
+    if [[*some] for _, some in cut(paths, start)] != chunks:
+        raise InvalidManifest(_OTHER_PARTS)
 
 
 def _decode_ancestor(
@@ -420,15 +452,34 @@ def _decode_version_1(document: Mapping[str, Any]) -> Manifest:
 
 def _check_tree(tree: Tree) -> None:
     """Every path is safe, has its parents, and is one thing only."""
-    paths = tree.paths()
+    above = {path.rpartition("/")[0] for path in _checked_paths(tree)}
+    _check_parents(above, tree.directories())
+
+
+def _checked_paths(tree: Tree) -> list[str]:
+    """Return the sorted paths of a tree: each is safe, and one thing only."""
+    paths = sorted(tree.paths())
     _check_paths(paths)
     if len(paths) != len(tree.files) + len(tree.links):
         raise InvalidManifest("it lists a path both as a file and as a link")
-    for parent in {path.rpartition("/")[0] for path in paths}:
-        if parent and not tree.is_directory(parent):
+    return paths
+
+
+def _check_parents(above: Iterable[str], directories: Collection[str]) -> None:
+    for parent in above:
+        if parent and parent not in directories:
             raise InvalidManifest(
                 f"{brief(repr(parent))} has entries below it and is not a directory"
             )
+
+
+def _check_values(document: bytes, limit: int) -> None:
+    """A document has at most so many values: Python takes a hundred bytes for one.
+
+    Three bytes can make a value. Commas and brackets in names count as well.
+    """
+    if sum(map(document.count, (b",", b"[", b"{"))) > limit:
+        raise InvalidManifest("its manifest is too large to be read")
 
 
 def _check_lineage(lineage: Lineage) -> None:

@@ -19,8 +19,8 @@ from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import Source, compression_of
 from kontext_plugin.manifest import (
     MANIFEST_PATH,
-    MAX_READ,
-    MAX_VALUES,
+    MAX_BYTES,
+    MAX_DOCUMENT,
     SOURCES_PATH,
     is_document,
     part_name,
@@ -37,8 +37,8 @@ class Budget:
     Several threads read layers at the same time and share one budget.
     """
 
-    left: int  # bytes
-    values: int = MAX_VALUES  # JSON values
+    left: int  # bytes of all documents, also of obsolete ones
+    kept: int = MAX_BYTES  # bytes of the documents that are taken
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def take_bytes(self, size: int) -> None:
@@ -49,16 +49,11 @@ class Budget:
         if exceeded:
             raise _too_large()
 
-    def take_values(self, document: bytes) -> None:
-        """Count the values of a document, before it is decoded. Raises ValueError beyond the limit.
-
-        Three bytes can make a value, and Python takes a hundred for one. Commas and brackets in
-        names count as well.
-        """
-        count = sum(map(document.count, (b",", b"[", b"{")))
+    def keep(self, document: bytes) -> None:
+        """Count a document that is kept in memory. Raises ValueError beyond the limit."""
         with self._lock:
-            self.values -= count
-            exceeded = self.values < 0
+            self.kept -= len(document)
+            exceeded = self.kept < 0
         if exceeded:
             raise _too_large()
 
@@ -74,10 +69,11 @@ def read_documents(blob: IO[bytes], layer: Layer, budget: Budget) -> Iterator[tu
         # Plain headers only, as write_layer makes them: extended ones could be of any size.
         while header := _document_header(stream.read(tar.BLOCKSIZE)):
             budget.take_bytes(header.size)
+            if header.size > MAX_DOCUMENT:
+                raise _too_large()
             content = stream.read(header.size)
             if len(content) != header.size:
                 raise EOFError("it ends early")
-            budget.take_values(content)
             stream.read(-header.size % tar.BLOCKSIZE)
             yield header.name.lstrip("/"), content
     except (tarfile.TarError, EOFError, OSError, UnicodeError) as error:
@@ -133,8 +129,9 @@ _MAX_RECORDS = 1024 * 1024
 
 _MAX_HEADERS = 4096  # bytes of an entry, apart from its content and names
 
-_MAX_BESIDES = 2 * MAX_READ
-"""Bytes before the last of the sources: current and obsolete manifests, the extractor."""
+_MAX_BESIDES = 256 * 1024 * 1024
+"""Bytes before the last of the sources: current and obsolete manifests, the extractor. A larger
+manifest has so many paths that _MAX_HEADERS leaves room for it."""
 
 _MAX_OVERHEAD = 32
 

@@ -266,7 +266,9 @@ def _check_size(plan: Plan) -> tuple[Plan, Partition | None]:
         return plan, None
     if list_tree(plan.tree).length <= manifest.MAX_BYTES:
         divided = partition(plan)
-        if manifest_bytes(plan, divided) <= manifest.MAX_BYTES:
+        if manifest_bytes(plan, divided) <= manifest.MAX_BYTES and not any(
+            len(document) > manifest.MAX_DOCUMENT for document in divided.documents.values()
+        ):
             return plan, divided
         if isinstance(plan.parent, BuildOn):  # its ancestors may take the room
             fresh = StartFresh("with its ancestors the manifest would be too large")

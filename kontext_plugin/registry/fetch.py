@@ -207,11 +207,11 @@ def _fetch_manifest(
         root = manifest.read_root(content)
         height = top - len(root.document.get("layers", ())) if root.version == VERSION else 0
         wanted = _parts_by_layer(root, height, top, with_history)
-        parts = _take_parts(documents, wanted.pop(top, set()))
+        parts = _take_parts(documents, wanted.pop(top, set()), budget)
 
     def read(number: int) -> dict[Digest, bytes]:
         with _documents(crane, name, image, number, budget) as documents:
-            return _take_parts(documents, wanted[number])
+            return _take_parts(documents, wanted[number], budget)
 
     for more in requests.map(read, sorted(wanted)):
         parts |= more
@@ -267,7 +267,9 @@ def _parts_by_layer(
     return wanted
 
 
-def _take_parts(documents: Iterator[tuple[str, bytes]], wanted: set[Digest]) -> dict[Digest, bytes]:
+def _take_parts(
+    documents: Iterator[tuple[str, bytes]], wanted: set[Digest], budget: Budget
+) -> dict[Digest, bytes]:
     """Return the parts with these digests; read no further than needed. Raises ValueError."""
     missing = {part_name(digest): digest for digest in wanted}
     taken: dict[Digest, bytes] = {}
@@ -276,5 +278,6 @@ def _take_parts(documents: Iterator[tuple[str, bytes]], wanted: set[Digest]) -> 
         if not name:
             raise ValueError("a part of its manifest is missing")
         if digest := missing.pop(name, None):
+            budget.keep(content)
             taken[digest] = content
     return taken

@@ -56,10 +56,10 @@ _MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 """What listing a directory says if it, or one above it, was removed or replaced."""
 
 _AT_ONCE = 8192
-"""Entries of new directories that one process lists before the rest is divided anew."""
+"""Files of new directories that one process lists before the rest is divided anew."""
 
 _MANY = 400_000
-"""Bytes of records, some 6,000 entries: from here on, several processes save time."""
+"""Bytes of records, some 6,000 files: from here on, several processes save time."""
 
 _SHARES = 4
 """Tasks for each process: some are done sooner."""
@@ -150,16 +150,16 @@ def _list_all(
     count = 0
     with DirTree(task.root) as sources:
         for path, record in task.known.items():
-            listed, entries = _list(sources, task, path, None, record)
-            advance(entries)
+            listed, files = _list(sources, task, path, None, record)
+            advance(files)
             if listed:
                 found.append(listed)
         pending = [*task.new]
         while pending and count < _AT_ONCE:
             place, before = pending.pop()
-            listed, entries = _list(sources, task, place.path, place, before)
-            advance(entries)
-            count += entries
+            listed, files = _list(sources, task, place.path, place, before)
+            advance(files)
+            count += files
             if listed:
                 found.append(listed)
                 if before is None:  # else some of them may be known
@@ -171,29 +171,29 @@ def _list_all(
 def _list(
     sources: DirTree, task: _Task, path: str, place: Place | None, record: bytes | None
 ) -> tuple[_Listed | None, int]:
-    """List one directory, and return the number of its entries.
+    """List one directory, and return the number of its files.
 
     Returns None in place of what it has if that is known: without a `place`, a directory that is
     as its record says.
     """
     entries: list[tuple[str, bytes]] = []
     failed: list[tuple[str, int]] = []
+    files = 0
     try:
         directory = sources.open_directory(path)
         with os.scandir(directory) as items:
             for item in items:
+                name = item.name
                 try:
-                    signature = (
-                        snapshots.DIRECTORY
-                        if item.is_dir(follow_symlinks=False)
-                        else signature_of(item.stat(follow_symlinks=False))
-                    )
+                    if item.is_dir(follow_symlinks=False):
+                        entries.append((name, snapshots.DIRECTORY))
+                    else:
+                        files += 1
+                        entries.append((name, signature_of(item.stat(follow_symlinks=False))))
                 except OSError as error:
-                    failed.append((item.name, error.errno or errno.EIO))
-                else:
-                    entries.append((item.name, signature))
+                    failed.append((name, error.errno or errno.EIO))
         if not place and record == snapshots.pack(Record(pack_entries(entries))) and not failed:
-            return None, len(entries)
+            return None, files
         listed = _Listed(place or place_at(task.filters, path))
         before = snapshots.entries_of(record)
         for name, signature in entries:
@@ -202,7 +202,7 @@ def _list(
             _fail_to_look(listed, task, name, number)
     except OSError as error:
         return _Listed(place or place_at(task.filters, path), error=error.errno or errno.EIO), 0
-    return listed, len(entries)
+    return listed, files
 
 
 def _look(
@@ -393,10 +393,10 @@ def _walk(
     results: list[_Listed] = []
     count = 0
 
-    def advance(entries: int) -> None:
+    def advance(files: int) -> None:
         nonlocal count
-        count += entries
-        step.advance(entries, 0)
+        count += files
+        step.advance(files, 0)
 
     while known or new:
         processes = workers.count if count >= _AT_ONCE else 1

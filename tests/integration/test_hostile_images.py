@@ -148,7 +148,8 @@ LAYERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "8 GiB in a header": (lambda: layer(entry(MANIFEST, b"", size=8**11 - 1)), "too large"),
     "2^70 in a header": (lambda: layer(entry(MANIFEST, b"", size=2**70)), "too large"),
     "less than nothing": (lambda: layer(entry(MANIFEST, b"", size=-1000)), "too large"),
-    "128 MiB of zeros": (lambda: holding(bytes(127 << 20)), "not JSON"),
+    "64 MiB of zeros": (lambda: holding(bytes(63 << 20)), "not JSON"),
+    "more than 64 MiB": (lambda: holding(bytes((64 << 20) + 1)), "large"),
     "10,000 parts of a byte": (
         lambda: holding(
             state(parts=["f" * 64], partLayers=[0]),

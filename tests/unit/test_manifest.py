@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.models import STRANGE_NAMES, described, trees
 from support.trees import Directory, File, Link
 
+from kontext_plugin import manifest
 from kontext_plugin.image.chunking import cut
 from kontext_plugin.image.listing import canonical, columns, list_tree
 from kontext_plugin.image.oci import Digest, digest_of
@@ -568,8 +569,7 @@ def test_a_part_with_another_digest_or_without_content_is_refused() -> None:
         decode(root, content)
 
 
-def test_decoding_frees_the_parts_that_it_has_read() -> None:
-    """The parts of a large image have 64 MiB, and their columns have as much again."""
+def test_decoding_takes_the_parts_that_it_has_read() -> None:
     doc, parts = in_parts([chunk for _, chunk in chunks(tree_of(many(3000)))])
     content = {digest_of(part): part for part in parts}
     decode(read_root(json.dumps(doc).encode()), content)
@@ -634,6 +634,40 @@ def test_the_documents_of_an_image_are_known_by_their_names() -> None:
     assert is_document(part.name) and is_document(MANIFEST_PATH)
     for other in ("var/lib/kontext", f"{MANIFEST_PATH}x", f"/{MANIFEST_PATH}", "etc/passwd"):
         assert not is_document(other)
+
+
+def test_the_values_of_a_document_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document of three bytes a value would take a hundred bytes of memory for each."""
+    with pytest.raises(InvalidManifest, match="too large to be read"):
+        read_root(b'{"x":[' + b"[]," * (2 * 1024 * 1024) + b"0]}")
+    doc, parts = in_parts([chunk for _, chunk in chunks(tree_of(many(3000)))])
+    most = max(part.count(b",") + part.count(b"[") + part.count(b"{") for part in parts)
+    monkeypatch.setattr(manifest, "_MAX_PART_VALUES", most)
+    decode_document(doc, *parts)
+    monkeypatch.setattr(manifest, "_MAX_PART_VALUES", most - 1)
+    with pytest.raises(InvalidManifest, match="too large to be read"):
+        decode_document(doc, *parts)
+
+
+def test_the_values_of_all_reverse_deltas_together_are_limited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = ReverseDelta(absent=frozenset(many(3)))
+    document = canonical(manifest.reverse_columns(step))
+    part = Part("", digest_of(document), 0)
+    held = Manifest(
+        tree_of(many(3)),
+        replace(LINEAGE_9, ancestors=(Ancestor(A, 1, 0, 0, frozenset(), step, part),)),
+    )
+    root = encode(held)
+    values = document.count(b",") + document.count(b"[") + document.count(b"{")
+    monkeypatch.setattr(manifest, "_MAX_VALUES", 1000)
+    read = read_root(root)
+    monkeypatch.setattr(manifest, "_MAX_VALUES", values)
+    assert decode(read, {part.digest: document}) == held
+    monkeypatch.setattr(manifest, "_MAX_VALUES", values - 1)
+    with pytest.raises(InvalidManifest, match="too large to be read"):
+        decode(read, {part.digest: document})
 
 
 NOT_MANIFESTS = {

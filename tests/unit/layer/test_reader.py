@@ -35,7 +35,7 @@ from kontext_plugin.layer.reader import (
     read_documents,
     take_manifest,
 )
-from kontext_plugin.manifest import MANIFEST_PATH, MAX_BYTES
+from kontext_plugin.manifest import MANIFEST_PATH, MAX_BYTES, MAX_DOCUMENT
 
 BLOCK = 4 * 1024 * 1024
 LAYER = Layer(Digest("sha256:" + "a" * 64), 1)
@@ -97,9 +97,9 @@ HOSTILE: dict[str, bytes] = {
     "directory": gzip.compress(entry(kind=tarfile.DIRTYPE) + GOOD),
     "FIFO": gzip.compress(entry(kind=tarfile.FIFOTYPE) + GOOD),
     "device": gzip.compress(entry(kind=tarfile.CHRTYPE) + GOOD),
-    "too large": gzip.compress(entry(size=MAX_BYTES + 1) + bytes(512)),
+    "too large": gzip.compress(entry(size=MAX_DOCUMENT + 1) + bytes(512)),
     "far too large": gzip.compress(entry(size=2**62) + bytes(512)),
-    "claims what is not there": gzip.compress(entry(size=MAX_BYTES) + bytes(512)),
+    "claims what is not there": gzip.compress(entry(size=MAX_DOCUMENT) + bytes(512)),
 }
 
 
@@ -128,7 +128,7 @@ def test_a_stream_that_ends_early_gives_the_manifest_or_an_error() -> None:
     "head",
     [
         b"",
-        entry(size=MAX_BYTES + 1),
+        entry(size=MAX_DOCUMENT + 1),
         entry(size=0, kind=tarfile.DIRTYPE),
         entry("etc/x", size=9**9),
     ],
@@ -169,13 +169,11 @@ def test_no_head_raises_anything_but_a_value_error(noise: bytes, at: int) -> Non
 # The budget
 
 
-def test_the_values_of_all_documents_together_are_limited() -> None:
-    """A document of three bytes a value would take a hundred bytes of memory for each."""
-    documents = [(f"var/lib/kontext/parts/{name}.json", b"[1,[2],{}]") for name in "abc"]
-    layer = gzip_layer(*documents, ("end", b""))  # each: 2 commas, 2 brackets, 1 brace
-    assert len([*read_documents(io.BytesIO(layer), LAYER, Budget(MAX_BYTES, values=15))]) == 3
+def test_the_bytes_that_are_kept_are_limited() -> None:
+    budget = Budget(MAX_BYTES, kept=5)
+    budget.keep(b"12345")
     with pytest.raises(ValueError, match="too large to be read"):
-        list(read_documents(io.BytesIO(layer), LAYER, Budget(MAX_BYTES, values=14)))
+        budget.keep(b"6")
 
 
 def test_a_document_of_a_negative_size_is_too_large() -> None:
@@ -205,14 +203,14 @@ class Slow(int):
 def test_no_count_of_several_threads_is_lost() -> None:
     """Threads read the layers of an image at the same time and share one budget."""
     threads, rounds = 8, 200
-    budget = Budget(Slow(10**9), values=Slow(10**9))
+    budget = Budget(Slow(10**9), kept=Slow(10**9))
     start = threading.Barrier(threads)
 
     def spend() -> None:
         start.wait()
         for _ in range(rounds):
             budget.take_bytes(10)
-            budget.take_values(b"[,{")
+            budget.keep(b"[,{")
 
     running = [threading.Thread(target=spend) for _ in range(threads)]
     for thread in running:
@@ -220,7 +218,7 @@ def test_no_count_of_several_threads_is_lost() -> None:
     for thread in running:
         thread.join()
     assert 10**9 - budget.left == threads * rounds * (512 + 10)
-    assert 10**9 - budget.values == threads * rounds * 3
+    assert 10**9 - budget.kept == threads * rounds * 3
 
 
 @pytest.mark.parametrize("room", [0, 1, 7, 100])

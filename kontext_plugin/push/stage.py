@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from contextlib import ExitStack
 
 from kontext_plugin.delta import SourceMoved
@@ -33,17 +35,21 @@ def stage(
     copies = ""
     with ExitStack() as scratch:
         while prepared.partition is not None:
+            # A worker may still write a layer of the last time.
+            place = tempfile.mkdtemp(dir=directory) if directory else ""
             try:
                 return prepared, stage_layers(
                     session,
                     prepared.source.root,
                     prepared.plan,
                     prepared.partition,
-                    directory,
+                    place,
                     scan_secrets=scan_secrets,
                     copies=copies,
                 )
             except SourceMoved as error:
+                if place:
+                    shutil.rmtree(place, ignore_errors=True)
                 if error.path in moved:
                     raise changed_twice(error.path) from error
                 tell = session.report.debug if moved else session.report.info

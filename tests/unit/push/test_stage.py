@@ -18,15 +18,18 @@ from support.trees import Directory, File, Link, Tree, in_archive, on_disk, plan
 
 from kontext_plugin import delta
 from kontext_plugin.cache import Cache
+from kontext_plugin.delta import SourceMoved
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.oci import digest_of
 from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.image.spec import REVISION
 from kontext_plugin.push import partition as partition_module
 from kontext_plugin.push import publish as publish_module
+from kontext_plugin.push import stage as stage_module
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.prepare import Prepared, prepare
-from kontext_plugin.push.publish import StagedLayers
+from kontext_plugin.push.publish import StagedLayers, stage_layers
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.push.stage import stage
 from kontext_plugin.runtime.workers import Workers
@@ -285,3 +288,27 @@ def test_a_fresh_start_stays_fresh_and_has_the_labels_of_the_second_scan(
     assert after.plan.labels[REVISION] == before.plan.labels[REVISION] + "-dirty"
     assert after.plan.parent == before.plan.parent
     assert isinstance(after.plan.parent, StartFresh)
+
+
+def test_a_worker_that_still_writes_a_layer_of_before_does_no_harm(
+    session: PushSession, root: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layers of the next try have places of their own."""
+    before = prepared(session, root)
+    places: list[str] = []
+
+    def move_first(*arguments: Any, **options: Any) -> StagedLayers:
+        places.append(arguments[4])
+        if len(places) == 1:
+            raise SourceMoved("it has moved", path="a/f")
+        return stage_layers(*arguments, **options)
+
+    monkeypatch.setattr(stage_module, "stage_layers", move_first)
+    _, staged = stage(session, before, str(scratch))
+    assert staged is not None
+    first, second = places
+    assert first != second
+    assert not Path(first).exists(), "it takes no room any more"
+    for layer in staged.all:
+        assert Path(layer.path).parent == Path(second)
+        assert digest_of(Path(layer.path).read_bytes()) == layer.layer.digest

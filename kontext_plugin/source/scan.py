@@ -42,6 +42,7 @@ from kontext_plugin.source.snapshot import (
     Signatures,
     Snapshot,
     pack_entries,
+    unpack_entries,
 )
 from kontext_plugin.terminal.steps import Step, StepName, Steps
 
@@ -129,9 +130,10 @@ class _Listed:
     """What was found in a directory that is not as its record says. Paths begin at the root."""
 
     place: Place
-    signatures: Signatures = field(default_factory=dict)
+    entries: bytes = b""  # packed
+    corrected: Signatures = field(default_factory=dict)  # these replace what is packed
     again: bool = False  # as in Record
-    same: list[str] = field(default_factory=list)  # files that are as the record says
+    same: list[SeenFile] = field(default_factory=list)  # files that are as the record says
     files: list[SeenFile] = field(default_factory=list)  # all others
     links: dict[str, str] = field(default_factory=dict)
     directories: list[Place] = field(default_factory=list)  # to be listed as well
@@ -192,9 +194,10 @@ def _list(
                         entries.append((name, signature_of(item.stat(follow_symlinks=False))))
                 except OSError as error:
                     failed.append((name, error.errno or errno.EIO))
-        if not place and record == snapshots.pack(Record(pack_entries(entries))) and not failed:
+        packed = pack_entries(entries)
+        if not place and record == snapshots.pack(Record(packed)) and not failed:
             return None, files
-        listed = _Listed(place or place_at(task.filters, path))
+        listed = _Listed(place or place_at(task.filters, path), packed)
         before = snapshots.entries_of(record)
         for name, signature in entries:
             _look(listed, task, directory, name, signature, before.get(name))
@@ -218,7 +221,6 @@ def _look(
     path = place.join(name)
     is_directory = signature == snapshots.DIRECTORY
     decision, verdict = task.filters.decide(path, name, is_directory, place.verdict, place.in_git)
-    listed.signatures[name] = signature
     if decision is Decision.SKIP:
         return
     if decision is Decision.SKIP_GIT:
@@ -238,7 +240,7 @@ def _look(
         elif stat.S_ISLNK(mode):
             _look_at_link(listed, path, name, directory, settled=status.changed < task.settled)
         elif signature == before:
-            listed.same.append(path)
+            listed.same.append(SeenFile(path, status.size))
         else:
             listed.files.append(SeenFile(path, status.size))
 
@@ -247,7 +249,7 @@ def _fail_to_look(listed: _Listed, task: _Task, name: str, number: int) -> None:
     """Note an entry that has no status, unless it is skipped."""
     place = listed.place
     path = place.join(name)
-    listed.signatures[name] = UNSETTLED
+    listed.corrected[name] = UNSETTLED
     decision, _ = task.filters.decide(path, name, False, place.verdict, place.in_git)
     if number in _MOVED:
         listed.moved.append(Moved(path, number))
@@ -258,7 +260,7 @@ def _fail_to_look(listed: _Listed, task: _Task, name: str, number: int) -> None:
 def _look_at_link(listed: _Listed, path: str, name: str, directory: int, *, settled: bool) -> None:
     """Note a link of an open directory. Raises OSError."""
     if not settled:
-        listed.signatures[name] = UNSETTLED
+        listed.corrected[name] = UNSETTLED
     try:
         listed.links[path] = target = os.readlink(name, dir_fd=directory)
     except OSError as error:
@@ -468,7 +470,7 @@ def _merge(found: _Found, before: Snapshot, results: dict[str, _Listed]) -> None
 def _drop_missing(found: _Found, listed: _Listed, before: Signatures) -> set[str]:
     """Drop what the directory had before and has no more. Return the directories among it."""
     directories = {place.path for place in listed.directories}
-    kept = {*listed.same, *listed.links, *(file.path for file in listed.files)}
+    kept = {*listed.links, *(file.path for file in (*listed.same, *listed.files))}
     left: set[str] = set()
     for name, signature in before.items():
         path = listed.place.join(name)
@@ -503,10 +505,10 @@ def _take(found: _Found, before: Snapshot, listed: _Listed) -> None:
 
 def _take_known(found: _Found, before: Snapshot, listed: _Listed) -> None:
     """Take the digests of files that are as before from a tree that other filters have made."""
-    for path in listed.same:
+    for file in listed.same:
+        path = file.path
         if before.tree.files.get(path, DIRECTORY) == DIRECTORY:
-            name = path.rpartition("/")[2]
-            found.unknown.append(SeenFile(path, status_in(listed.signatures[name])[1].size))
+            found.unknown.append(file)
             continue
         found.files[path], found.sizes[path] = before.tree.files[path], before.tree.sizes[path]
         if path in before.tree.executable:
@@ -530,19 +532,25 @@ def _hash_unknown(
 ) -> None:
     """Hash the files that are not as before. Raises as `hash_files` does."""
     found.hashed = len(found.unknown)
+    listed, signatures = _Listed(Place()), Signatures()
     for file in hash_files(root, found.unknown, workers, steps, copies):
         path = file.path
         directory, _, name = path.rpartition("/")
-        signatures = found.listed[directory].signatures
+        if listed is not found.listed[directory]:  # they come directory by directory
+            listed = found.listed[directory]
+            signatures = unpack_entries(listed.entries)
         if isinstance(file, HashedFile):
             status = file.status
             found.files[path], found.sizes[path] = file.digest, status.size
             (found.executable.add if status.executable else found.executable.discard)(path)
-            signatures[name] = status.signature if status.changed < settled else UNSETTLED
+            if status.changed >= settled:
+                listed.corrected[name] = UNSETTLED
+            elif status.signature != signatures.get(name):
+                listed.corrected[name] = status.signature
             continue
         found.hashed -= 1
         found.drop(path)
-        signatures[name] = UNSETTLED
+        listed.corrected[name] = UNSETTLED
         if isinstance(file, Moved):
             found.moved.append(file)
         else:
@@ -558,7 +566,10 @@ def _snapshot(found: _Found, before: Snapshot, filters: Filters) -> Snapshot:
     changed: dict[str, bytes] = {}
     for path, listed in found.listed.items():
         again = listed.again or path in found.again
-        record = snapshots.pack(Record(pack_entries(listed.signatures.items()), again))
+        entries = listed.entries
+        if listed.corrected:
+            entries = pack_entries((unpack_entries(entries) | listed.corrected).items())
+        record = snapshots.pack(Record(entries, again))
         if records.get(path) != record:
             changed[path] = record
     for path in found.again - found.listed.keys():

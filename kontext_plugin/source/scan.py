@@ -44,7 +44,7 @@ from kontext_plugin.source.snapshot import (
     pack_entries,
     unpack_entries,
 )
-from kontext_plugin.terminal.steps import Step, StepName, Steps
+from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 MAX_PATH = 3800
 """Bytes of a path. PATH_MAX is 4096, and a container engine adds a directory in front."""
@@ -316,6 +316,15 @@ class _Found:
             return path not in self.removed and self.tree.is_directory(path)
         return digest == DIRECTORY
 
+    def count_files(self) -> int:
+        """Return the number of files and links, before any is hashed."""
+        tree, removed = self.tree, self.removed
+        new = {file.path for file in self.unknown} | self.links.keys() | self.sizes.keys()
+        stay = tree.file_count - sum(not tree.is_directory(path) for path in removed)
+        return stay + sum(
+            path in removed or path not in tree or tree.is_directory(path) for path in new
+        )
+
     def drop(self, path: str) -> None:
         """Take a path, and what stood below it, out of the tree."""
         self.dropped.add(path)
@@ -412,6 +421,7 @@ def _walk(
                 if found.is_fresh or record is None:
                     new.append((place, record))
     _merge(found, before, {listed.place.path: listed for listed in results})
+    step.progress = Progress(files=found.count_files())
     return found
 
 

@@ -71,7 +71,7 @@ LIES = {
         lying(b'{"files":[],"sizes":0,"executable":0,"links":0}'),
         "files",
     ),
-    "a path above": (lying(CLIMBS), "not those of its tree"),
+    "a path above": (lying(CLIMBS), "it lists the path '../a'"),
     "cut elsewhere": (lying(part(a="0" * 64)), "not those of its tree"),
     "not canonical": (lying(part(a="0" * 64) + b" "), "is not canonical"),
     "another key": (lying(part().replace(b"{", b'{"Files":{},', 1)), "Additional properties"),

@@ -38,7 +38,7 @@ from kontext_plugin.source.snapshot import (
     unpack,
     unpack_entries,
 )
-from kontext_plugin.terminal.steps import Steps
+from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 X = File(b"x")
 
@@ -109,8 +109,11 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def at_rest(root: Path, known: Snapshot, filters: Filters, workers: Workers) -> Scan:
     """A scan with `known`, after it was compared with one that knows nothing."""
-    found = scans.scan(str(root), filters, known, workers, Steps())
+    steps: list[Step] = []
+    found = scans.scan(str(root), filters, known, workers, Steps(steps.append))
     fresh = scans.scan(str(root), filters, Snapshot(), workers, Steps())
+    scan = next(step for step in steps[::-1] if step.name is StepName.SCAN)
+    assert scan.progress == Progress(files=found.tree.file_count)
     assert found.tree == fresh.tree
     assert found.tree.digests == fresh.tree.digests
     assert dict(found.snapshot.records) == dict(fresh.snapshot.records)

@@ -22,6 +22,8 @@ from processes import Run, filled, timed
 
 PUSH = "docker-kontext kontext push --quiet --tag {image} {tree}"
 FRESH = "docker-kontext kontext push --quiet --fresh --tag {image} {tree}"
+ZSTD = "docker-kontext kontext push --quiet --compression zstd --tag {image} {tree}"
+DOCKER_PUSH = "docker kontext push --quiet --tag {image} {tree}"
 SETTLED = 2.5  # seconds after which the stat cache trusts a file (scan.py)
 SMALL = 64_000  # bytes: the requests, the image's manifest and configuration
 STATE = "var/lib/kontext/"

@@ -56,25 +56,45 @@ def _downloaded(wheel: str, folder: Path) -> Path:
     return path
 
 
-def add_to_git(tree: Path, folder: Path) -> None:
-    """Makes it a work tree whose `.git` is elsewhere, with git's own settings: nobody's user's.
+RULES = """\
+.git
+*.log
+**/__pycache__
+**/*.pyc
+**/.cache
+.venv
+node_modules
+dist
+build/**
+!build/README.md
+"""
+"""A usual ignore file. Its rules hit nothing but `.git`, so that all tools push the same files."""
 
-    From here on a `git` that this process starts knows of it.
+
+def add_to_git(tree: Path, folder: Path) -> None:
+    """Makes it a clean work tree with an ignore file, whose repository is in `folder`.
+
+    Nobody's own settings of git count from here on.
     """
-    os.environ |= {
-        "GIT_DIR": str(folder),
-        "GIT_WORK_TREE": str(tree),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_SYSTEM": os.devnull,
-    }
-    commit = ["-c", "user.name=bench", "-c", "user.email=bench@example.org", "commit", "--quiet"]
-    for arguments in (
-        ["init", "--quiet"],
-        ["config", "gc.auto", "0"],  # it would go on in the background
-        ["-c", "core.compression=0", "add", "--all", "--force", "."],
-        [*commit, "--message", "all"],
-    ):
-        subprocess.run(["git", *arguments], cwd=tree, check=True)
+    os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    (tree / ".dockerignore").write_text(RULES)
+    git(tree, "init", "--quiet", "--separate-git-dir", str(folder))
+    git(tree, "config", "gc.auto", "0")  # it would go on in the background
+    git(tree, "config", "core.compression", "0")
+    git(tree, "add", "--all", "--force", ".")
+    commit(tree)
+
+
+def commit(tree: Path) -> str:
+    """Commits what is added, and returns the commit's hash."""
+    who = ["-c", "user.name=bench", "-c", "user.email=bench@example.org"]
+    git(tree, *who, "commit", "--quiet", "--message", "bench")
+    return git(tree, "rev-parse", "HEAD").strip()
+
+
+def git(tree: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=tree, check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode()
 
 
 @dataclass
@@ -98,6 +118,17 @@ class Edits:
         self.last = time.monotonic()
         path.write_bytes(before + b"# " + os.urandom((EDIT - 3) // 2).hex().encode() + b"\n")
         return path
+
+    def commit_another(self, share: float) -> tuple[str, str]:
+        """Commit an edit of a share of all files. Returns the commits before and after it."""
+        self.undo()
+        before = git(self.tree, "rev-parse", "HEAD").strip()
+        paths = git(self.tree, "ls-files", "-z").split("\0")[:-1]
+        for path in paths[:: round(1 / share)]:
+            with (self.tree / path).open("ab") as file:
+                file.write(b"\n")
+        git(self.tree, "add", "--all")
+        return before, commit(self.tree)
 
     def undo(self) -> None:
         """Give all files the content that they had before the first edit."""

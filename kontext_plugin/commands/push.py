@@ -19,6 +19,7 @@ from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.preflight import check_room
 from kontext_plugin.push.prepare import Prepared, prepare, take_next
 from kontext_plugin.push.publish import (
+    assemble_apart,
     assemble_complete,
     assemble_undamaged,
     count_upload,
@@ -163,6 +164,7 @@ def _write(
         assert assembly is not None
         assert plan.sources is not None
         assert plan.found_image is not None
+        assembly = assemble_apart(plan, plan.sources, assembly, found)
         for tag in [tag for tag, shown in found.shown.items() if shown == assembly.digest][:1]:
             assembly = assemble_complete(session, plan, plan.sources, assembly, tag)
         return _Written(prepared, (), plan.found_image.manifest, assembly)

@@ -107,7 +107,7 @@ def assemble(
 ) -> Assembly:
     """Return the image that `spec` describes, with these sources and labels.
 
-    `replaces` is the digest of an image that would be the same, but has lost a blob.
+    `replaces` is the digest of an image that would be the same, but is damaged or about to be lost.
     """
     documents: dict[Digest, bytes] = {}
     entries, images, configs = [], [], []

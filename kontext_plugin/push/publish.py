@@ -380,6 +380,17 @@ def find_damage(session: PushSession, assembly: Assembly, tag: Reference) -> boo
     return len(missing_blobs(session, assembly.blobs, tag)) > 0
 
 
+def assemble_apart(plan: Plan, sources: Sources, assembly: Assembly, found: Found) -> Assembly:
+    """Return the image, or an index without the very image that one of its tags shows now.
+
+    Where a tag is moved, Gitea deletes what it showed, also if the new index has it.
+    """
+    shown = {*found.shown.values()} & {image.digest for image in assembly.images}
+    if not (assembly.is_index and shown):
+        return assembly
+    return assemble(plan.spec, sources, plan.labels, str(shown.pop()))
+
+
 def assemble_complete(
     session: PushSession, plan: Plan, sources: Sources, assembly: Assembly, tag: Reference
 ) -> Assembly:

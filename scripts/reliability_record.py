@@ -26,6 +26,7 @@ class Record:
     counts: Counter[str] = field(default_factory=Counter)
     peaks: dict[str, float] = field(default_factory=dict)
     failure: str = ""
+    mended: str = ""  # the test that holds what failed, added by hand
     trials: int = 1  # more than one where records were added up
 
     def peak(self, name: str, value: float) -> None:

@@ -121,8 +121,11 @@ def _head(records: Sequence[Record], programs: Mapping[str, str]) -> str:
     repeat = """`scripts/reliability --for 8h --state docs/reliability.jsonl --write
         docs/reliability.md` goes on for a night, and adds to this page. A failure prints the
         command that repeats it, and keeps the pushed tree and the shown one."""
-    again = [f"{record.again}  # at {record.commit}" for record in records if record.failure]
-    failures = "\n\nWhat failed:\n\n" + "\n".join(f"    {line}" for line in again) if again else ""
+    faulty = [record for record in records if record.failure]
+    failures = "\n\nWhat failed:\n" if faulty else ""
+    for record in faulty:
+        mended = f" It is mended, and `{record.mended}` holds it." if record.mended else ""
+        failures += f"\n- At {record.commit}: `{record.again}`.{mended}"
     return f"""# Reliability
 
 {paragraph(intro)}

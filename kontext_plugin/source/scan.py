@@ -1,39 +1,41 @@
 """Scan a source directory into a tree.
 
 The tree of the last scan stands, wherever the entries of a directory are as they were. Several
-processes list a large directory. All consumers of an image show a path of the tree in the same way:
-the scan rejects any other name or link.
+processes list a large directory.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-import stat
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
-from typing import Literal, NamedTuple
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.listing import ListedTree, paths_below, update
-from kontext_plugin.image.tree import DIRECTORY, WHITEOUT, Tree, is_utf8, parents
-from kontext_plugin.manifest import SOURCES_PATH
-from kontext_plugin.runtime.files import DirTree
-from kontext_plugin.runtime.workers import Advance, Workers
+from kontext_plugin.image.tree import DIRECTORY, Tree, parents
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.source import entries
 from kontext_plugin.source import snapshot as snapshots
-from kontext_plugin.source.filters import Decision, Filters, Place, place_at
+from kontext_plugin.source.entries import (
+    MOVED,
+    Listed,
+    Rejected,
+    SpecialFile,
+    Task,
+    link_problem,
+    list_all,
+    unreadable,
+)
+from kontext_plugin.source.filters import Filters, Place, place_at
 from kontext_plugin.source.hashing import (
     HashedFile,
     Moved,
     SeenFile,
     Unreadable,
     hash_files,
-    signature_of,
-    status_in,
 )
 from kontext_plugin.source.snapshot import (
     UNSETTLED,
@@ -46,18 +48,9 @@ from kontext_plugin.source.snapshot import (
 )
 from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
-MAX_PATH = 3800
-"""Bytes of a path. PATH_MAX is 4096, and a container engine adds a directory in front."""
-
 _RACY = 2_000_000_000
 """Nanoseconds. A file that changed so shortly before the scan may change again within one tick of
 the file system's clock, and look the same (git's "racily clean" entries). It is read again."""
-
-_MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
-"""What listing a directory says if it, or one above it, was removed or replaced."""
-
-_AT_ONCE = 8192
-"""Files of new directories that one process lists before the rest is divided anew."""
 
 _MANY = 400_000
 """Bytes of records, some 6,000 files: from here on, several processes save time."""
@@ -66,25 +59,6 @@ _SHARES = 4
 """Tasks for each process: some are done sooner."""
 
 _MAX_SHOWN = 10
-
-_DRIVE = re.compile(r"[A-Za-z]:")
-
-SpecialKind = Literal["FIFO", "socket", "device"]
-
-_SPECIAL: dict[int, SpecialKind] = {
-    stat.S_IFIFO: "FIFO",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-}
-
-
-@dataclass(frozen=True)
-class SpecialFile:
-    """A file that no image can hold."""
-
-    path: str
-    kind: SpecialKind
 
 
 @dataclass(frozen=True)
@@ -104,175 +78,6 @@ class Scan:
         return self.snapshot.tree
 
 
-# --- Listing a directory, perhaps in a worker ---
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What one process lists."""
-
-    root: str
-    filters: Filters
-    settled: int  # nanoseconds: what changed later may change again and look the same
-    known: Mapping[str, bytes]  # packed records, by the directory's path
-    new: Sequence[tuple[Place, bytes | None]]  # with its record, if there is one
-
-
-class _Rejected(NamedTuple):
-    """A path that cannot be in an image."""
-
-    path: str
-    reason: str
-
-
-@dataclass
-class _Listed:
-    """What was found in a directory that is not as its record says. Paths begin at the root."""
-
-    place: Place
-    entries: bytes = b""  # packed
-    corrected: Signatures = field(default_factory=dict)  # these replace what is packed
-    again: bool = False  # as in Record
-    same: list[SeenFile] = field(default_factory=list)  # files that are as the record says
-    files: list[SeenFile] = field(default_factory=list)  # all others
-    links: dict[str, str] = field(default_factory=dict)
-    directories: list[Place] = field(default_factory=list)  # to be listed as well
-    special_files: list[SpecialFile] = field(default_factory=list)
-    git_entries: list[str] = field(default_factory=list)
-    rejected: list[_Rejected] = field(default_factory=list)
-    moved: list[Moved] = field(default_factory=list)
-    error: int = 0  # why it cannot be listed
-
-
-def _list_all(
-    task: _Task, advance: Advance
-) -> tuple[list[_Listed], list[tuple[Place, bytes | None]]]:
-    """List directories, and those below that are new. Return what differs, and what is left."""
-    found: list[_Listed] = []
-    count = 0
-    with DirTree(task.root) as sources:
-        for path, record in task.known.items():
-            listed, files = _list(sources, task, path, None, record)
-            advance(files)
-            if listed:
-                found.append(listed)
-        pending = [*task.new]
-        while pending and count < _AT_ONCE:
-            place, before = pending.pop()
-            listed, files = _list(sources, task, place.path, place, before)
-            advance(files)
-            count += files
-            if listed:
-                found.append(listed)
-                if before is None:  # else some of them may be known
-                    pending += [(below, None) for below in listed.directories]
-                    listed.directories.clear()
-    return found, pending
-
-
-def _list(
-    sources: DirTree, task: _Task, path: str, place: Place | None, record: bytes | None
-) -> tuple[_Listed | None, int]:
-    """List one directory, and return the number of its files.
-
-    Returns None in place of what it has if that is known: without a `place`, a directory that is
-    as its record says.
-    """
-    entries: list[tuple[str, bytes]] = []
-    failed: list[tuple[str, int]] = []
-    files = 0
-    try:
-        directory = sources.open_directory(path)
-        with os.scandir(directory) as items:
-            for item in items:
-                name = item.name
-                try:
-                    if item.is_dir(follow_symlinks=False):
-                        entries.append((name, snapshots.DIRECTORY))
-                    else:
-                        files += 1
-                        entries.append((name, signature_of(item.stat(follow_symlinks=False))))
-                except OSError as error:
-                    failed.append((name, error.errno or errno.EIO))
-        packed = pack_entries(entries)
-        if not place and record == snapshots.pack(Record(packed)) and not failed:
-            return None, files
-        listed = _Listed(place or place_at(task.filters, path), packed)
-        before = snapshots.entries_of(record)
-        for name, signature in entries:
-            _look(listed, task, directory, name, signature, before.get(name))
-        for name, number in failed:
-            _fail_to_look(listed, task, name, number)
-    except OSError as error:
-        return _Listed(place or place_at(task.filters, path), error=error.errno or errno.EIO), 0
-    return listed, files
-
-
-def _look(
-    listed: _Listed,
-    task: _Task,
-    directory: int,
-    name: str,
-    signature: bytes,
-    before: bytes | None,
-) -> None:
-    """Decide about one entry of an open directory, and note it. Raises OSError."""
-    place = listed.place
-    path = place.join(name)
-    is_directory = signature == snapshots.DIRECTORY
-    decision, verdict = task.filters.decide(path, name, is_directory, place.verdict, place.in_git)
-    if decision is Decision.SKIP:
-        return
-    if decision is Decision.SKIP_GIT:
-        listed.git_entries.append(path)
-        listed.again = True
-    elif decision is Decision.ENTER:
-        listed.directories.append(place.below(name, decision, verdict))
-    elif problem := _name_problem(path):
-        listed.rejected.append(_Rejected(path, problem))
-    elif is_directory:
-        listed.directories.append(place.below(name, decision, verdict))
-    else:
-        mode, status = status_in(signature)
-        if kind := _SPECIAL.get(stat.S_IFMT(mode)):
-            listed.special_files.append(SpecialFile(path, kind))
-            listed.again = True
-        elif stat.S_ISLNK(mode):
-            _look_at_link(listed, path, name, directory, settled=status.changed < task.settled)
-        elif signature == before:
-            listed.same.append(SeenFile(path, status.size))
-        else:
-            listed.files.append(SeenFile(path, status.size))
-
-
-def _fail_to_look(listed: _Listed, task: _Task, name: str, number: int) -> None:
-    """Note an entry that has no status, unless it is skipped."""
-    place = listed.place
-    path = place.join(name)
-    listed.corrected[name] = UNSETTLED
-    decision, _ = task.filters.decide(path, name, False, place.verdict, place.in_git)
-    if number in _MOVED:
-        listed.moved.append(Moved(path, number))
-    elif decision is Decision.KEEP:
-        listed.rejected.append(_unreadable(path, os.strerror(number)))
-
-
-def _look_at_link(listed: _Listed, path: str, name: str, directory: int, *, settled: bool) -> None:
-    """Note a link of an open directory. Raises OSError."""
-    if not settled:
-        listed.corrected[name] = UNSETTLED
-    try:
-        listed.links[path] = target = os.readlink(name, dir_fd=directory)
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # a file was renamed over it
-            listed.files.append(SeenFile(path, 0))
-        else:
-            listed.moved.append(Moved(path, error.errno or 0))
-        return
-    if problem := _link_problem(path, target):
-        listed.rejected.append(_Rejected(path, problem))
-
-
 # --- The scan ---
 
 
@@ -290,17 +95,17 @@ class _Found:
     links: dict[str, str] = field(default_factory=dict)
     unknown: list[SeenFile] = field(default_factory=list)  # the files to hash
     hashed: int = 0  # files that were read
-    listed: dict[str, _Listed] = field(default_factory=dict)  # by the directory's path
+    listed: dict[str, Listed] = field(default_factory=dict)  # by the directory's path
     gone: set[str] = field(default_factory=set)  # directories without a record
     again: set[str] = field(default_factory=set)  # directories to look at again in any case
     unreadable: list[str] = field(default_factory=list)
-    rejected: list[_Rejected] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
 
     def add_link(self, path: str, target: str) -> None:
         """Put a link into the tree."""
-        if problem := _link_problem(path, target):
-            self.rejected.append(_Rejected(path, problem))
+        if problem := link_problem(path, target):
+            self.rejected.append(Rejected(path, problem))
         self.links[path] = target
 
     def keep_parents(self, directory: str) -> None:
@@ -359,12 +164,12 @@ def scan(
             with steps.step(StepName.SCAN) as step:
                 found = _walk(root, filters, before, workers, step, settled)
         except OSError as error:
-            raise _rejection([_unreadable(root, error.strerror)]) from error
+            raise _rejection([unreadable(root, error.strerror)]) from error
         if not found.rejected:
             try:
                 _hash_unknown(root, found, workers, steps, settled, copies)
             except Unreadable as error:
-                raise _rejection([_unreadable(*error.args)]) from error
+                raise _rejection([unreadable(*error.args)]) from error
         if found.rejected:
             raise _rejection(found.rejected)
         return found
@@ -378,7 +183,7 @@ def scan(
         hashed += found.hashed
         for path, reason in found.moved:
             if reason == errno.ESTALE:  # a file server that is gone is an error
-                raise _rejection([_unreadable(path, os.strerror(reason))])
+                raise _rejection([unreadable(path, os.strerror(reason))])
         snapshot = _snapshot(found, before, filters)
     listed = found.listed.values()
     return Scan(
@@ -401,7 +206,7 @@ def _walk(
     known = _known(before, filters)
     new = [] if known else [(Place(), before.records.get(""))]
     found = _Found(before.tree if known else ListedTree(), is_fresh=not known)
-    results: list[_Listed] = []
+    results: list[Listed] = []
     count = 0
 
     def advance(files: int) -> None:
@@ -410,10 +215,10 @@ def _walk(
         step.advance(files, 0)
 
     while known or new:
-        processes = workers.count if count >= _AT_ONCE else 1
-        tasks = _divide(_Task(root, filters, settled, known, new), workers.count, processes)
+        processes = workers.count if count >= entries.AT_ONCE else 1
+        tasks = _divide(Task(root, filters, settled, known, new), workers.count, processes)
         known, new = {}, []
-        for listed, left in workers.map(_list_all, tasks, advance):
+        for listed, left in workers.map(list_all, tasks, advance):
             results += listed
             new += left
             for place in (below for one in listed for below in one.directories):
@@ -433,7 +238,7 @@ def _known(before: Snapshot, filters: Filters) -> dict[str, bytes]:
     return known if all(map(snapshots.unpack, known.values())) else {}
 
 
-def _divide(task: _Task, processes: int, for_new: int) -> list[_Task]:
+def _divide(task: Task, processes: int, for_new: int) -> list[Task]:
     """Divide what is to be listed among processes, if there is enough of it."""
     if task.filters.not_ignored:  # too large to be sent to each of them
         return [task]
@@ -453,7 +258,7 @@ def _divide(task: _Task, processes: int, for_new: int) -> list[_Task]:
     ]
 
 
-def _merge(found: _Found, before: Snapshot, results: dict[str, _Listed]) -> None:
+def _merge(found: _Found, before: Snapshot, results: dict[str, Listed]) -> None:
     """Put what was listed into what was found."""
     left: set[str] = set()  # directories that are none any more, or cannot be listed
     for path, listed in results.items():
@@ -477,7 +282,7 @@ def _merge(found: _Found, before: Snapshot, results: dict[str, _Listed]) -> None
             _take(found, before, listed)
 
 
-def _drop_missing(found: _Found, listed: _Listed, before: Signatures) -> set[str]:
+def _drop_missing(found: _Found, listed: Listed, before: Signatures) -> set[str]:
     """Drop what the directory had before and has no more. Return the directories among it."""
     directories = {place.path for place in listed.directories}
     kept = {*listed.links, *(file.path for file in (*listed.same, *listed.files))}
@@ -493,7 +298,7 @@ def _drop_missing(found: _Found, listed: _Listed, before: Signatures) -> set[str
     return left
 
 
-def _take(found: _Found, before: Snapshot, listed: _Listed) -> None:
+def _take(found: _Found, before: Snapshot, listed: Listed) -> None:
     """Take over what is in a directory."""
     place = listed.place
     found.listed[place.path] = listed
@@ -513,7 +318,7 @@ def _take(found: _Found, before: Snapshot, listed: _Listed) -> None:
         found.keep_parents(place.path.rpartition("/")[0])
 
 
-def _take_known(found: _Found, before: Snapshot, listed: _Listed) -> None:
+def _take_known(found: _Found, before: Snapshot, listed: Listed) -> None:
     """Take the digests of files that are as before from a tree that other filters have made."""
     for file in listed.same:
         path = file.path
@@ -525,16 +330,16 @@ def _take_known(found: _Found, before: Snapshot, listed: _Listed) -> None:
             found.executable.add(path)
 
 
-def _fail_to_list(found: _Found, listed: _Listed) -> None:
+def _fail_to_list(found: _Found, listed: Listed) -> None:
     """Note why a directory cannot be listed. The next scan tries again."""
     path, number = listed.place.path, listed.error
     found.again.add(path.rpartition("/")[0])
-    if number in _MOVED:
+    if number in MOVED:
         found.moved.append(Moved(path or ".", number))
     elif listed.place.verdict.excluded:
         found.unreadable.append(path)
     else:
-        found.rejected.append(_unreadable(path or ".", os.strerror(number)))
+        found.rejected.append(unreadable(path or ".", os.strerror(number)))
 
 
 def _hash_unknown(
@@ -542,7 +347,7 @@ def _hash_unknown(
 ) -> None:
     """Hash the files that are not as before. Raises as `hash_files` does."""
     found.hashed = len(found.unknown)
-    listed, signatures = _Listed(Place()), Signatures()
+    listed, signatures = Listed(Place()), Signatures()
     for file in hash_files(root, found.unknown, workers, steps, copies):
         path = file.path
         directory, _, name = path.rpartition("/")
@@ -576,10 +381,10 @@ def _snapshot(found: _Found, before: Snapshot, filters: Filters) -> Snapshot:
     changed: dict[str, bytes] = {}
     for path, listed in found.listed.items():
         again = listed.again or path in found.again
-        entries = listed.entries
+        packed = listed.entries
         if listed.corrected:
-            entries = pack_entries((unpack_entries(entries) | listed.corrected).items())
-        record = snapshots.pack(Record(entries, again))
+            packed = pack_entries((unpack_entries(packed) | listed.corrected).items())
+        record = snapshots.pack(Record(packed, again))
         if records.get(path) != record:
             changed[path] = record
     for path in found.again - found.listed.keys():
@@ -616,47 +421,7 @@ def _without_empty(found: _Found, filters: Filters) -> ListedTree:
 # --- What the scan rejects ---
 
 
-def _name_problem(path: str) -> str | None:
-    """Return why no image can hold a file of this name; None if one can."""
-    if WHITEOUT in path and f"/{WHITEOUT}" in f"/{path}":
-        return f"its name begins with {WHITEOUT}, which marks a removed file in a layer"
-    if not path.isascii() and not is_utf8(path):
-        return "its name is not UTF-8, which the layers' format and the manifest need"
-    if len(path) * 4 > MAX_PATH and len(path.encode()) > MAX_PATH:
-        return f"its path is longer than {MAX_PATH} bytes, and container engines cannot unpack it"
-    if "\\" in path and _leads_out(f"{SOURCES_PATH}/{path}"):
-        return "'crane export' reads its backslashes as slashes, and they lead out of the image"
-    return None
-
-
-def _link_problem(path: str, target: str) -> str | None:
-    """Return why consumers would disagree about this link; None if they agree.
-
-    `crane export` drops a relative link whose text leads out of the image's root, and a link to
-    what looks like a Windows drive. Docker keeps both. (go-containerregistry, pkg/v1/mutate,
-    unsafeRelativeLink.) All keep a link out of the sources that stays in the image.
-    """
-    if not is_utf8(target):
-        return "its target is not UTF-8"
-    slashed = target.replace("\\", "/")
-    if slashed.startswith("/"):
-        return None
-    if _DRIVE.match(slashed):
-        return f"its target {target!r} looks like a Windows drive, and 'crane export' drops it"
-    if _leads_out(f"{SOURCES_PATH}/{path}/../{slashed}"):
-        return f"its target {target!r} leads out of the image, and 'crane export' drops it"
-    return None
-
-
-def _leads_out(path: str) -> bool:
-    return os.path.normpath(path.replace("\\", "/")).startswith("..")
-
-
-def _unreadable(path: str, reason: str | None) -> _Rejected:
-    return _Rejected(path, f"cannot be read: {reason}")
-
-
-def _rejection(rejected: list[_Rejected]) -> KontextError:
+def _rejection(rejected: list[Rejected]) -> KontextError:
     lines = [f"  {item.path!r}: {item.reason}" for item in rejected[:_MAX_SHOWN]]
     if len(rejected) > _MAX_SHOWN:
         lines.append(f"  and {len(rejected) - _MAX_SHOWN} more")

@@ -42,7 +42,8 @@ from kontext_plugin.push.prepare import Prepared
 from kontext_plugin.push.publish import Published
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.source.directory import open_source
-from kontext_plugin.source.scan import Scan, SpecialFile
+from kontext_plugin.source.entries import SpecialFile
+from kontext_plugin.source.scan import Scan
 from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import size

@@ -33,7 +33,7 @@ from kontext_plugin.push.publish import StagedLayers, stage_layers
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.push.stage import stage
 from kontext_plugin.runtime.workers import Workers
-from kontext_plugin.source import hashing, scan
+from kontext_plugin.source import entries, hashing, scan
 from kontext_plugin.terminal.messages import Report
 
 TAG = parse_reference("host.io/repo:t")
@@ -239,7 +239,7 @@ def test_a_change_that_no_file_system_tells_of_is_found(
 
     ino = status.st_ino
     monkeypatch.setattr(hashing, "signature_of", old_signature)
-    monkeypatch.setattr(scan, "signature_of", old_signature)
+    monkeypatch.setattr(entries, "signature_of", old_signature)
     assert prepared(session, root).plan.tree == before.plan.tree, "nothing tells of the change"
     after, staged = stage(session, before, str(scratch))
     assert staged is not None

@@ -23,6 +23,7 @@ from support.trees import Directory, File, Link, Tree, on_disk, plant, remove
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.files import DirTree
 from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.source import entries as listing
 from kontext_plugin.source import hashing
 from kontext_plugin.source import scan as scans
 from kontext_plugin.source.filters import Filters
@@ -202,7 +203,7 @@ def test_a_file_that_was_just_written_may_change_and_look_the_same(
 ) -> None:
     plant(root, {"f": X})
     same = (root / "f").stat()
-    monkeypatch.setattr(scans, "signature_of", lambda status: signature_of(same))
+    monkeypatch.setattr(listing, "signature_of", lambda status: signature_of(same))
     known = scan().snapshot
     plant(root, {"f": File(b"y")})
     found = scan(known=known)

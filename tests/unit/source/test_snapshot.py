@@ -21,6 +21,7 @@ from support.trees import File, on_disk, plant
 from kontext_plugin.cache import Cache
 from kontext_plugin.image.chunking import is_boundary
 from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.source import entries
 from kontext_plugin.source import scan as scans
 from kontext_plugin.source.filters import Filters, place_at
 from kontext_plugin.source.git import NotIgnored
@@ -98,7 +99,7 @@ FILTERS = {
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several processes list even the smallest directory."""
     monkeypatch.setattr(scans, "_MANY", 1)
-    monkeypatch.setattr(scans, "_AT_ONCE", 2)
+    monkeypatch.setattr(entries, "AT_ONCE", 2)
 
 
 @pytest.fixture

@@ -94,10 +94,16 @@ class Content:
         return os.fstat(self._file).st_size - self._start if self._file >= 0 else 0
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return so many bytes from `offset` on. Raises OSError."""
-        piece = os.pread(self._file, length, self._start + offset)
-        if len(piece) != length:
-            raise OSError(errno.EIO, "a file of the cache is shorter than it was")
+        """Return so many bytes from `offset` on. Raises KontextError."""
+        try:
+            piece = os.pread(self._file, length, self._start + offset)
+            if len(piece) != length:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError as error:
+            raise KontextError(
+                f"a file of the cache cannot be read any more: {error.strerror}",
+                hint="Run 'docker kontext cache prune', and push again.",
+            ) from error
         return piece
 
 

@@ -59,10 +59,10 @@ MAX_READ = 2 * MAX_BYTES
 """Bytes that are read of an image: obsolete parts lie before the current ones."""
 
 _MAX_VALUES = 4 * 1024 * 1024
-"""JSON values of manifest.json and all reverse deltas together."""
+"""JSON values of manifest.json, of all reverse deltas together, and of a chunk of the listing."""
 
-_MAX_PART_VALUES = 1024 * 1024
-"""JSON values of a chunk of the listing, which has at most 512 paths."""
+_MAX_PATHS = 4_000_000
+"""Paths of a listing in parts: their parents are held in memory."""
 
 _MAX_COUNT = 2**63 - 1
 _MAX_PATH, _MAX_NAME = 4095, 255  # bytes
@@ -355,7 +355,7 @@ def _load_part(
         raise InvalidManifest("a part of its manifest is missing")
     if digest_of(content) != part.digest:
         raise InvalidManifest("a part of its manifest is damaged")
-    _check_values(content, _MAX_PART_VALUES if schema == MANIFEST_PART else _MAX_VALUES)
+    _check_values(content, _MAX_VALUES)
     try:
         document = load_document(content, schema)
     except InvalidDocument as error:
@@ -387,6 +387,8 @@ def _join_chunks(loaded: Iterable[tuple[Tree, bytes]]) -> ListedTree:
         segment.append(paths)
         chunks.append(chunk_of(start, tree, content))
         last, count = (paths or [last])[-1], count + len(paths)
+        if count > _MAX_PATHS:
+            raise InvalidManifest("its manifest is too large to be read")
         directories |= tree.directories()
         above.update(path.rpartition("/")[0] for path in paths)
     _check_segment(first, segment)

@@ -177,6 +177,7 @@ def _write(
         assembly = assemble_undamaged(session, plan, sources, options.tags[0])
     else:
         assembly = assemble(plan.spec, sources, plan.labels)
+    assembly = assemble_apart(plan, sources, assembly, prepared.found)
     return _Written(prepared, layers.all, layers.manifest, assembly)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 from kontext_plugin.image.chunking import SMALL, cut, is_boundary
@@ -225,8 +226,8 @@ def _without(tree: ListedTree, digests: Collection[Digest]) -> Tree:
 def paths_below(tree: ListedTree, directory: str) -> Iterator[str]:
     """Yield the sorted paths below a directory."""
     prefix = f"{directory}/"
-    starts = [chunk.start for chunk in tree.chunks]
-    for chunk in tree.chunks[max(bisect_right(starts, prefix) - 1, 0) :]:
+    index = bisect_right(tree.chunks, prefix, key=lambda chunk: chunk.start) - 1
+    for chunk in islice(tree.chunks, max(index, 0), None):
         paths = sorted(chunk.tree.paths())
         first = bisect_left(paths, prefix)
         for path in paths[first:]:
@@ -249,15 +250,13 @@ def update(tree: ListedTree, new: Tree, removed: Collection[str]) -> ListedTree:
     if len(tree.chunks) == 1 or count - len(removed) <= SMALL:
         return list_tree(_changed(tree.chunks, new, removed))
     chunks: list[Chunk] = []
-    kept = {chunk.digest: chunk for chunk in tree.chunks}
     for segment, paths in _touched_segments(tree, new, touched):
         if not paths:
             chunks += segment
             continue
         piece = _changed(segment, new.only(paths), paths)
         for start, some in cut(sorted(piece.paths()), segment[0].start):
-            made = chunk_of(start, piece.only(some))
-            chunks.append(kept.get(made.digest, made) if start else made)
+            chunks.append(chunk_of(start, piece.only(some)))
     whole = tree_of_chunks(chunks)
     if len(whole.files) + len(whole.links) <= SMALL:
         return list_tree(_joined(chunk.tree for chunk in chunks))

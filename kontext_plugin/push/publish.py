@@ -385,10 +385,10 @@ def assemble_apart(plan: Plan, sources: Sources, assembly: Assembly, found: Foun
 
     Where a tag is moved, Gitea deletes what it showed, also if the new index has it.
     """
-    shown = {*found.shown.values()} & {image.digest for image in assembly.images}
+    shown = {image.digest for image in assembly.images} & {*found.shown.values()}
     if not (assembly.is_index and shown):
         return assembly
-    return assemble(plan.spec, sources, plan.labels, str(shown.pop()))
+    return assemble(plan.spec, sources, plan.labels, min(shown))
 
 
 def assemble_complete(

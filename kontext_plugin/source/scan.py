@@ -133,10 +133,11 @@ class _Found:
     def drop(self, path: str) -> None:
         """Take a path, and what stood below it, out of the tree."""
         self.dropped.add(path)
-        if self.tree.is_directory(path):
-            self.removed.update(paths_below(self.tree, path))
-        if path in self.tree:
-            self.removed.add(path)
+        if path not in self.removed:  # else its parent was dropped with all below
+            if self.tree.is_directory(path):
+                self.removed.update(paths_below(self.tree, path))
+            if path in self.tree:
+                self.removed.add(path)
         for column in (self.files, self.sizes, self.links):
             column.pop(path, None)
         self.executable.discard(path)
@@ -170,6 +171,8 @@ def scan(
                 _hash_unknown(root, found, workers, steps, settled, copies)
             except Unreadable as error:
                 raise _rejection([unreadable(*error.args)]) from error
+            except OSError as error:
+                raise _rejection([unreadable(root, error.strerror)]) from error
         if found.rejected:
             raise _rejection(found.rejected)
         return found
@@ -260,13 +263,17 @@ def _divide(task: Task, processes: int, for_new: int) -> list[Task]:
 
 def _merge(found: _Found, before: Snapshot, results: dict[str, Listed]) -> None:
     """Put what was listed into what was found."""
-    left: set[str] = set()  # directories that are none any more, or cannot be listed
+    missing: set[str] = set()  # directories that their parents do not have
+    failed: set[str] = set()  # directories that cannot be listed
     for path, listed in results.items():
         if listed.error:
-            left.add(path)
+            failed.add(path)
             found.drop(path)
         elif not found.is_fresh:
-            left |= _drop_missing(found, listed, snapshots.entries_of(before.records.get(path)))
+            missing |= _drop_missing(found, listed, snapshots.entries_of(before.records.get(path)))
+    # One that was listed was there a moment before or after its parent: look again.
+    found.moved += [Moved(path, 0) for path in (missing & results.keys()) - failed]
+    left = missing | failed
     records = [] if found.is_fresh else [*before.records]
     for directory in left:
         found.gone.add(directory)
@@ -274,7 +281,7 @@ def _merge(found: _Found, before: Snapshot, results: dict[str, Listed]) -> None:
         end = bisect_left(records, f"{directory}0")  # "0" follows "/"
         found.gone.update(records[first:end])
     for path, listed in results.items():
-        if any(above in left for above in parents([path])):
+        if path in missing or (left and any(above in left for above in parents([path]))):
             continue
         if listed.error:
             _fail_to_list(found, listed)
@@ -404,17 +411,13 @@ def _without_empty(found: _Found, filters: Filters) -> ListedTree:
     if not (filters.rules.kept or filters.not_ignored):
         return tree
     removed: set[str] = set()
-    pending = {path.rpartition("/")[0] for path in found.dropped}
-    while pending:
-        directory = max(pending, key=len)
-        pending.remove(directory)
+    for directory in reversed(parents(found.dropped)):  # children first
         if (
             tree.is_directory(directory)
             and not place_at(filters, directory).is_kept
             and all(path in removed for path in paths_below(tree, directory))
         ):
             removed.add(directory)
-            pending.add(directory.rpartition("/")[0])
     return update(tree, Tree(), removed)
 
 

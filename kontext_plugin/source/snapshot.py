@@ -88,15 +88,24 @@ def forget(snapshot: Snapshot, path: str) -> Snapshot:
 class Records(Mapping[str, bytes]):
     """Records with some of them changed. The others are read when they are needed."""
 
+    _before: Mapping[str, bytes]
+    _changed: Mapping[str, bytes]
+    _removed: set[str]
+
     def __init__(
         self,
         before: Mapping[str, bytes],
         changed: Mapping[str, bytes],
         removed: Collection[str] = (),
     ) -> None:
+        gone = {*removed}
+        if isinstance(before, Records):  # or each scan during a push would add a level
+            kept = {path: one for path, one in before._changed.items() if path not in gone}
+            gone |= before._removed
+            before, changed = before._before, {**kept, **changed}
         self._before = before
         self._changed = changed
-        self._removed = {*removed} - changed.keys()
+        self._removed = gone - changed.keys()
         self._paths = sorted((before.keys() | changed.keys()) - self._removed)
 
     def __getitem__(self, path: str) -> bytes:

@@ -498,13 +498,14 @@ def test_a_push_is_whole_where_the_layers_went_with_the_tag(field: Field, change
 
 
 @registries(*IN_MEMORY, *ON_DISK, Gitea)
-@pytest.mark.parametrize("machine", ["the same machine", "another machine"])
+@pytest.mark.parametrize("machine", ["the same machine", "another machine", "--fresh"])
 def test_a_platform_is_added_to_an_image_that_goes_with_its_tag(field: Field, machine: str) -> None:
     """Gitea deletes what a tag has shown, also if it is an image of the index that replaces it."""
     field.push_well("v1")
     if machine == "another machine":
         field.another_machine()
-    index = field.push_well("v1", options=["--platform", "linux/amd64,linux/arm64"])
+    more = ["--fresh"] if machine == "--fresh" else []
+    index = field.push_well("v1", options=["--platform", "linux/amd64,linux/arm64", *more])
     assert field.push_well("v1") == index
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.models import described, trees
 
 from kontext_plugin.image import listing
-from kontext_plugin.image.chunking import is_boundary
+from kontext_plugin.image.chunking import boundary_hash, is_boundary
 from kontext_plugin.image.listing import (
     ListedTree,
     differing,
@@ -90,6 +90,19 @@ def test_a_changed_tree_is_the_one_that_is_listed_anew(edits: list[Any], count: 
         assert (tree.file_count, tree.size, tree.length) == (
             whole.file_count, whole.size, whole.length,
         )  # fmt: skip
+
+
+def test_a_path_before_the_first_one_moves_no_start() -> None:
+    """The first chunk of before may list the paths of the second one of now: not its start."""
+    names = sorted(f"n{number:06}" for number in range(4000))
+    first = next(name for name in names if boundary_hash(name) % 256 == 128)
+    paths = [name for name in names if name >= first and not is_boundary(name)][:1500]
+    tree = lazy(tree_with(dict.fromkeys(paths, "content")).only(paths))
+    assert len(tree.chunks) > 2
+    new = update(tree, tree_with({"a": "content"}).only(["a"]), ())
+    whole = list_tree(tree_with(dict.fromkeys(["a", *paths], "content")).only(["a", *paths]))
+    assert [chunk.start for chunk in new.chunks] == [chunk.start for chunk in whole.chunks]
+    assert new == whole and new.entry("a") == whole.entry("a")
 
 
 def test_an_edit_decodes_only_what_is_around_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from support.random_edits import edit_at_random, put, random_seed
 from support.trees import File, on_disk, plant
 
 from kontext_plugin.cache import Cache
+from kontext_plugin.errors import KontextError
 from kontext_plugin.image.chunking import is_boundary
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import entries
@@ -67,19 +68,27 @@ def test_damaged_entries_are_none(entries: bytes) -> None:
     assert unpack_entries(entries) == {}
 
 
-@given(
-    st.dictionaries(st.sampled_from("abcdef"), st.binary()),
-    st.dictionaries(st.sampled_from("abcdef"), st.binary()),
-    st.sets(st.sampled_from("abcdef")),
-)
+SOME = st.dictionaries(st.sampled_from("abcdef"), st.binary())
+
+
+@given(SOME, st.lists(st.tuples(SOME, st.sets(st.sampled_from("abcdef"))), max_size=4))
 def test_changed_records_are_those_of_a_plain_map(
-    before: dict[str, bytes], changed: dict[str, bytes], removed: set[str]
+    before: dict[str, bytes], changes: list[tuple[dict[str, bytes], set[str]]]
 ) -> None:
-    expected = {path: text for path, text in before.items() if path not in removed} | changed
-    records = Records(before, changed, removed)
-    assert dict(records) == expected
-    assert [*records] == sorted(expected) and len(records) == len(expected)
-    assert [path for path in "abcdef" if path in records] == sorted(expected)
+    expected, records = dict(before), Records(before, {})
+    for changed, removed in changes:
+        expected = {path: one for path, one in expected.items() if path not in removed} | changed
+        records = Records(records, changed, removed)
+        assert dict(records) == expected
+        assert [*records] == sorted(expected) and len(records) == len(expected)
+        assert [path for path in "abcdef" if path in records] == sorted(expected)
+
+
+def test_records_may_change_again_and_again() -> None:
+    records = Records({}, {})
+    for number in range(3000):
+        records = Records(records, {str(number % 7): b"%d" % number})
+    assert records["0"] == b"2996"
 
 
 # --- Scans with a snapshot, and without ---
@@ -121,6 +130,68 @@ def at_rest(root: Path, known: Snapshot, filters: Filters, workers: Workers) -> 
     assert {*found.special_files} == {*fresh.special_files}
     assert {*found.git_entries} == {*fresh.git_entries}
     return found
+
+
+SWAPS: dict[str, Callable[[Path], object]] = {
+    "comes back": lambda path: path.with_name("away").rename(path),
+    "another one": lambda path: plant(path.parent, {"p/x/f1": File(b"another"), "p/g": X}),
+    "a link": lambda path: path.symlink_to("away"),
+    "nothing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("parent", ["first", "last"])
+@pytest.mark.parametrize("swap", SWAPS)
+def test_a_directory_that_is_away_while_its_parent_is_listed_is_not_lost(
+    swap: str,
+    parent: str,
+    settled: None,
+    root: Path,
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A build replaces its output: `mv dist old; mv new dist`."""
+    plant(root, {"p/x/f1": X, "p/x/f2": X, "p/g": X, "kept": X})
+    known = scans.scan(str(root), Filters(), Snapshot(), workers, Steps()).snapshot
+    if parent == "last":
+        items = scans._known
+        monkeypatch.setattr(scans, "_known", lambda *both: dict(reversed(items(*both).items())))
+    real, done = entries._list, []
+
+    def list_and_swap(sources: Any, task: Any, path: str, *others: Any) -> Any:
+        if path or done:
+            return real(sources, task, path, *others)
+        done.append(path)
+        (root / "p").rename(root / "away")
+        found = real(sources, task, path, *others)
+        SWAPS[swap](root / "p")
+        return found
+
+    monkeypatch.setattr(entries, "_list", list_and_swap)
+    found = scans.scan(str(root), Filters(), known, workers, Steps())
+    assert done
+    monkeypatch.undo()
+    now = time.time_ns
+    monkeypatch.setattr(scans.time, "time_ns", lambda: now() + 3600 * 10**9)
+    assert described(on_disk(root)) == at_rest(root, found.snapshot, Filters(), workers).tree
+    if (swap, parent) == ("comes back", "first"):
+        assert found.tree == described(on_disk(root)), "it was there a moment later"
+
+
+def test_a_root_that_goes_away_before_its_files_are_read_is_named(
+    root: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(root, {"f": X})
+    walk = scans._walk
+
+    def walk_and_go(*arguments: Any) -> Any:
+        found = walk(*arguments)
+        root.rename(root.with_name("away"))
+        return found
+
+    monkeypatch.setattr(scans, "_walk", walk_and_go)
+    with pytest.raises(KontextError, match="root': cannot be read: No such file"):
+        scans.scan(str(root), Filters(), Snapshot(), workers, Steps())
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from reliability_stage import Stage
 from support import proxy
 from support.machine import Machine, ended, ends_within
 from support.proxy import ALWAYS, Fault, Proxy, Rule, serve_proxy
-from support.random_edits import edit_at_random
+from support.random_edits import edit_at_random, put
 from support.services import Result
 from support.trees import File, Tree, on_disk, plant, remove
 
@@ -102,7 +102,7 @@ class History:
             edit_at_random(self.machine.source, self.chance)
             if (self.machine.source / "crowd").is_dir() and self.chance.random() < 0.5:
                 number = self.chance.randrange(CROWD)
-                plant(self.machine.source, {f"crowd/{number % 7}/{number}": File(b"edited")})
+                put(self.machine.source, f"crowd/{number % 7}/{number}", File(b"edited"))
 
     def choose_machine(self) -> None:
         kind = self.chance.random()

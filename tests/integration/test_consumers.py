@@ -37,7 +37,7 @@ from support.models import PLAIN_NAMES, STRANGE, STRANGE_NAMES, parents, trees
 from support.services import Docker, Registry, missing
 from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, plant, remove
 
-from kontext_plugin.source.scan import MAX_PATH
+from kontext_plugin.source.entries import MAX_PATH
 
 EXAMPLES = 3
 STEPS = 7

@@ -214,7 +214,7 @@ class Root:
 
 def read_root(content: bytes) -> Root:
     """Read manifest.json by the schema of its version. Raises InvalidManifest."""
-    _check_values(content, _MAX_VALUES)
+    _check_values(content)
     try:
         document = load_manifest(content)
     except InvalidDocument as error:
@@ -230,8 +230,7 @@ def decode(root: Root, parts: dict[Digest, bytes]) -> Manifest:
     get none. Raises InvalidManifest.
     """
     _check_values(
-        b"".join(parts[part.digest] for part in root.reverse_deltas if part.digest in parts),
-        _MAX_VALUES,
+        b"".join(parts[part.digest] for part in root.reverse_deltas if part.digest in parts)
     )
     reverse = {
         part.digest: _load_part(part, parts, MANIFEST_REVERSE_DELTA)[0]
@@ -355,7 +354,7 @@ def _load_part(
         raise InvalidManifest("a part of its manifest is missing")
     if digest_of(content) != part.digest:
         raise InvalidManifest("a part of its manifest is damaged")
-    _check_values(content, _MAX_VALUES)
+    _check_values(content)
     try:
         document = load_document(content, schema)
     except InvalidDocument as error:
@@ -475,12 +474,12 @@ def _check_parents(above: Iterable[str], directories: Collection[str]) -> None:
             )
 
 
-def _check_values(document: bytes, limit: int) -> None:
-    """A document has at most so many values: Python takes a hundred bytes for one.
+def _check_values(document: bytes) -> None:
+    """A document has at most _MAX_VALUES values: Python takes a hundred bytes for one.
 
     Three bytes can make a value. Commas and brackets in names count as well.
     """
-    if sum(map(document.count, (b",", b"[", b"{"))) > limit:
+    if sum(map(document.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise InvalidManifest("its manifest is too large to be read")
 
 

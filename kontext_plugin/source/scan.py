@@ -164,15 +164,12 @@ def scan(
         try:
             with steps.step(StepName.SCAN) as step:
                 found = _walk(root, filters, before, workers, step, settled)
+            if not found.rejected:
+                _hash_unknown(root, found, workers, steps, settled, copies)
+        except Unreadable as error:
+            raise _rejection([unreadable(*error.args)]) from error
         except OSError as error:
             raise _rejection([unreadable(root, error.strerror)]) from error
-        if not found.rejected:
-            try:
-                _hash_unknown(root, found, workers, steps, settled, copies)
-            except Unreadable as error:
-                raise _rejection([unreadable(*error.args)]) from error
-            except OSError as error:
-                raise _rejection([unreadable(root, error.strerror)]) from error
         if found.rejected:
             raise _rejection(found.rejected)
         return found
@@ -218,8 +215,8 @@ def _walk(
         step.advance(files, 0)
 
     while known or new:
-        processes = workers.count if count >= entries.AT_ONCE else 1
-        tasks = _divide(Task(root, filters, settled, known, new), workers.count, processes)
+        for_new = workers.count if count >= entries.AT_ONCE else 1
+        tasks = _divide(Task(root, filters, settled, known, new), workers.count, for_new)
         known, new = {}, []
         for listed, left in workers.map(list_all, tasks, advance):
             results += listed

@@ -8,20 +8,24 @@ owners, times and modes are fixed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import posixpath
+import stat
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.listing import differing
-from kontext_plugin.image.tree import WHITEOUT, Entry, ReverseDelta, Tree, parents
+from kontext_plugin.image.tree import UNREAD, WHITEOUT, Entry, ReverseDelta, Tree, parents
 from kontext_plugin.layer import compression, tar
 from kontext_plugin.layer.compression import Compressed, Compression, Sink
 from kontext_plugin.manifest import SOURCES_PATH
-from kontext_plugin.runtime.files import DirTree, HashedPieces, read_pieces
+from kontext_plugin.runtime.files import DirTree, read_pieces
+from kontext_plugin.runtime.status import HashedFile, status_of
 
 ENTRY_BYTES = 512
 """Bytes of a path in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
@@ -264,8 +268,15 @@ def entry_difference(
 
 _PIECE = 256 * 1024  # bytes of a file that are read at a time
 
-Tee = Callable[[str, Iterator[bytes]], Iterator[bytes]]
-"""Takes a file's path and the pieces of its content; yields the pieces unchanged."""
+
+class Watcher(Protocol):
+    """Sees the content of each regular file that goes into a layer: `begin`, pieces, `end`."""
+
+    def begin(self, path: str, /) -> None: ...
+
+    def add(self, piece: bytes, /) -> None: ...
+
+    def end(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -291,84 +302,134 @@ def write_layer(
     root: str,
     tree: Tree,
     content: LayerContent,
-    tee: Tee | None = None,
+    watcher: Watcher | None = None,
     algorithm: Compression = compression.DEFAULT,
     copies: str = "",
+    files: list[HashedFile] | None = None,
 ) -> Compressed:
     """Write a layer: the documents first, then the tree's entries at the written paths.
 
     File contents are read below `root` and must be those of `tree`. A file whose digest is a name
-    in the directory `copies` is read from there. The layer is compressed.
+    in the directory `copies` is read from there. What an UNREAD file is, is added to `files`. The
+    layer is compressed.
+
     Raises SourceMoved where a file has changed or cannot be read, and OSError from the sink.
     """
     try:
-        sources = _Sources(root, copies)
+        sources = DirTree(root)
     except OSError as error:
         raise _moved(root, f"cannot be read any more: {error.strerror}") from error
     with sources:
-        return algorithm.compress(sink, _archive(sources, tree, content, tee))
 
+        def read(entry: Entry) -> Iterator[bytes]:
+            if entry.digest == UNREAD:
+                assert files is not None
+                return _read_unread(sources, entry.path, files, watcher)
+            return _read_listed(sources, entry, copies, watcher)
 
-class _Sources(DirTree):
-    """A source directory, with copies of some of its files, by their digests."""
-
-    def __init__(self, root: str, copies: str) -> None:
-        super().__init__(root)
-        self._copies = copies
-
-    def open_content(self, entry: Entry) -> int:
-        """Return the descriptor of a file, or of its copy. Raises OSError."""
-        if self._copies:
-            with contextlib.suppress(FileNotFoundError):
-                return os.open(os.path.join(self._copies, entry.digest), os.O_RDONLY | os.O_CLOEXEC)
-        return self.open_file(entry.path)
+        return algorithm.compress(sink, _archive(tree, content, read))
 
 
 def _archive(
-    sources: _Sources, tree: Tree, content: LayerContent, tee: Tee | None
+    tree: Tree, content: LayerContent, read: Callable[[Entry], Iterator[bytes]]
 ) -> Iterator[bytes]:
-    """Yield the layer's tar archive (OCI image specification, layer.md), in pieces."""
+    """Yield the layer's tar archive (OCI image specification, layer.md), in pieces.
+
+    `read` yields the header and the content of a regular file.
+    """
     for name, document in content.documents.items():
         yield tar.header(name, tar.REGTYPE, 0o644, size=len(document))
-        yield from tar.padded([document], len(document))
+        yield document
+        yield tar.padding(len(document))
     yield content.extra
     # Parents are always listed: `crane export` has no entry for one that no layer lists.
     for directory in parents([*content.documents, f"{SOURCES_PATH}/"]):
         yield tar.header(directory, tar.DIRTYPE, 0o755)
     for path in sorted({*content.written, *parents([*content.written, *content.whiteouts])}):
-        yield from _tar_entry(sources, tree.entry(path), tee)
+        entry = tree.entry(path)
+        if entry.kind == "file":
+            yield from read(entry)
+        elif entry.kind == "link":
+            yield tar.header(_name(path), tar.SYMTYPE, 0o777, target=entry.target)
+        else:
+            yield tar.header(_name(path), tar.DIRTYPE, 0o755)
     for path in content.whiteouts:
-        directory, _, name = f"{SOURCES_PATH}/{path}".rpartition("/")
+        directory, _, name = _name(path).rpartition("/")
         yield tar.header(f"{directory}/{WHITEOUT}{name}", tar.REGTYPE, 0o644)
     yield tar.END
 
 
-def _tar_entry(sources: _Sources, entry: Entry, tee: Tee | None) -> Iterator[bytes]:
-    name = f"{SOURCES_PATH}/{entry.path}"
-    if entry.kind == "directory":
-        yield tar.header(name, tar.DIRTYPE, 0o755)
-    elif entry.kind == "link":
-        yield tar.header(name, tar.SYMTYPE, 0o777, target=entry.target)
-    else:
-        mode = 0o755 if entry.executable else 0o644
-        yield tar.header(name, tar.REGTYPE, mode, size=entry.size)
-        pieces = _read_content(sources, entry)
-        yield from tar.padded(tee(entry.path, pieces) if tee else pieces, entry.size)
+def _name(path: str) -> str:
+    return f"{SOURCES_PATH}/{path}"
 
 
-def _read_content(sources: _Sources, entry: Entry) -> Iterator[bytes]:
-    """Yield a file's bytes. Raises SourceMoved where they are not those that the tree lists."""
+def _read_listed(
+    sources: DirTree, entry: Entry, copies: str, watcher: Watcher | None
+) -> Iterator[bytes]:
+    """Yield the header and the content of a file. Raises SourceMoved where it is another one."""
     try:
-        file = sources.open_content(entry)
+        file = _open_content(sources, entry, copies)
         try:
-            pieces = HashedPieces(read_pieces(file, entry.size, _PIECE))
-            yield from pieces
+            digest = yield from _entry(file, entry.path, entry.size, entry.executable, watcher)
         finally:
             os.close(file)
     except OSError as error:
         raise _moved(entry.path, f"cannot be read any more: {error.strerror}") from error
-    if (pieces.size, pieces.hexdigest()) != (entry.size, entry.digest):
+    if digest != entry.digest:
         raise _moved(entry.path, "changed while it was pushed")
+
+
+def _open_content(sources: DirTree, entry: Entry, copies: str) -> int:
+    """Return the descriptor of a file, or of its copy. Raises OSError."""
+    if copies:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(os.path.join(copies, entry.digest), os.O_RDONLY | os.O_CLOEXEC)
+    return sources.open_file(entry.path)
+
+
+def _read_unread(
+    sources: DirTree, path: str, files: list[HashedFile], watcher: Watcher | None
+) -> Iterator[bytes]:
+    """Yield the header and the content of a file, and add it to `files`. Raises SourceMoved."""
+    try:
+        file = sources.open_file(path)
+        try:
+            found = os.fstat(file)
+            before = status_of(found)
+            if not stat.S_ISREG(found.st_mode):
+                raise _moved(path, "is no file any more")
+            digest = yield from _entry(file, path, before.size, before.executable, watcher)
+            after = status_of(os.fstat(file))
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise _moved(path, f"cannot be read any more: {error.strerror}") from error
+    if digest is None or after != before:
+        raise _moved(path, "changed while it was pushed")
+    files.append(HashedFile(path, after, digest))
+
+
+def _entry(
+    file: int, path: str, size: int, executable: bool, watcher: Watcher | None
+) -> Generator[bytes, None, str | None]:
+    """Yield the entry of an open file; return its hex SHA-256, None if it has fewer bytes.
+
+    Raises OSError.
+    """
+    digest, left = hashlib.sha256(), size
+    yield tar.header(_name(path), tar.REGTYPE, 0o755 if executable else 0o644, size=size)
+    if watcher:
+        watcher.begin(path)
+    for piece in read_pieces(file, size, _PIECE):
+        digest.update(piece)
+        left -= len(piece)
+        if watcher:
+            watcher.add(piece)
+        yield piece
+    if watcher:
+        watcher.end()
+    yield tar.padding(size)
+    return None if left else digest.hexdigest()
 
 
 def _moved(path: str, what: str) -> SourceMoved:

@@ -23,6 +23,7 @@ from kontext_plugin.image.spec import MAX_LAYERS, ImageSpec
 from kontext_plugin.layer.compression import compression_of
 from kontext_plugin.push import messages
 from kontext_plugin.push.find import Found
+from kontext_plugin.push.layers import WriteOptions, write_layers
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import Plan, plan_fresh
@@ -31,7 +32,6 @@ from kontext_plugin.push.publish import (
     Published,
     assemble_undamaged,
     publish,
-    stage_layers,
 )
 from kontext_plugin.push.session import PushSession, open_session
 from kontext_plugin.registry.base_image import fetch_bases, shipped_base
@@ -123,14 +123,8 @@ def purge(options: PurgeOptions, report: Report) -> str:
         )
         _write_sources(session.crane, tag, old, sources, report)
         policy = SecretPolicy(options.secrets, sources, report)
-        layers = stage_layers(
-            session,
-            sources,
-            plan,
-            partition(plan),
-            directory,
-            scan_secrets=policy.needs_scan,
-        )
+        writing = WriteOptions(sources, directory, policy.needs_scan)
+        layers = write_layers(session, plan, partition(plan), writing)
         policy.enforce(layers.findings)
         if session.crane.digest(str(tag)) != old.digest:
             raise KontextError(

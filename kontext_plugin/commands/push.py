@@ -156,7 +156,6 @@ def _write(
         check=options.check_parent,
     )
     if prepared is not before:
-        session.report.info(messages.scanned(prepared.scan))
         _warn(session, prepared, options, before)
     plan = prepared.plan
     if layers is None:

@@ -12,6 +12,9 @@ from typing import Literal
 DIRECTORY = ""
 """The value in `Tree.files` for a directory, where a regular file has its SHA-256."""
 
+UNREAD = "unread"
+"""The value in `Tree.files` for a regular file whose content is not known yet."""
+
 Kind = Literal["file", "directory", "link"]
 
 WHITEOUT = ".wh."

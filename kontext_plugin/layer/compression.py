@@ -169,16 +169,21 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
     So the bytes of a layer do not depend on how the archive was read.
     """
-    pending = bytearray()
+    pending: list[bytes] = []
+    size = 0  # of what is pending
     has_block = False
     for piece in pieces:
-        pending += piece
-        while len(pending) >= _BLOCK:
-            yield bytes(pending[:_BLOCK])
-            del pending[:_BLOCK]
+        pending.append(piece)
+        size += len(piece)
+        if size >= _BLOCK:
+            joined = b"".join(pending)
+            end = size - size % _BLOCK
+            for start in range(0, end, _BLOCK):
+                yield joined[start : start + _BLOCK]
+            pending, size = [joined[end:]], size - end
             has_block = True
-    if pending or not has_block:
-        yield bytes(pending)
+    if size or not has_block:
+        yield b"".join(pending)
 
 
 class _Gunzip:

@@ -7,11 +7,10 @@ Filling a template takes 3 µs a header, tarfile takes 40 to 80.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator
 from functools import cache
 from tarfile import BLOCKSIZE, DIRTYPE, REGTYPE, SYMTYPE
 
-__all__ = ["BLOCKSIZE", "DIRTYPE", "END", "REGTYPE", "SYMTYPE", "ZEROS", "header", "padded"]
+__all__ = ["BLOCKSIZE", "DIRTYPE", "END", "REGTYPE", "SYMTYPE", "ZEROS", "header", "padding"]
 
 MTIME = 315532801
 """1980-01-01 00:00:01 UTC, as in Cloud Native Buildpacks: zip tools fail on times before 1980."""
@@ -49,10 +48,9 @@ def header(name: str, kind: bytes, mode: int, *, size: int = 0, target: str = ""
     return extended + record + ZEROS[: -len(record) % BLOCKSIZE] + plain
 
 
-def padded(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yield a file's `size` bytes, then zeros up to the end of the block."""
-    yield from pieces
-    yield ZEROS[: -size % BLOCKSIZE]
+def padding(size: int) -> bytes:
+    """Return the zeros that follow a file of `size` bytes, up to the end of the block."""
+    return ZEROS[: -size % BLOCKSIZE]
 
 
 def _made_by_tarfile(name: str, kind: bytes, mode: int, size: int, target: str) -> bytes:

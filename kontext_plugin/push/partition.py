@@ -55,12 +55,18 @@ def partition(plan: Plan) -> Partition:
         parts, new_parts = partition_listing(former, plan.tree, count)
         ancestors, new = partition_reverse_deltas(former, plan.lineage.ancestors, count)
         return Partition((), plan.changes.written, parts, ancestors, {**new_parts, **new})
+    divided = partition_unread(plan)
+    parts, new_parts = partition_listing(None, plan.tree, count + len(divided.lower))
+    return replace(divided, parts=parts, documents=new_parts)
+
+
+def partition_unread(plan: Plan) -> Partition:
+    """Divide the content of a fresh start, whose tree may be unread: it is not listed."""
     # At most half of the layers, to leave room for deltas.
     limit = 1 if plan.spec.single_layer else plan.spec.room // 2
     layers = layer_chunks(plan.tree, limit)
     lower, top = (tuple(layers), ()) if len(layers) > 1 else ((), layers[0])
-    parts, new_parts = partition_listing(None, plan.tree, count + len(lower))
-    return Partition(lower, top, parts, (), new_parts)
+    return Partition(lower, top, (), (), {})
 
 
 def manifest_on(plan: Plan, divided: Partition, layers: Iterable[Digest]) -> Manifest:

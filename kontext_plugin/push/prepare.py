@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 from kontext_plugin import manifest
@@ -24,7 +25,7 @@ from kontext_plugin.push.find import Found, find_images
 from kontext_plugin.push.messages import report_scan
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import BuildOn, StartFresh
-from kontext_plugin.push.partition import Partition, manifest_bytes, partition
+from kontext_plugin.push.partition import Partition, manifest_bytes, partition, partition_unread
 from kontext_plugin.push.plan import Plan, counted_since, make_plan, plan_fresh
 from kontext_plugin.push.preflight import Preflight
 from kontext_plugin.push.session import PushSession
@@ -35,6 +36,9 @@ from kontext_plugin.source.scan import Scan
 from kontext_plugin.source.snapshot import Snapshot, forget
 from kontext_plugin.terminal.steps import StepName
 from kontext_plugin.terminal.text import number, size
+
+READ_ONCE = 64 * 1024 * 1024
+"""Bytes of files. The first push of so many makes several layers, and reads each file once."""
 
 _SOON = 0.5
 """Seconds. A directory that takes longer to scan makes a large push, which is refused early."""
@@ -85,7 +89,13 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     if not known.records:  # else nothing may have changed, and then git is not needed
         labels.ask()
     scanning = session.jobs.submit(
-        source.scan, known, session.workers, report.steps, report.debug, cache=cache.root
+        source.scan,
+        known,
+        session.workers,
+        report.steps,
+        report.debug,
+        cache=cache.root,
+        leave=partial(_is_first, answer),
     )
     preflight = Preflight(session)
     wait((scanning,), _SOON)
@@ -109,9 +119,29 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         prepared = _complete(source, scan, found, plan)
     if not options.dry_run:
         preflight.check(found, prepared.bytes_to_write)
-    if not is_unchanged:
+    if not (is_unchanged or scan.unread):
         session.jobs.submit(cache.save_snapshot, source.root, scan.snapshot)
     return prepared
+
+
+def _is_first(answer: Future[tuple[tuple[BaseImage, ...], Found]], size: int) -> bool:
+    """Whether a push of files of so many bytes needs no digests before it writes its layers."""
+    if size < READ_ONCE:
+        return False
+    _, found = answer.result()
+    return not found.candidates and found.tag_image is None
+
+
+def take_scan(session: PushSession, prepared: Prepared, scan: Scan) -> Prepared:
+    """Return what to push, by the complete scan of a directory that was unread."""
+    source, found, plan = prepared.source, prepared.found, prepared.plan
+    assert isinstance(plan.parent, StartFresh)
+    session.jobs.submit(session.cache.save_snapshot, source.root, scan.snapshot)
+    spec = plan.spec
+    if scan.was_edited:  # maybe after git has answered
+        spec = _ask_git_again(session, source, spec)
+    with session.report.steps.step(StepName.PLAN):
+        return _complete(source, scan, found, plan_fresh(plan.parent, spec, scan.tree))
 
 
 def take_next(prepared: Prepared, fresh: StartFresh) -> Prepared:
@@ -132,7 +162,9 @@ def start_fresh(prepared: Prepared, fresh: StartFresh) -> Prepared:
     return _complete(prepared.source, prepared.scan, prepared.found, plan)
 
 
-def scan_again(session: PushSession, prepared: Prepared, moved: str, copies: str) -> Prepared:
+def scan_again(
+    session: PushSession, prepared: Prepared, moved: str = "", copies: str = ""
+) -> Prepared:
     """Return what to push now that the file `moved` is not as the scan saw it.
 
     Copies of the files that this scan reads go into the directory `copies`. Raises KontextError.
@@ -144,8 +176,7 @@ def scan_again(session: PushSession, prepared: Prepared, moved: str, copies: str
     scan = source.scan(
         known, session.workers, report.steps, report.debug, cache=cache.root, copies=copies
     )
-    labels = _GitLabels(session, source.root, wanted=plan.spec.keep_git_labels)
-    spec = replace(plan.spec, git_labels=labels.ask().result())
+    spec = _ask_git_again(session, source, plan.spec)
     with report.steps.step(StepName.PLAN):
         if isinstance(plan.parent, StartFresh):
             plan = plan_fresh(plan.parent, spec, scan.tree)
@@ -156,6 +187,8 @@ def scan_again(session: PushSession, prepared: Prepared, moved: str, copies: str
 
 
 def _complete(source: SourceDirectory, scan: Scan, found: Found, plan: Plan) -> Prepared:
+    if scan.unread:
+        return Prepared(source, scan, found, plan, partition_unread(plan), None)
     plan, divided = _check_size(plan)
     if found.tag_image is not None and found.tag_image is not plan.found_image:
         plan = counted_since(plan, found.tag_image.manifest.tree)
@@ -211,6 +244,11 @@ class _GitLabels:
         with self._session.report.steps.step(StepName.GIT_STATUS):
             report = self._session.report
             return git.read_labels(self._root, report.debug, report.warning, changed)
+
+
+def _ask_git_again(session: PushSession, source: SourceDirectory, spec: ImageSpec) -> ImageSpec:
+    labels = _GitLabels(session, source.root, wanted=spec.keep_git_labels)
+    return replace(spec, git_labels=labels.ask().result())
 
 
 def _changed_files(known: Snapshot, scan: Scan) -> list[str]:

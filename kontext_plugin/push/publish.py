@@ -1,4 +1,4 @@
-"""Write the layers of a plan, and publish an image with them under all tags.
+"""Publish an image under all tags.
 
 Nothing here decides: the plan says what to write, the assembly what the image is. `crane push`
 publishes a sparse layout, which has only what is new. So nothing that was just written is read
@@ -8,178 +8,33 @@ back, and the parent needs no manifest in the registry any more: its layers are 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
-from kontext_plugin import manifest
 from kontext_plugin.cache import LayerOrigin
 from kontext_plugin.cli.signals import on_interrupt
 from kontext_plugin.crane_driver.errors import NotFound, Refused, RegistryError
 from kontext_plugin.crane_driver.watchdog import UploadProgress
-from kontext_plugin.delta import LayerContent, write_layer
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, Sources, assemble
 from kontext_plugin.image.layout import StagedLayer, write_layout
-from kontext_plugin.image.oci import Digest, Image, digest_of
+from kontext_plugin.image.oci import Digest, Image
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.tree import Tree, parents
-from kontext_plugin.layer.compression import compression_named
-from kontext_plugin.manifest import MANIFEST_PATH, Manifest
+from kontext_plugin.manifest import Manifest
 from kontext_plugin.push import messages
 from kontext_plugin.push.find import Found
-from kontext_plugin.push.partition import Partition, manifest_on
+from kontext_plugin.push.layers import write_error
 from kontext_plugin.push.plan import Plan
 from kontext_plugin.push.session import PushSession
-from kontext_plugin.registry.base_image import extractor_entries
 from kontext_plugin.registry.fetch import KontextImage
-from kontext_plugin.runtime.workers import Advance
-from kontext_plugin.secret_scan.scanner import Finding, Scanner
-from kontext_plugin.terminal.steps import Progress, StepName
+from kontext_plugin.terminal.steps import StepName
 
 _QUESTION = 1.0
 """Seconds in which a registry may answer what a tag shows after an interruption."""
 
 _MAX_REPLACED = 8
 """The most damaged copies of an image that are replaced by another one."""
-
-
-# --- The layers ---
-
-
-@dataclass(frozen=True)
-class StagedLayers:
-    """The new layers of an image in local files, and the manifest that the top one has."""
-
-    lower: tuple[StagedLayer, ...]
-    top: StagedLayer
-    manifest: Manifest
-    root: bytes  # manifest.json
-    findings: tuple[Finding, ...]  # possible secrets in the layers
-
-    @property
-    def all(self) -> tuple[StagedLayer, ...]:
-        """All new layers, lowest first."""
-        return (*self.lower, self.top)
-
-    def sources(self, plan: Plan) -> Sources:
-        """Return the layers of sources of the new image."""
-        return Sources(
-            layers=(*plan.parent_layers, *(staged.layer for staged in self.all)),
-            diff_ids=(*plan.parent_diff_ids, *(staged.diff_id for staged in self.all)),
-            manifest=digest_of(self.root),
-        )
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One layer to write, in this process or in a worker."""
-
-    path: str
-    root: str
-    tree: Tree
-    content: LayerContent
-    scan_secrets: bool
-    copies: str
-    compression: str
-
-
-def stage_layers(
-    session: PushSession,
-    root: str,
-    plan: Plan,
-    divided: Partition,
-    directory: str,
-    *,
-    scan_secrets: bool,
-    copies: str = "",
-) -> StagedLayers:
-    """Write the new layers of a plan into files in `directory`; "" writes them nowhere.
-
-    `root` is the source directory. `copies` is as in `write_layer`. Raises SourceMoved, and
-    KontextError.
-    """
-
-    def place(name: str) -> str:
-        return os.path.join(directory, name) if directory else os.devnull
-
-    compression = plan.compression.name
-
-    def advance(size: int) -> None:
-        step.advance(0, size)
-
-    sizes, written = plan.tree.sizes, chain(divided.top, *divided.lower)
-    total = Progress(total_bytes=sum(sizes.get(path, 0) for path in written))
-    with session.report.steps.step(StepName.WRITE_LAYERS) as step:
-        step.progress = total
-        tasks = [
-            _Task(
-                place(f"{number}"),
-                root,
-                plan.tree.only({*paths, *parents(paths)}),
-                LayerContent({}, paths),
-                scan_secrets,
-                copies,
-                compression,
-            )
-            for number, paths in enumerate(divided.lower)
-        ]
-        # The largest first, so that no process is left alone with it at the end.
-        order = sorted(range(len(tasks)), key=lambda number: -tasks[number].tree.size)
-        results = session.workers.map(_stage, [tasks[number] for number in order], advance)
-        staged = dict(zip(order, results, strict=True))
-        lower = [staged[number] for number in range(len(tasks))]
-
-        below = (*plan.parent_layers, *(layer.layer for layer, _ in lower))
-        held = manifest_on(plan, divided, (layer.digest for layer in below))
-        document = manifest.encode(held)
-        content = LayerContent(
-            {MANIFEST_PATH: document, **divided.documents},
-            divided.top,
-            plan.changes.whiteouts,
-            extractor_entries(plan.spec.bases[0]) if plan.spec.single_layer else b"",
-        )
-        task = _Task(place("top"), root, plan.tree, content, scan_secrets, copies, compression)
-        top = _stage(task, advance)
-        findings = sorted({finding for _, found in (*lower, top) for finding in found})
-    return StagedLayers(tuple(layer for layer, _ in lower), top[0], held, document, tuple(findings))
-
-
-def _stage(task: _Task, advance: Advance) -> tuple[StagedLayer, list[Finding]]:
-    """Write a layer. `advance` gets the bytes of files that are read."""
-    written = task.content.written
-    scanner = Scanner(sum(task.tree.sizes.get(path, 0) for path in written))
-
-    def tee(path: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for piece in scanner.tee(path, pieces) if task.scan_secrets else pieces:
-            yield piece
-            advance(len(piece))
-
-    try:
-        with open(task.path, "wb") as file:
-            result = write_layer(
-                file,
-                task.root,
-                task.tree,
-                task.content,
-                tee,
-                compression_named(task.compression),
-                task.copies,
-            )
-    except OSError as error:
-        raise _write_error(task.path, error) from error
-    return StagedLayer(task.path, result.layer, result.diff_id), scanner.findings
-
-
-def _write_error(path: str, error: OSError) -> KontextError:
-    return KontextError(
-        f"the layer cannot be written to {path}: {error.strerror}",
-        hint="Free some space there, or name another directory with KONTEXT_CACHE_DIR.",
-    )
-
-
-# --- The publication ---
 
 
 @dataclass(frozen=True)
@@ -215,7 +70,7 @@ def publish(
         try:
             write_layout(layout, assembly.index, assembly.documents, (*new, *extractors))
         except OSError as error:
-            raise _write_error(layout, error) from error
+            raise write_error(layout, error) from error
         uploaded = _Upload(session, plan, assembly, layout).push(tags, found)
     image = next(iter(found.shown)).at(assembly.digest)
     is_published = partial(messages.published, image, (*found.shown,))

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 from kontext_plugin.delta import SourceMoved
+from kontext_plugin.push import messages
 from kontext_plugin.push.check import check_parent
-from kontext_plugin.push.prepare import Prepared, scan_again
-from kontext_plugin.push.publish import StagedLayers, stage_layers
+from kontext_plugin.push.layers import (
+    StagedLayers,
+    WriteOptions,
+    WrittenLayer,
+    write_lower,
+    write_top,
+)
+from kontext_plugin.push.prepare import Prepared, scan_again, take_scan
 from kontext_plugin.push.session import PushSession
+from kontext_plugin.runtime.status import HashedFile
 from kontext_plugin.source.hashing import changed_twice
+from kontext_plugin.source.scan import complete
 
 
 def stage(
@@ -24,9 +36,10 @@ def stage(
 ) -> tuple[Prepared, StagedLayers | None]:
     """Write the new layers into `directory`; return them, and what was pushed in the end.
 
-    Where a file is not as the scan saw it, the directory is scanned again. The push is planned
-    anew, so image, manifest and layers agree. From then on each file that a scan reads is copied,
-    and layers take the copy. So a path fails once at most, and this ends however much is written.
+    Files that are still unread are read while they are written. Where a file is not as the scan
+    saw it, the directory is scanned again. The push is planned anew, so image, manifest and layers
+    agree. From then on each file that a scan reads is copied, and layers take the copy. So a path
+    fails once at most, and this ends however much is written.
 
     There are no layers if the directory is what the parent has by now. `check` checks a new parent,
     and an empty `directory` writes nowhere. Raises KontextError.
@@ -37,16 +50,13 @@ def stage(
         while prepared.partition is not None:
             # A worker may still write a layer of the last time.
             place = tempfile.mkdtemp(dir=directory) if directory else ""
+            options = WriteOptions(prepared.source.root, place, scan_secrets, copies)
             try:
-                return prepared, stage_layers(
-                    session,
-                    prepared.source.root,
-                    prepared.plan,
-                    prepared.partition,
-                    place,
-                    scan_secrets=scan_secrets,
-                    copies=copies,
-                )
+                prepared, lower = _write_lower(session, prepared, options)
+                if lower is None or prepared.partition is None:
+                    continue
+                plan, divided = prepared.plan, prepared.partition
+                return prepared, write_top(session, plan, divided, lower, options)
             except SourceMoved as error:
                 if place:
                     shutil.rmtree(place, ignore_errors=True)
@@ -57,6 +67,36 @@ def stage(
                 moved.add(error.path)
                 copies = copies or scratch.enter_context(session.cache.scratch())
                 prepared = scan_again(session, prepared, error.path, copies)
+                session.report.info(messages.scanned(prepared.scan))
                 if check:
                     prepared = check_parent(session, prepared)
     return prepared, None
+
+
+def _write_lower(
+    session: PushSession, prepared: Prepared, options: WriteOptions
+) -> tuple[Prepared, list[WrittenLayer] | None]:
+    """Write the layers below the top one, and complete the scan if it left the files unread.
+
+    There are no layers if those of the complete scan would be others. Raises SourceMoved, and
+    KontextError.
+    """
+    divided, unread = prepared.partition, prepared.scan.unread
+    assert divided is not None
+    if unread and not divided.lower:  # the one layer begins with the digests of its files
+        return scan_again(session, prepared), None
+    written: dict[int, WrittenLayer] = {}
+
+    def take() -> Iterator[HashedFile]:
+        for number, layer in write_lower(session, prepared.plan, divided, options):
+            written[number] = replace(layer, files=())
+            yield from layer.files
+
+    if unread:
+        complete_scan = complete(unread, take())
+        prepared = take_scan(session, prepared, complete_scan)
+        if prepared.partition is None or prepared.partition.lower != divided.lower:
+            return prepared, None  # files have grown or shrunk: the cuts are elsewhere
+    else:
+        deque(take(), maxlen=0)
+    return prepared, [written[number] for number in sorted(written)]

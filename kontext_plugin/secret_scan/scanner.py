@@ -42,23 +42,32 @@ class Finding(NamedTuple):
 
 
 class Scanner:
-    """Looks for secrets in files. `findings` has those of all files so far."""
+    """Looks for secrets in files, one after the other. `findings` has those of all files so far.
+
+    Of each regular file, `begin` gets the path, `add` the pieces, and `end` comes last.
+    """
 
     def __init__(self, size: int) -> None:
         """Prepare for files of `size` bytes in total."""
         self.findings: list[Finding] = []
         self._search = choose_search(size)
+        self.begin("")
 
-    def tee(self, path: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces of a regular file unchanged, and look for secrets in its content."""
-        count = len(self.findings)
-        content = _Content(path, self._search)
-        for piece in pieces:
-            self.findings += content.add(piece)
-            yield piece
-        self.findings += content.end()
-        if len(self.findings) == count and is_suspicious_name(path):
-            self.findings.append(Finding(path, 0, "", False, ""))
+    def begin(self, path: str) -> None:
+        """Begin with the next file."""
+        self._path = path
+        self._content = _Content(path, self._search)
+        self._before = len(self.findings)
+
+    def add(self, piece: bytes) -> None:
+        """Look at the next piece of the file."""
+        self.findings += self._content.add(piece)
+
+    def end(self) -> None:
+        """Look at the file as a whole."""
+        self.findings += self._content.end()
+        if len(self.findings) == self._before and is_suspicious_name(self._path):
+            self.findings.append(Finding(self._path, 0, "", False, ""))
 
 
 class _Content:

@@ -11,7 +11,7 @@ from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import git
 from kontext_plugin.source.filters import Filters
 from kontext_plugin.source.ignore_rules import IgnoreRules, read_ignore_file
-from kontext_plugin.source.scan import Scan, scan
+from kontext_plugin.source.scan import Leave, Scan, scan
 from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import StepName, Steps
 
@@ -35,6 +35,7 @@ class SourceDirectory:
         *,
         cache: str | None = None,
         copies: str = "",
+        leave: Leave | None = None,
     ) -> Scan:
         """Scan the directory, as `scan.scan` does. Raises KontextError.
 
@@ -46,7 +47,7 @@ class SourceDirectory:
             with steps.step(StepName.GIT_LS_FILES):
                 not_ignored = git.list_not_ignored(self.root, debug)
         filters = Filters(self.rules, not_ignored, self.keep_git, _path_below(self.root, cache))
-        return scan(self.root, filters, known, workers, steps, copies)
+        return scan(self.root, filters, known, workers, steps, copies, leave)
 
 
 def open_source(

@@ -16,10 +16,11 @@ from typing import Literal, NamedTuple
 from kontext_plugin.image.tree import WHITEOUT, is_utf8
 from kontext_plugin.manifest import SOURCES_PATH
 from kontext_plugin.runtime.files import DirTree
+from kontext_plugin.runtime.status import signature_of, status_in
 from kontext_plugin.runtime.workers import Advance
 from kontext_plugin.source import snapshot as snapshots
 from kontext_plugin.source.filters import Decision, Filters, Place, place_at
-from kontext_plugin.source.hashing import Moved, SeenFile, signature_of, status_in
+from kontext_plugin.source.hashing import Moved, SeenFile
 from kontext_plugin.source.snapshot import UNSETTLED, Record, Signatures, pack_entries
 
 MAX_PATH = 3800

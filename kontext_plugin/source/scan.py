@@ -10,12 +10,14 @@ import errno
 import os
 import time
 from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.listing import ListedTree, paths_below, update
-from kontext_plugin.image.tree import DIRECTORY, Tree, parents
+from kontext_plugin.image.tree import DIRECTORY, UNREAD, Tree, parents
+from kontext_plugin.runtime.status import HashedFile
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import entries
 from kontext_plugin.source import snapshot as snapshots
@@ -31,7 +33,7 @@ from kontext_plugin.source.entries import (
 )
 from kontext_plugin.source.filters import Filters, Place, place_at
 from kontext_plugin.source.hashing import (
-    HashedFile,
+    FoundLink,
     Moved,
     SeenFile,
     Unreadable,
@@ -65,17 +67,33 @@ _MAX_SHOWN = 10
 class Scan:
     """What a scan has found."""
 
-    snapshot: Snapshot  # for the next scan
+    snapshot: Snapshot  # for the next scan; of a scan with unread files it is empty
     special_files: tuple[SpecialFile, ...]  # skipped
     git_entries: tuple[str, ...]  # the paths of `.git` entries that were skipped
     hashed: int  # files whose content was read
     is_unchanged: bool = False  # each directory is as its record says
     unreadable: tuple[str, ...] = ()  # excluded directories that may have something to keep
+    unread: Unread | None = None  # files that were left to be read later
+    was_edited: bool = False  # a file was not as it was listed when it was read
 
     @property
-    def tree(self) -> ListedTree:
+    def tree(self) -> Tree:
         """The tree that was found."""
-        return self.snapshot.tree
+        return self.unread.tree if self.unread else self.snapshot.tree
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A directory whose files are listed and not read."""
+
+    tree: Tree  # without digests of the files, and without modes
+    found: _Found
+    filters: Filters
+    settled: int  # nanoseconds: what changed later may change again and look the same
+
+
+Leave = Callable[[int], bool]
+"""Whether to leave the files of a directory unread. They have so many bytes in all."""
 
 
 # --- The scan ---
@@ -95,6 +113,7 @@ class _Found:
     links: dict[str, str] = field(default_factory=dict)
     unknown: list[SeenFile] = field(default_factory=list)  # the files to hash
     hashed: int = 0  # files that were read
+    was_edited: bool = False  # as in Scan
     listed: dict[str, Listed] = field(default_factory=dict)  # by the directory's path
     gone: set[str] = field(default_factory=set)  # directories without a record
     again: set[str] = field(default_factory=set)  # directories to look at again in any case
@@ -149,51 +168,88 @@ class _Found:
 
 
 def scan(
-    root: str, filters: Filters, known: Snapshot, workers: Workers, steps: Steps, copies: str = ""
+    root: str,
+    filters: Filters,
+    known: Snapshot,
+    workers: Workers,
+    steps: Steps,
+    copies: str = "",
+    leave: Leave | None = None,
 ) -> Scan:
     """Scan the directory `root`. `known` is what an earlier scan has left.
 
     What moves during the scan is looked for a second time. What is gone then was not there.
     A copy of each file that is read goes into the directory `copies`, as in `hash_files`.
+    If nothing is known, and `leave` says so, no file is read: `complete` ends the scan then.
 
     Raises KontextError, with the paths, for what cannot be read or be in an image.
     """
     settled = time.time_ns() - _RACY
 
-    def look(before: Snapshot) -> _Found:
+    def walk(before: Snapshot) -> _Found:
         try:
             with steps.step(StepName.SCAN) as step:
                 found = _walk(root, filters, before, workers, step, settled)
-            if not found.rejected:
-                _hash_unknown(root, found, workers, steps, settled, copies)
-        except Unreadable as error:
-            raise _rejection([unreadable(*error.args)]) from error
         except OSError as error:
             raise _rejection([unreadable(root, error.strerror)]) from error
         if found.rejected:
             raise _rejection(found.rejected)
         return found
 
-    found = look(known)
+    def read(found: _Found) -> None:
+        try:
+            _take_hashed(found, hash_files(root, found.unknown, workers, steps, copies), settled)
+        except Unreadable as error:
+            raise _rejection([unreadable(*error.args)]) from error
+        except OSError as error:
+            raise _rejection([unreadable(root, error.strerror)]) from error
+        if found.rejected:
+            raise _rejection(found.rejected)
+
+    found = walk(known)
+    size = sum(file.size for file in found.unknown)
+    if leave and not (known.records or found.moved) and leave(size):
+        unread = Unread(_unread_tree(found), found, filters, settled)
+        return replace(_scan_of(found, Snapshot()), unread=unread)
+    read(found)
     snapshot = _snapshot(found, known, filters)
     hashed = found.hashed
     if found.moved:
         before = snapshot
-        found = look(before)
+        found = walk(before)
+        read(found)
         hashed += found.hashed
         for path, reason in found.moved:
             if reason == errno.ESTALE:  # a file server that is gone is an error
                 raise _rejection([unreadable(path, os.strerror(reason))])
         snapshot = _snapshot(found, before, filters)
+    return replace(_scan_of(found, snapshot), hashed=hashed, is_unchanged=snapshot is known)
+
+
+def complete(unread: Unread, hashed: Iterable[HashedFile]) -> Scan:
+    """Return the scan of a directory whose files have been read meanwhile, in any order."""
+    found = unread.found
+    _take_hashed(found, hashed, unread.settled)
+    return _scan_of(found, _snapshot(found, Snapshot(), unread.filters))
+
+
+def _scan_of(found: _Found, snapshot: Snapshot) -> Scan:
     listed = found.listed.values()
     return Scan(
         snapshot,
         special_files=tuple(special for one in listed for special in one.special_files),
         git_entries=tuple(path for one in listed for path in one.git_entries),
-        hashed=hashed,
-        is_unchanged=snapshot is known,
+        hashed=found.hashed,
         unreadable=tuple(found.unreadable),
+        was_edited=found.was_edited,
     )
+
+
+def _unread_tree(found: _Found) -> Tree:
+    """Return the tree of what was listed."""
+    sizes = dict(found.unknown)
+    files = {**found.files, **dict.fromkeys(sizes, UNREAD)}
+    return Tree(files, sizes, links={**found.links})
 
 
 def _walk(
@@ -346,13 +402,13 @@ def _fail_to_list(found: _Found, listed: Listed) -> None:
         found.rejected.append(unreadable(path or ".", os.strerror(number)))
 
 
-def _hash_unknown(
-    root: str, found: _Found, workers: Workers, steps: Steps, settled: int, copies: str
+def _take_hashed(
+    found: _Found, files: Iterable[HashedFile | FoundLink | Moved], settled: int
 ) -> None:
-    """Hash the files that are not as before. Raises as `hash_files` does."""
-    found.hashed = len(found.unknown)
+    """Take over what the files are that are not as before."""
     listed, signatures = Listed(Place()), Signatures()
-    for file in hash_files(root, found.unknown, workers, steps, copies):
+    for file in files:
+        found.hashed += 1
         path = file.path
         directory, _, name = path.rpartition("/")
         if listed is not found.listed[directory]:  # they come directory by directory
@@ -362,9 +418,11 @@ def _hash_unknown(
             status = file.status
             found.files[path], found.sizes[path] = file.digest, status.size
             (found.executable.add if status.executable else found.executable.discard)(path)
+            is_as_listed = status.signature == signatures.get(name)
+            found.was_edited |= not is_as_listed
             if status.changed >= settled:
                 listed.corrected[name] = UNSETTLED
-            elif status.signature != signatures.get(name):
+            elif not is_as_listed:
                 listed.corrected[name] = status.signature
             continue
         found.hashed -= 1

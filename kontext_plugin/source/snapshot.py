@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kontext_plugin.image.listing import ListedTree
-from kontext_plugin.source.hashing import SIGNATURE_BYTES
+from kontext_plugin.runtime.status import SIGNATURE_BYTES
 
 DIRECTORY = bytes(SIGNATURE_BYTES)
 """The signature of a directory: nothing of its status counts, since it is listed itself."""

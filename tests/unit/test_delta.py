@@ -358,20 +358,32 @@ def test_gnu_tar_and_gzip_read_strange_names(tmp_path: Path) -> None:
     assert below == "".join(f"{SOURCES_PATH}/{name}\n" for name in names)
 
 
-def test_a_tee_sees_the_content_of_each_file(tmp_path: Path) -> None:
+class Watcher:
+    """Notes what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, bytes] = {}
+        self.path = ""
+
+    def begin(self, path: str) -> None:
+        assert not self.path, "the last one has ended"
+        self.path, self.seen[path] = path, b""
+
+    def add(self, piece: bytes) -> None:
+        self.seen[self.path] += piece
+
+    def end(self) -> None:
+        self.path = ""
+
+
+def test_a_watcher_sees_the_content_of_each_file(tmp_path: Path) -> None:
     plant(tmp_path, SMALL)
-    seen: dict[str, bytes] = {}
-
-    def tee(path: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            seen[path] = seen.get(path, b"") + piece
-            yield piece
-
-    plain, watched, tree = io.BytesIO(), io.BytesIO(), described(SMALL)
+    plain, watched, tree, watcher = io.BytesIO(), io.BytesIO(), described(SMALL), Watcher()
     write_layer(plain, str(tmp_path), tree, content_of(tree))
-    write_layer(watched, str(tmp_path), tree, content_of(tree), tee)
+    write_layer(watched, str(tmp_path), tree, content_of(tree), watcher)
     assert watched.getvalue() == plain.getvalue()
-    assert seen == {path: node.content for path, node in SMALL.items() if isinstance(node, File)}
+    contents = {path: node.content for path, node in SMALL.items() if isinstance(node, File)}
+    assert watcher.seen == contents
 
 
 def test_the_documents_are_read_back_from_the_head_of_the_layer(tmp_path: Path) -> None:

@@ -41,9 +41,8 @@ def test_gnu_tar_reads_names_of_any_length(length: int, tmp_path: Path) -> None:
 
 @given(st.binary(max_size=2000))
 def test_content_is_padded_to_whole_blocks(content: bytes) -> None:
-    padded = b"".join(tar.padded([content[:7], content[7:]], len(content)))
+    padded = content + tar.padding(len(content))
     assert len(padded) % tar.BLOCKSIZE == 0
-    assert padded.startswith(content)
     assert padded[len(content) :].count(0) == len(padded) - len(content) < tar.BLOCKSIZE
 
 

@@ -30,21 +30,20 @@ from kontext_plugin.image.reference import Reference, parse_reference
 from kontext_plugin.image.spec import BaseImage, ImageSpec
 from kontext_plugin.layer import tar
 from kontext_plugin.manifest import MANIFEST_PATH, encode
+from kontext_plugin.push import layers as layers_module
 from kontext_plugin.push import partition as partition_module
-from kontext_plugin.push import publish as publish_module
 from kontext_plugin.push.find import Found
+from kontext_plugin.push.layers import StagedLayers, WriteOptions, write_layers
 from kontext_plugin.push.parent import Candidate, Origin, StartFresh
 from kontext_plugin.push.partition import partition
 from kontext_plugin.push.plan import Plan, make_plan
 from kontext_plugin.push.publish import (
     Published,
-    StagedLayers,
     assemble_undamaged,
     count_upload,
     find_damage,
     missing_blobs,
     publish,
-    stage_layers,
 )
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.fetch import KontextImage
@@ -179,7 +178,7 @@ def plan_on(
 def stage(
     session: PushSession, root: str, plan: Plan, directory: str, *, scan_secrets: bool = False
 ) -> StagedLayers:
-    return stage_layers(session, root, plan, partition(plan), directory, scan_secrets=scan_secrets)
+    return write_layers(session, plan, partition(plan), WriteOptions(root, directory, scan_secrets))
 
 
 # The layers
@@ -397,7 +396,7 @@ def test_a_single_layer_has_the_extractor_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entry = tar.header("kontext-extractor", tar.REGTYPE, 0o755)
-    monkeypatch.setattr(publish_module, "extractor_entries", lambda base: entry)
+    monkeypatch.setattr(layers_module, "extractor_entries", lambda base: entry)
     pushed = push(session, plan_on(NOTHING, replace(SPEC, single_layer=True)), root, scratch)
     (image,) = pushed.assembly.images
     assert image.layers == (pushed.layers.top.layer,)

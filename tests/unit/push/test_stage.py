@@ -23,13 +23,16 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import digest_of
 from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.image.spec import REVISION
+from kontext_plugin.push import layers as layers_module
 from kontext_plugin.push import partition as partition_module
-from kontext_plugin.push import publish as publish_module
+from kontext_plugin.push import prepare as prepare_module
 from kontext_plugin.push import stage as stage_module
+from kontext_plugin.push.layers import StagedLayers, WriteOptions, WrittenLayer, write_lower
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import StartFresh
+from kontext_plugin.push.partition import Partition
+from kontext_plugin.push.plan import Plan
 from kontext_plugin.push.prepare import Prepared, prepare
-from kontext_plugin.push.publish import StagedLayers, stage_layers
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.push.stage import stage
 from kontext_plugin.runtime.workers import Workers
@@ -83,11 +86,13 @@ def session(tmp_path: Path) -> Iterator[PushSession]:
         yield PushSession(crane, requests, jobs, workers, cache, Report())
 
 
-@pytest.fixture(params=["one layer", "by workers"])
+@pytest.fixture(params=["one layer", "by workers", "read once", "one layer, unread"])
 def layers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Cut the tree into several layers, or into one."""
-    if request.param == "by workers":
+    """Cut the tree into several layers, or into one; read it before or while they are written."""
+    if request.param in ("by workers", "read once"):
         monkeypatch.setattr(partition_module, "CHUNK_BYTES", 5000)
+    if request.param in ("read once", "one layer, unread"):
+        monkeypatch.setattr(prepare_module, "READ_ONCE", 0)
     return str(request.param)
 
 
@@ -162,6 +167,39 @@ def test_what_changes_before_its_layer_is_written_is_pushed_as_it_is_then(
     assert [one.layer for one in same.all] == [one.layer for one in staged.all]
 
 
+def test_the_first_push_of_a_large_directory_reads_each_file_once(
+    session: PushSession, root: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes the image that a push makes which reads the files before it writes them."""
+    monkeypatch.setattr(partition_module, "CHUNK_BYTES", 5000)
+    monkeypatch.setattr(prepare_module, "READ_ONCE", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "hash_files", lambda *_: pytest.fail("read before"))
+        before = prepared(session, root)
+        assert before.scan.unread
+        after, staged = stage(session, before, str(scratch))
+    monkeypatch.setattr(prepare_module, "READ_ONCE", 10**9)
+    _, twice = stage(session, prepared(session, root), "")
+    assert twice is not None and staged is not None
+    assert staged.lower and content(staged) == on_disk(root)
+    assert after.scan.hashed == sum(isinstance(node, File) for node in TREE.values())
+    assert (staged.root, staged.sources(after.plan)) == (twice.root, twice.sources(after.plan))
+
+
+def test_a_file_that_changes_where_its_layer_would_be_cut_makes_the_same_image(
+    session: PushSession, root: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_module, "CHUNK_BYTES", 5000)
+    monkeypatch.setattr(prepare_module, "READ_ONCE", 0)
+    before = prepared(session, root)
+    (root / "a/f").write_bytes(b"f" * 20_000)
+    after, staged = stage(session, before, str(scratch))
+    assert staged is not None and content(staged) == on_disk(root)
+    monkeypatch.setattr(prepare_module, "READ_ONCE", 10**9)
+    _, same = stage(session, prepared(session, root), "")
+    assert same is not None and same.sources(after.plan) == staged.sources(after.plan)
+
+
 def test_what_does_not_change_is_read_once(
     session: PushSession, root: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,13 +221,13 @@ def test_a_file_that_changes_each_time_its_layer_is_written_is_published(
 ) -> None:
     """A compiler writes its objects again and again. Each version holds still for a while."""
     before = prepared(session, root)
-    write, contents = publish_module.write_layer, iter(range(100))
+    write, contents = layers_module.write_layer, iter(range(100))
 
     def write_after_a_change(*arguments: Any, **options: Any) -> Any:
         (root / "a/f").write_bytes(b"version %d" % next(contents))
         return write(*arguments, **options)
 
-    monkeypatch.setattr(publish_module, "write_layer", write_after_a_change)
+    monkeypatch.setattr(layers_module, "write_layer", write_after_a_change)
     _, staged = stage(session, before, str(scratch))
     assert staged is not None
     assert content(staged)["a/f"] == File(b"version 0")
@@ -202,7 +240,7 @@ def test_a_new_path_changes_in_each_attempt(
     """An attempt fails for another file than the one before, so it comes to an end."""
     monkeypatch.setattr(scan, "_RACY", EVERY)
     before = prepared(session, root)
-    write, numbers = publish_module.write_layer, iter(range(0, 60, 7))
+    write, numbers = layers_module.write_layer, iter(range(0, 60, 7))
 
     def write_after_a_change(*arguments: Any, **options: Any) -> Any:
         for number in numbers:
@@ -211,7 +249,7 @@ def test_a_new_path_changes_in_each_attempt(
             break
         return write(*arguments, **options)
 
-    monkeypatch.setattr(publish_module, "write_layer", write_after_a_change)
+    monkeypatch.setattr(layers_module, "write_layer", write_after_a_change)
     _, staged = stage(session, before, str(scratch))
     assert staged is not None
     assert content(staged) == on_disk(root)
@@ -272,7 +310,7 @@ def test_a_directory_that_is_gone_is_an_error(session: PushSession, root: Path) 
 
 
 def test_a_fresh_start_stays_fresh_and_has_the_labels_of_the_second_scan(
-    session: PushSession, root: Path, scratch: Path
+    session: PushSession, root: Path, scratch: Path, layers: str
 ) -> None:
     """The commit's label must not be one of a clean tree if the image has a later edit."""
     for command in (
@@ -297,13 +335,15 @@ def test_a_worker_that_still_writes_a_layer_of_before_does_no_harm(
     before = prepared(session, root)
     places: list[str] = []
 
-    def move_first(*arguments: Any, **options: Any) -> StagedLayers:
-        places.append(arguments[4])
+    def move_first(
+        session: PushSession, plan: Plan, divided: Partition, options: WriteOptions
+    ) -> Iterator[tuple[int, WrittenLayer]]:
+        places.append(options.directory)
         if len(places) == 1:
             raise SourceMoved("it has moved", path="a/f")
-        return stage_layers(*arguments, **options)
+        return write_lower(session, plan, divided, options)
 
-    monkeypatch.setattr(stage_module, "stage_layers", move_first)
+    monkeypatch.setattr(stage_module, "write_lower", move_first)
     _, staged = stage(session, before, str(scratch))
     assert staged is not None
     first, second = places

@@ -28,8 +28,9 @@ else:
 
 def find(content: bytes) -> list[Finding]:
     scanner = Scanner(0)
-    for _ in scanner.tee("file", [content]):
-        pass
+    scanner.begin("file")
+    scanner.add(content)
+    scanner.end()
     return scanner.findings
 
 

@@ -38,8 +38,15 @@ def find(content: bytes, piece: int = 1 << 22, *, size: int = 0) -> list[Finding
     """Cut a file into pieces, let them pass, and return what is found."""
     pieces = [content[start : start + piece] for start in range(0, len(content), piece)]
     scanner = Scanner(size)
-    assert b"".join(scanner.tee("file", pieces)) == content
+    pass_through(scanner, "file", pieces)
     return scanner.findings
+
+
+def pass_through(scanner: Scanner, path: str, pieces: list[bytes]) -> None:
+    scanner.begin(path)
+    for piece in pieces:
+        scanner.add(piece)
+    scanner.end()
 
 
 @pytest.mark.parametrize("rule", [*LIVE, *DOUBTFUL])
@@ -83,7 +90,7 @@ def test_a_scanner_has_the_findings_of_all_files(size: int) -> None:
         "b/.env": TOKEN,
     }
     for path, content in contents.items():
-        assert b"".join(scanner.tee(path, [content] if content else [])) == content
+        pass_through(scanner, path, [content] if content else [])
     assert [(finding.path, finding.line, finding.rule) for finding in scanner.findings] == [
         ("a/b.py", 2, "GitHub token"),
         ("test.key", 1, "private key"),
@@ -95,7 +102,7 @@ def test_a_scanner_has_the_findings_of_all_files(size: int) -> None:
 
 def test_a_suspicious_name_is_neither_live_nor_has_a_fingerprint() -> None:
     scanner = Scanner(0)
-    assert list(scanner.tee(".env", [b"A=b"])) == [b"A=b"]
+    pass_through(scanner, ".env", [b"A=b"])
     assert scanner.findings == [Finding(".env", 0, "", False, "")]
 
 

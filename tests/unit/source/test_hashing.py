@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,17 +21,12 @@ from support.trees import Directory, File, Link, Tree, on_disk, plant, remove
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.files import DirTree
+from kontext_plugin.runtime.status import SIGNATURE_BYTES, signature_of
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import entries as listing
 from kontext_plugin.source import hashing
 from kontext_plugin.source import scan as scans
 from kontext_plugin.source.filters import Filters
-from kontext_plugin.source.hashing import (
-    SIGNATURE_BYTES,
-    signature_of,
-    status_in,
-    status_of,
-)
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.source.snapshot import UNSETTLED, Snapshot, unpack, unpack_entries
 from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
@@ -52,62 +46,6 @@ def test_a_file_of_any_size_is_hashed_completely(size: int, scan: Scanner, root:
     content = (b"line\n" * (size // 5 + 1))[:size]
     plant(root, {"f": File(content), "g": X})
     assert scan().tree == described({"f": File(content), "g": X})
-
-
-# --- The status of a file, and its record ---
-
-
-def status(path: Path) -> os.stat_result:
-    path.write_bytes(b"before")
-    path.chmod(0o644)
-    return path.stat()
-
-
-def test_a_signature_is_the_same_while_the_file_is(root: Path) -> None:
-    before = status(root / "f")
-    (root / "f").read_bytes()
-    signature = signature_of((root / "f").stat())
-    assert signature == signature_of(before)
-    assert len(signature) == SIGNATURE_BYTES
-
-
-FIELDS = ["st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev"]
-
-
-def fake_status(fields: dict[str, int]) -> os.stat_result:
-    return cast("os.stat_result", SimpleNamespace(**fields))
-
-
-@pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("change", [1, -1])
-def test_each_field_changes_the_signature(field: str, change: int) -> None:
-    values = dict.fromkeys(FIELDS, 1000)
-    changed = values | {field: values[field] + change}
-    assert signature_of(fake_status(values)) != signature_of(fake_status(changed))
-
-
-@pytest.mark.parametrize("time", [-1, -(10**18), 2**64, 2**70])
-def test_any_time_has_a_signature(time: int) -> None:
-    fields = dict.fromkeys(FIELDS, 1) | {"st_mtime_ns": time}
-    assert len(signature_of(fake_status(fields))) == SIGNATURE_BYTES
-
-
-def test_the_status_has_size_mode_and_last_change(root: Path) -> None:
-    status(root / "f")
-    (root / "f").chmod(0o755)
-    os.utime(root / "f", (0, 0))
-    now = (root / "f").stat()
-    found = status_of(now)
-    assert (found.size, found.executable, found.changed) == (6, True, now.st_ctime_ns)
-    assert found.signature == signature_of(now)
-    assert status_in(found.signature) == (now.st_mode, found)
-
-
-@pytest.mark.parametrize("seconds", [-(10**9), 0, 10**9, 2**33])
-def test_a_signature_tells_its_times(seconds: int) -> None:
-    fields = dict.fromkeys(FIELDS, 1) | {"st_mtime_ns": seconds * 10**9, "st_ctime_ns": 7}
-    _, found = status_in(signature_of(fake_status(fields)))
-    assert found.changed == max(seconds * 10**9, 7)
 
 
 # --- What the stat cache saves ---

@@ -21,12 +21,12 @@ from support.trees import File, on_disk, plant
 from kontext_plugin.cache import Cache
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.chunking import is_boundary
+from kontext_plugin.runtime.status import SIGNATURE_BYTES
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import entries
 from kontext_plugin.source import scan as scans
 from kontext_plugin.source.filters import Filters, place_at
 from kontext_plugin.source.git import NotIgnored
-from kontext_plugin.source.hashing import SIGNATURE_BYTES
 from kontext_plugin.source.ignore_rules import parse_rules
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.source.snapshot import (

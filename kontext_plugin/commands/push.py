@@ -14,6 +14,7 @@ from kontext_plugin.image.layout import StagedLayer
 from kontext_plugin.manifest import Manifest
 from kontext_plugin.push import messages
 from kontext_plugin.push.check import check_parent
+from kontext_plugin.push.early import EarlyUpload
 from kontext_plugin.push.options import PushOptions, parse_push
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.preflight import check_room
@@ -102,7 +103,10 @@ def _publish(
     try:
         with session.cache.scratch() as directory:
             check_room(directory, prepared.bytes_to_write, report)
-            written = _write(session, prepared, options, policy, directory)
+            early = EarlyUpload(session, tags[0], directory)
+            with on_interrupt(lambda: messages.unpublished(early.uploaded)):
+                written = _write(session, prepared, options, policy, directory, early)
+                early.finish()
             prepared, plan = written.prepared, written.prepared.plan
             published = publish(
                 session,
@@ -112,6 +116,7 @@ def _publish(
                 written.layers,
                 prepared.found,
                 directory,
+                early.uploaded,
             )
     except Refused as error:
         raise prepared.found.in_its_words(error) from error
@@ -142,6 +147,7 @@ def _write(
     options: PushOptions,
     policy: SecretPolicy,
     directory: str,
+    early: EarlyUpload | None = None,
 ) -> _Written:
     """Write the new layers, if any, and assemble the image.
 
@@ -152,7 +158,8 @@ def _write(
         session,
         prepared,
         directory,
-        scan_secrets=policy.needs_scan,
+        policy=policy,
+        early=early,
         check=options.check_parent,
     )
     if prepared is not before:

@@ -10,11 +10,18 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kontext_plugin.image.oci import Digest, Layer
+from kontext_plugin.image.oci import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Digest,
+    Layer,
+    digest_of,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,48 @@ class StagedLayer:
     path: str
     layer: Layer
     diff_id: Digest  # of the archive, uncompressed (OCI image specification, config.md)
+
+
+@dataclass(frozen=True)
+class PlainImage:
+    """An image that has layers and says nothing else, as the documents of a layout."""
+
+    index: bytes
+    documents: Mapping[Digest, bytes]
+    digest: Digest
+
+
+def plain_image(layers: Sequence[tuple[Layer, Digest]]) -> PlainImage:
+    """Return an image of these layers, each with its diff ID, lowest first."""
+
+    def encode(document: Mapping[str, object]) -> bytes:
+        return json.dumps(document).encode()
+
+    def descriptor(media_type: str, document: bytes) -> dict[str, object]:
+        return {"mediaType": media_type, "digest": digest_of(document), "size": len(document)}
+
+    rootfs = {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]}
+    config = encode({"architecture": "amd64", "os": "linux", "rootfs": rootfs})
+    manifest = encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": descriptor(OCI_CONFIG, config),
+            "layers": [
+                {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
+                for one, _ in layers
+            ],
+        }
+    )
+    index = encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_INDEX,
+            "manifests": [descriptor(OCI_MANIFEST, manifest)],
+        }
+    )
+    documents = {digest_of(document): document for document in (config, manifest)}
+    return PlainImage(index, documents, digest_of(manifest))
 
 
 def write_layout(

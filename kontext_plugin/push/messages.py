@@ -138,9 +138,18 @@ def interrupted(
         return f"{text}, and {state}" if done else state
     if done:
         text += f", but not as {tag}"
-    if uploaded >= _MIN_UPLOADED:
-        text += f"; the next push does not upload the first {size(uploaded)} again"
-    return text
+    return text + _uploaded_already(uploaded)
+
+
+def unpublished(uploaded: int) -> str:
+    """Return what a push leaves behind that has only uploaded so many bytes, of whole blobs."""
+    return NOTHING_PUBLISHED + _uploaded_already(uploaded)
+
+
+def _uploaded_already(uploaded: int) -> str:
+    if uploaded < _MIN_UPLOADED:
+        return ""
+    return f"; the next push does not upload the first {size(uploaded)} again"
 
 
 def would_upload(

@@ -7,14 +7,13 @@ may not push to it, and an immutable tag looks like any other. So ask with somet
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterable
 
 from kontext_plugin.crane_driver.errors import Refused, RegistryError
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.layout import write_layout
-from kontext_plugin.image.oci import GZIP_LAYER, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, digest_of
+from kontext_plugin.image.layout import plain_image, write_layout
+from kontext_plugin.image.oci import Layer, digest_of
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.push.find import Found
 from kontext_plugin.push.session import PushSession
@@ -28,7 +27,8 @@ LARGE = 32 * 1024 * 1024
 _MOST_COMPRESSED = 1032
 """DEFLATE makes a file at most so many times smaller (zlib's technical details)."""
 
-_NO_LAYER = digest_of(b"Kontext asks whether it may upload a layer")
+_NO_LAYER = Layer(digest_of(b"Kontext asks whether it may upload a layer"), size=1)
+"""A layer that exists nowhere."""
 
 
 class Preflight:
@@ -55,9 +55,10 @@ class Preflight:
             return
         with self._session.cache.scratch() as directory:
             layout = os.path.join(directory, "layout")
-            digest = _write_question(layout)
+            question = plain_image([(_NO_LAYER, _NO_LAYER.digest)])
+            write_layout(layout, question.index, question.documents, ())
             for repository, tag in tags_to_ask.items():
-                self._session.crane.check_upload(layout, tag.at(digest))
+                self._session.crane.check_upload(layout, tag.at(question.digest))
                 self._asked.add(repository)
 
     def check_tags(self, found: Found) -> None:
@@ -95,36 +96,3 @@ def check_room(directory: str, to_write: int, report: Report) -> None:
             f"{directory} has {size(free)} free, which may not hold the layers of "
             f"{size(to_write)} of files. {hint}"
         )
-
-
-def _write_question(layout: str) -> str:
-    """Write a layout of an image whose layer exists nowhere; return the image's digest."""
-
-    def descriptor(media_type: str, document: bytes) -> dict[str, object]:
-        return {"mediaType": media_type, "digest": digest_of(document), "size": len(document)}
-
-    config = json.dumps(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": [_NO_LAYER]},
-        }
-    ).encode()
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": descriptor(OCI_CONFIG, config),
-            "layers": [{"mediaType": GZIP_LAYER, "digest": _NO_LAYER, "size": 1}],
-        }
-    ).encode()
-    index = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_INDEX,
-            "manifests": [descriptor(OCI_MANIFEST, manifest)],
-        }
-    ).encode()
-    documents = {digest_of(document): document for document in (config, manifest)}
-    write_layout(layout, index, documents, ())
-    return digest_of(manifest)

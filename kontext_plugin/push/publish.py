@@ -54,16 +54,18 @@ def publish(
     new: Sequence[StagedLayer],
     found: Found,
     directory: str,
+    early: int = 0,
 ) -> Published:
     """Publish an image under all tags that show something else; `held` is its manifest.
 
     Each tag is written by the last request for it: it shows the old image or the whole new one.
-    `new` are the layers that the registry may lack; a layout is written into `directory`.
+    `new` are the layers that the registry may lack; a layout is written into `directory`. `early`
+    is how many bytes were uploaded before.
 
     Raises NotFound if the registry lacks a layer of the parent, and KontextError.
     """
     tags = found.tags_to_write(assembly.digest)
-    uploaded = 0
+    uploaded = early
     if tags:
         layout = os.path.join(directory, "layout")
         extractors = () if plan.spec.single_layer else (base.extractor for base in plan.spec.bases)
@@ -71,7 +73,7 @@ def publish(
             write_layout(layout, assembly.index, assembly.documents, (*new, *extractors))
         except OSError as error:
             raise write_error(layout, error) from error
-        uploaded = _Upload(session, plan, assembly, layout).push(tags, found)
+        uploaded += _Upload(session, plan, assembly, layout, early).push(tags, found)
     image = next(iter(found.shown)).at(assembly.digest)
     is_published = partial(messages.published, image, (*found.shown,))
     with on_interrupt(is_published), session.report.steps.step(StepName.REMEMBER):
@@ -104,8 +106,11 @@ def _trust(session: PushSession, plan: Plan) -> LayerOrigin | None:
 class _Upload:
     """A layout on its way to the registry."""
 
-    def __init__(self, session: PushSession, plan: Plan, assembly: Assembly, layout: str) -> None:
+    def __init__(
+        self, session: PushSession, plan: Plan, assembly: Assembly, layout: str, early: int
+    ) -> None:
         self._session = session
+        self._early = early  # bytes that were uploaded before
         self._plan = plan
         self._assembly = assembly
         self._layout = layout
@@ -148,7 +153,8 @@ class _Upload:
             except KontextError:
                 shows = None
         image = tag.at(self._assembly.digest)
-        return messages.interrupted(image, done, tag, shows, self._progress.uploaded)
+        uploaded = self._early + self._progress.uploaded
+        return messages.interrupted(image, done, tag, shows, uploaded)
 
     def _push(self, tag: Reference, found: Found) -> frozenset[Digest]:
         """Push the layout to a tag; return the blobs that the registry did not have."""

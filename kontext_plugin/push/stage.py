@@ -12,6 +12,7 @@ from dataclasses import replace
 from kontext_plugin.delta import SourceMoved
 from kontext_plugin.push import messages
 from kontext_plugin.push.check import check_parent
+from kontext_plugin.push.early import EarlyUpload
 from kontext_plugin.push.layers import (
     StagedLayers,
     WriteOptions,
@@ -22,6 +23,7 @@ from kontext_plugin.push.layers import (
 from kontext_plugin.push.prepare import Prepared, scan_again, take_scan
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.runtime.status import HashedFile
+from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.source.hashing import changed_twice
 from kontext_plugin.source.scan import complete
 
@@ -31,7 +33,8 @@ def stage(
     prepared: Prepared,
     directory: str,
     *,
-    scan_secrets: bool = False,
+    policy: SecretPolicy | None = None,
+    early: EarlyUpload | None = None,
     check: bool = False,
 ) -> tuple[Prepared, StagedLayers | None]:
     """Write the new layers into `directory`; return them, and what was pushed in the end.
@@ -41,8 +44,10 @@ def stage(
     agree. From then on each file that a scan reads is copied, and layers take the copy. So a path
     fails once at most, and this ends however much is written.
 
-    There are no layers if the directory is what the parent has by now. `check` checks a new parent,
-    and an empty `directory` writes nowhere. Raises KontextError.
+    There are no layers if the directory is what the parent has by now. `policy` decides whether
+    secrets are looked for: a layer that it blocks is not uploaded early. `early` uploads some of
+    them before the others are written. `check` checks a new parent, and an empty `directory` writes
+    nowhere. Raises KontextError.
     """
     moved: set[str] = set()
     copies = ""
@@ -50,9 +55,10 @@ def stage(
         while prepared.partition is not None:
             # A worker may still write a layer of the last time.
             place = tempfile.mkdtemp(dir=directory) if directory else ""
+            scan_secrets = policy is not None and policy.needs_scan
             options = WriteOptions(prepared.source.root, place, scan_secrets, copies)
             try:
-                prepared, lower = _write_lower(session, prepared, options)
+                prepared, lower = _write_lower(session, prepared, options, policy, early)
                 if lower is None or prepared.partition is None:
                     continue
                 plan, divided = prepared.plan, prepared.partition
@@ -74,7 +80,11 @@ def stage(
 
 
 def _write_lower(
-    session: PushSession, prepared: Prepared, options: WriteOptions
+    session: PushSession,
+    prepared: Prepared,
+    options: WriteOptions,
+    policy: SecretPolicy | None,
+    early: EarlyUpload | None,
 ) -> tuple[Prepared, list[WrittenLayer] | None]:
     """Write the layers below the top one, and complete the scan if it left the files unread.
 
@@ -86,10 +96,15 @@ def _write_lower(
     if unread and not divided.lower:  # the one layer begins with the digests of its files
         return scan_again(session, prepared), None
     written: dict[int, WrittenLayer] = {}
+    is_blocked = False
 
     def take() -> Iterator[HashedFile]:
+        nonlocal is_blocked
         for number, layer in write_lower(session, prepared.plan, divided, options):
             written[number] = replace(layer, files=())
+            is_blocked |= policy is not None and policy.blocks(layer.findings)
+            if early and not is_blocked and len(written) < len(divided.lower):
+                early.add(layer.staged)
             yield from layer.files
 
     if unread:

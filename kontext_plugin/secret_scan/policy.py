@@ -51,13 +51,18 @@ class SecretPolicy:
         """Whether to look for secrets at all."""
         return self.mode is not SecretMode.OFF
 
+    def blocks(self, findings: Sequence[Finding]) -> bool:
+        """Whether these findings block the push. Raises KontextError."""
+        blocking, _ = self._judge(findings)
+        return bool(blocking)
+
     def enforce(self, findings: Sequence[Finding]) -> None:
         """Warn about possible secrets. Raises KontextError for those that block the push."""
         blocking, doubtful = self._judge(findings)
         self._warn(doubtful)
         if blocking:
             raise KontextError(
-                f"{number(len(blocking), 'secret')} would be published, so nothing was uploaded:\n"
+                f"{number(len(blocking), 'secret')} would be published, so the push has stopped:\n"
                 + _list(map(_describe, blocking)),
                 hint=f"Remove them, or exclude the files with {self.ignore_file}. If you have "
                 "shared a secret before, revoke it.\n"

@@ -1,4 +1,4 @@
-"""The search for secrets in what a push writes into layers, before anything is uploaded.
+"""The search for secrets in what a push writes into layers, before a layer is uploaded.
 
 `rules` says what a secret looks like; `scanner` finds secrets in content that passes through it;
 `policy` decides which of them block the push.

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.images import exported, layers, sources, uploaded, writes
+from support.images import documents, exported, layers, sources, uploaded, writes
 from support.services import Docker, Registry, Result
 from support.tokens import LIVE
 from support.trees import Directory, File, Link, Tree, on_disk, remove
+
+from kontext_plugin.terminal.text import size
 
 Crane = Callable[..., bytes]
 
@@ -79,7 +81,42 @@ def test_a_large_tree_is_pushed_in_several_layers(
     assert on_disk(workspace) == on_disk(source) == exported(crane, tag)
 
 
-def test_secrets_in_any_layer_are_found_before_any_goes_up(
+def test_layers_of_a_first_push_go_up_while_others_are_written(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str
+) -> None:
+    """Each blob once, and the tag last."""
+    registry.requests()
+    pushed = docker.push(tag, source)
+    requests = registry.requests()
+    manifests = [one for one in requests if one.method == "PUT" and "/manifests/" in one.path]
+    assert 2 <= len(manifests) <= 4
+    assert manifests[-1].path.endswith("/manifests/v1")
+    assert all("/manifests/sha256:" in one.path for one in manifests[:-1])
+    blobs = [digest for one in requests if (digest := one.uploaded)]
+    assert sorted(blobs) == sorted({*blobs})
+    assert {*blobs} > {*layers(crane, tag)}
+    sizes = sum(map(registry.blob_size, {*layers(crane, tag), *documents(crane, tag)}))
+    assert f"uploaded {size(sizes)}" in pushed.stderr
+
+
+def test_a_layer_with_a_secret_stays_here(
+    docker: Docker, registry: Registry, crane: Crane, source: Path, tag: str
+) -> None:
+    """The layers before it may have gone up: nothing shows them."""
+    (source / "d29/f007").write_text(LIVE["GitHub token"])
+    registry.requests()
+    pushed = docker.push(tag, source)
+    assert (pushed.code, pushed.stdout) == (1, "")
+    assert "1 secret would be published, so the push has stopped" in pushed.stderr
+    requests = registry.requests()
+    assert not [one for one in writes(requests) if one.path.endswith("/manifests/v1")]
+    for digest in uploaded(requests):
+        content = registry.blob(digest).read_bytes()
+        plain = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        assert LIVE["GitHub token"].encode() not in plain
+
+
+def test_secrets_in_any_layer_are_found(
     docker: Docker, registry: Registry, source: Path, tag: str
 ) -> None:
     for folder in FOLDERS:

@@ -1,4 +1,4 @@
-"""What else is measured: the extractor, memory, help, and where time goes."""
+"""What else is measured: whole trees, the extractor, memory, help, and where time goes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from bench_tree import file_of
 from measuring import ROOT, disk_registry, human
 from processes import Run, filled, in_turn, shown, timed
 
+PURGE = "docker-kontext kontext purge --quiet {image}"
+VERIFY = "docker-kontext kontext verify {image}"
+PULL = "docker-kontext kontext pull --quiet {image} {folder}"
+EXPORT = "mkdir {folder} && crane export {image} - | tar -C {folder} -xf -"
+GENERATIONS = 4  # above the first
 EXTRACT = "docker run --rm --network none -v {volume}:/workspace {image} --quiet"
 FOLDERS = [folder for folder in ("/usr", "/lib", "/lib64") if Path(folder).is_dir()]
 COPY = " ".join(
@@ -32,6 +37,43 @@ MEMORY = 200e6  # bytes
 SMALL_FILE = 16  # times smaller than the large one
 HELP_RUNS = 4  # times as many as of pushes
 TOP = 15
+
+
+def whole(stage: Stage) -> Topic:
+    """Each round has an image of its own: a purged one has nothing to purge."""
+    rounds = [_whole_tree(stage) for _ in range(stage.slow_runs)]
+    exports, verified, pulled, purged = zip(*rounds, strict=True)
+    against = "crane export, tar -x"
+    return Topic(
+        "All of the tree",
+        [
+            compared("verify", verified, against, exports, most=1.2, bound=INFLATE),
+            compared("pull", pulled, against, exports, most=1.2, bound=INFLATE),
+            compared("purge", purged, against, exports, most=1.2, bound=AGAIN),
+        ],
+        f"The image has {GENERATIONS} generations above the first, each with one edit. The "
+        "registry is on loopback. FOLDER is new each time. `verify` reads and hashes every file. "
+        "`purge` also compresses every file and uploads it.",
+        [shown(template) for template in (VERIFY, PULL, PURGE, EXPORT)],
+    )
+
+
+INFLATE = "inflating and hashing each file"
+AGAIN = "compressing each file again"
+
+
+def _whole_tree(stage: Stage) -> list[Run]:
+    stage.forget()
+    with disk_registry() as host, tempfile.TemporaryDirectory(dir=stage.work) as folder:
+        for number in range(GENERATIONS + 1):
+            stage.push(host)
+            stage.edits.one(number)
+        image = stage.image(host)
+        runs = []
+        for number, template in enumerate((EXPORT, VERIFY, PULL, PURGE)):
+            os.sync()  # what earlier runs wrote is not this one's to wait for
+            runs.append(timed(filled(template, image=image, folder=f"{folder}/{number}")))
+        return runs
 
 
 def extraction(stage: Stage) -> Topic:

@@ -75,6 +75,7 @@ class Topic:
     text: str = ""
     commands: list[str] = field(default_factory=list)
     extra: str = ""  # Markdown below the table
+    pictures: dict[str, str] = field(default_factory=dict)  # SVG, by the file beside the document
     failed: bool = False
 
     def section(self) -> str:

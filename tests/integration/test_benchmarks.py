@@ -10,6 +10,7 @@ import socketserver
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from support.scripts import run_script
@@ -43,6 +44,18 @@ ROWS = [
     ("slow line: bytes, no change", ""),
     ("slow line: bytes, edit", ""),
     ("slow line: bytes, first push", "tar | crane append"),
+    ("9 files: no change", "git status"),
+    ("9 files: one file edited", "git status"),
+    ("9 files: one file edited, memory", "git status"),
+    ("9 files: first push, memory", "tar | crane append"),
+    ("9 files: one file edited", "tar | crane append"),
+    ("9 files: first push", "tar | crane append"),
+    ("30 files: no change", "git status"),
+    ("30 files: one file edited", "git status"),
+    ("30 files: one file edited, memory", "git status"),
+    ("30 files: first push, memory", "tar | crane append"),
+    ("30 files: one file edited", "tar | crane append"),
+    ("30 files: first push", "tar | crane append"),
     ("verify", "crane export, tar -x"),
     ("pull", "crane export, tar -x"),
     ("purge", "crane export, tar -x"),
@@ -66,6 +79,7 @@ NEEDED = {
 }
 
 
+SVG = "{http://www.w3.org/2000/svg}"
 SMALL: Tree = {f"{part}/{name}.py": File(b"a = 1\n" * 99) for part in "abc" for name in "xyz"}
 
 
@@ -90,13 +104,19 @@ def is_here(program: str) -> bool:
 
 def test_a_benchmark_measures_every_row(tmp_path: Path) -> None:
     plant(tmp_path / "tree", SMALL)
-    arguments = ("--tree", "tree", "--runs", 1, "--large", 8, "--write", "bench.md")
+    sizes = ("--large", 8, "--sizes", "9,30")
+    arguments = ("--tree", "tree", "--runs", 1, *sizes, "--write", "bench.md")
     done = run_script("bench", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = (tmp_path / "bench.md").read_text()
     assert written == done.stdout
-    assert "`scripts/bench --tree TREE --runs 1 --large 8 --write bench.md`: 9" in flat(written)
+    assert (
+        "`scripts/bench --tree TREE --runs 1 --large 8 --sizes 9,30 --write bench.md`: 9"
+        in flat(written)
+    )
     assert str(tmp_path) not in written
+    assert "](growth.svg)" in written
+    assert_draws(tmp_path / "growth.svg", sizes=2)
     found = rows_of(written)
     assert [*found] == ROWS
     for (what, against), (ours, theirs, ratio, target, reached, _) in found.items():
@@ -114,6 +134,21 @@ def test_a_benchmark_measures_every_row(tmp_path: Path) -> None:
         assert ratio == "–" or re.search(r"\d", ratio), what
     assert re.search(r"\| `kontext_plugin/cli/main.py:main` \| 1 \| \d", written)
     assert on_disk(tmp_path / "tree") == on_disk(tmp_path / "tree") | SMALL
+
+
+def assert_draws(picture: Path, sizes: int) -> None:
+    """Hold that it has a line for each measurement, a dashed one for each peer, and names them."""
+    drawn = ElementTree.parse(picture).getroot()
+    lines = [line.attrib for line in drawn.iter(f"{SVG}polyline") if line.get("points")]
+    graphs = [line for line in lines if len(set(line["points"].split())) == sizes]
+    times, memory, legend = 5, 4, 5
+    assert len(graphs) == times + memory + legend
+    names = [text.text for text in drawn.iter(f"{SVG}text")]
+    for name in ("no change", "one file edited", "first push", "tar | crane append", "files"):
+        assert name in names
+    assert {line["stroke"] for line in graphs if "peer" in line["class"]}.isdisjoint(
+        line["stroke"] for line in graphs if "peer" not in line["class"]
+    )
 
 
 def test_a_benchmark_names_what_is_not_installed(

@@ -171,7 +171,7 @@ def memory_row(
         what,
         human(ours.memory),
         target=at_most(ours.memory, most, f"at most {human(most)}") if most else None,
-        bound="the list of all files, in each process that needs it",
+        bound="the list of all files, in each process that needs it, and in git's index",
     )
     if theirs is None or not theirs.memory:
         return row

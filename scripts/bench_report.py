@@ -13,7 +13,35 @@ from pathlib import Path
 
 from measuring import disk_registry_program, paragraph
 
-HEADER = "| | Kontext | against | that | ratio | target | reached |\n|---|---|---|---|---|---|---|"
+COLUMNS = ("", "Kontext", "against", "that", "ratio", "target", "reached", "bound by")
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|".replace("|  |", "| |")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A limit, and the figure that has to keep it."""
+
+    text: str
+    figure: float
+    limit: float
+    is_least: bool = False  # or the limit is the most
+
+    @property
+    def reached(self) -> bool:
+        return self.figure >= self.limit if self.is_least else self.figure <= self.limit
+
+    def missed_by(self) -> str:
+        """Say how far the figure is from its limit."""
+        side = "below" if self.is_least else "above"
+        return f"{abs(self.figure / self.limit - 1):.0%} {side}"
+
+
+def at_most(figure: float, limit: float, text: str = "at most {:g}") -> Target:
+    return Target(text.format(limit), figure, limit)
+
+
+def at_least(figure: float, limit: float, text: str = "at least {:g}") -> Target:
+    return Target(text.format(limit), figure, limit, is_least=True)
 
 
 @dataclass(frozen=True)
@@ -23,12 +51,20 @@ class Row:
     against: str = "–"
     theirs: str = "–"
     ratio: str = "–"
-    target: str = "–"
-    reached: bool | None = None  # None where there is no target, or nothing was measured
+    target: Target | None = None
+    bound: str = "–"  # what keeps the figure from being better
+
+    @property
+    def missed(self) -> bool:
+        return self.target is not None and not self.target.reached
 
     def line(self) -> str:
-        reached = {True: "yes", False: "**no**", None: "–"}[self.reached]
-        cells = (self.what, self.ours, self.against, self.theirs, self.ratio, self.target, reached)
+        target, reached = "–", "–"
+        if self.target is not None:
+            target = self.target.text
+            reached = "yes" if self.target.reached else f"**no**: {self.target.missed_by()}"
+        cells = (self.what, self.ours, self.against, self.theirs, self.ratio)
+        cells += (target, reached, self.bound)
         return "| {} |".format(" | ".join(cell.replace("|", "\\|") for cell in cells))
 
 
@@ -39,6 +75,7 @@ class Topic:
     text: str = ""
     commands: list[str] = field(default_factory=list)
     extra: str = ""  # Markdown below the table
+    pictures: dict[str, str] = field(default_factory=dict)  # SVG, by the file beside the document
     failed: bool = False
 
     def section(self) -> str:
@@ -60,12 +97,18 @@ def not_measured(what: str, against: str, why: str) -> Row:
 
 
 def document(topics: Sequence[Topic], made: str, how: str) -> str:
-    missed = [row for topic in topics for row in topic.rows if row.reached is False]
-    named = "; ".join(f"{row.what} ({row.against})" for row in missed).replace(" (–)", "")
-    verdict = f"Targets that are not reached: {named or 'none'}."
+    missed = [_miss(row) for topic in topics for row in topic.rows if row.missed]
+    verdict = f"Targets that are not reached: {'; '.join(missed) or 'none'}."
     head = ["# Benchmarks", paragraph(made), paragraph(f"The machine: {machine()}.")]
     sections = (topic.section() for topic in topics)
     return "\n\n".join([*head, paragraph(how), paragraph(verdict), *sections]) + "\n"
+
+
+def _miss(row: Row) -> str:
+    assert row.target is not None
+    peer = "" if row.against == "–" else f" ({row.against})"
+    bound = "" if row.bound == "–" else f", bound by {row.bound}"
+    return f"{row.what}{peer}: {row.target.missed_by()}{bound}"
 
 
 def machine() -> str:

@@ -39,6 +39,8 @@ class Stage:
     runs: int
     large: int  # bytes of the large file
     daemon: str  # why there is no Docker daemon, or nothing
+    sizes: tuple[int, ...]  # numbers of files of the topic growth
+    name: str = "kontext"  # of the repository
 
     @property
     def slow_runs(self) -> int:
@@ -47,7 +49,7 @@ class Stage:
 
     def image(self, host: str = "") -> str:
         """A tag of its own for each way to the registry: the cache goes by the name."""
-        return f"{host or self.host}/bench/kontext:{'other' if host else 'main'}"
+        return f"{host or self.host}/bench/{self.name}:{'other' if host else 'main'}"
 
     def push(self, host: str = "", template: str = PUSH, watch_memory: bool = False) -> Run:
         command = filled(template, image=self.image(host), tree=self.tree)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -56,6 +58,50 @@ def _downloaded(wheel: str, folder: Path) -> Path:
     return path
 
 
+WORDS = (
+    *("account", "address", "archive", "batch", "billing", "cart", "catalog", "client", "config"),
+    *("customer", "delivery", "event", "export", "filter", "handler", "import", "invoice", "item"),
+    *("ledger", "mail", "message", "model", "order", "parser", "payment", "price", "product"),
+    *("query", "queue", "report", "request", "schema", "search", "session", "storage", "table"),
+    *("tax", "token", "user", "view"),
+)
+IN_A_DIRECTORY = 12  # files
+POOL = 4000  # different contents
+
+
+def make_small_files(tree: Path, files: int) -> Path:
+    """Write small sources, 12 in a directory, three levels deep. Return the one to edit.
+
+    Each file has an inode of its own: tar would pack a hard link without its content. Contents
+    repeat, so git stores few objects.
+    """
+    chance = random.Random(files)
+    contents = [_source(chance) for _ in range(min(files, POOL))]
+    directories = math.ceil(files / IN_A_DIRECTORY)
+    fan = math.ceil(directories ** (1 / 3))
+    for number in range(directories):
+        levels = (number // fan**2, number // fan, number)
+        directory = tree.joinpath(*(_words(level) for level in levels))
+        directory.mkdir(parents=True)
+        for index in range(number * IN_A_DIRECTORY, min(files, (number + 1) * IN_A_DIRECTORY)):
+            path = f"{directory}/{_words(7 * index)}.py"
+            with open(path, "wb", buffering=0) as file:
+                file.write(chance.choice(contents))
+    return Path(path)
+
+
+def _source(chance: random.Random) -> bytes:
+    """Return a few lines of Python, 1 KB on average."""
+    lines = (f"{chance.choice(WORDS)}_{chance.randrange(10**6)} = {i}" for i in range(100))
+    return "\n".join(lines).encode()[: chance.randrange(100, 2000)] + b"\n"
+
+
+def _words(number: int) -> str:
+    """Return a name, another one for each of 1,600 neighbours."""
+    first, second = divmod(number, len(WORDS))
+    return f"{WORDS[first % len(WORDS)]}_{WORDS[second]}"
+
+
 RULES = """\
 .git
 *.log
@@ -102,11 +148,13 @@ class Edits:
     """Changes files, each to what it was and 1 KB that has never been there."""
 
     tree: Path
-    paths: list[Path] = field(init=False)  # of some sources, all over the tree
+    paths: list[Path] = field(default_factory=list)  # by default some sources, all over the tree
     last: float = field(default_factory=time.monotonic)  # when something was written
     _before: dict[Path, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.paths:
+            return
         files = sorted(path for path in self.tree.rglob("*") if _is_small_file(path))
         sources = [path for path in files if path.suffix == ".py"] or files
         apart = len(sources) // 6 or 1

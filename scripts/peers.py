@@ -44,15 +44,15 @@ class Pusher:
     own_storage: bool = False  # of containers/storage
     after: str = ""  # clears up
 
-    def push(self, tree: Path, host: str, work: Path) -> Run:
-        """Leaves nothing behind but in the registry."""
+    def push(self, tree: Path, host: str, work: Path, watch_memory: bool = False) -> Run:
+        """Leaves nothing behind but in the registry. The memory is that of all its processes."""
         image = f"{host}/bench/theirs:main"
         dockerfile, archive = work / "Dockerfile", work / "tree.tar.gz"
         dockerfile.write_text(DOCKERFILE)
         command = filled(
             self.template, tree=tree, image=image, dockerfile=dockerfile, archive=archive
         )
-        push = _in_own_storage(command, work) if self.own_storage else timed(command)
+        push = _in_own_storage(command, work) if self.own_storage else timed(command, watch_memory)
         if self.after:
             timed(filled(self.after, image=image, archive=archive))
         return push

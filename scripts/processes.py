@@ -1,8 +1,7 @@
-"""Runs command lines and measures them: time, the largest process, the memory of all Python's."""
+"""Runs command lines and measures them: time, and the memory of all processes."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import statistics
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLE = 0.02  # seconds between two looks at the memory
+SOON, SAMPLE = 0.001, 0.01  # seconds before the first look at the memory, and between two
 
 
 class Failed(Exception):
@@ -23,8 +22,7 @@ class Failed(Exception):
 @dataclass(frozen=True)
 class Run:
     seconds: float
-    largest: int = 0  # bytes of the largest process, whichever it was; if it was asked for
-    python: int = 0  # bytes of all Python processes together, at their peak; likewise
+    memory: int = 0  # bytes of all processes together, at their peak; if it was asked for
 
 
 def filled(template: str, **values: object) -> str:
@@ -60,7 +58,7 @@ def timed(command: str, watch_memory: bool = False) -> Run:
     if code:
         said = messages.decode(errors="replace")
         raise Failed(f"`{command}` ended with {code}:\n{said}")
-    return Run(seconds, watcher.largest, watcher.python)
+    return Run(seconds, watcher.memory)
 
 
 class Watcher(threading.Thread):
@@ -72,42 +70,42 @@ class Watcher(threading.Thread):
     def __init__(self, root: int) -> None:
         super().__init__()
         self.root, self.over = root, threading.Event()
-        self.largest = self.python = 0  # bytes
+        self.memory = 0  # bytes
 
     def run(self) -> None:
-        while not self.over.wait(SAMPLE):
-            processes = family(self.root)
-            python = filter(_is_python, processes)
-            self.python = max(self.python, sum(_bytes(of, "smaps_rollup", "Pss") for of in python))
-            self.largest = max(self.largest, *(_bytes(of, "status", "VmHWM") for of in processes))
+        pause = SOON
+        while not self.over.wait(pause):
+            self.memory = max(self.memory, sum(map(_share, family(self.root))))
+            pause = min(2 * pause, SAMPLE)
 
 
 def family(root: int) -> list[int]:
-    """The process and all below it."""
-    found = [root]
-    for process in found:  # it grows meanwhile
+    """The process and all below it that run a program of their own.
+
+    One that has just been started still shows the memory and the command line of its parent.
+    """
+    found, running = [(root, "")], []
+    for process, above in found:  # it grows meanwhile
+        command = _content(Path(f"/proc/{process}/cmdline"))
+        if command != above:
+            running.append(process)
         for children in Path(f"/proc/{process}/task").glob("*/children"):
-            try:
-                found += map(int, children.read_text().split())
-            except OSError:  # it has ended
-                continue
-    return found
+            found += [(int(child), command) for child in _content(children).split()]
+    return running
 
 
-def _is_python(process: int) -> bool:
+def _content(path: Path) -> str:
+    """A file of a process; empty if the process has ended."""
     try:
-        return os.path.basename(os.readlink(f"/proc/{process}/exe")).startswith("python")
+        return path.read_text(errors="replace")
     except OSError:
-        return False
+        return ""
 
 
-def _bytes(process: int, file: str, key: str) -> int:
-    """A figure of /proc; 0 for a process that has ended."""
-    try:
-        content = Path(f"/proc/{process}/{file}").read_text()
-    except OSError:
-        return 0
-    found = re.search(rf"^{key}:\s+(\d+) kB", content, re.MULTILINE)
+def _share(process: int) -> int:
+    """The proportional set size in bytes; 0 for a process that has ended."""
+    content = _content(Path(f"/proc/{process}/smaps_rollup"))
+    found = re.search(r"^Pss:\s+(\d+) kB", content, re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
 

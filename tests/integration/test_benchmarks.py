@@ -10,6 +10,7 @@ import socketserver
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from support.scripts import run_script
@@ -25,6 +26,7 @@ ROWS = [
     ("uploaded for an edit", ""),
     ("1 % of the files changed", "git status"),
     ("300 files, 2 MB", "tar | crane append"),
+    ("300 files, 2 MB: the time", ""),
     ("no cache", "sha256sum of all files"),
     ("downloaded without a cache", "the manifest, compressed"),
     ("first push", "tar | crane append"),
@@ -38,17 +40,33 @@ ROWS = [
     ("slow line: no change", "the same on loopback"),
     ("slow line: edit", "the same on loopback"),
     ("slow line: first push", "tar | crane append"),
+    ("slow line: first push", "its layers at 50 Mbit/s"),
     ("slow line: bytes, no change", ""),
     ("slow line: bytes, edit", ""),
     ("slow line: bytes, first push", "tar | crane append"),
+    ("9 files: no change", "git status"),
+    ("9 files: one file edited", "git status"),
+    ("9 files: one file edited, memory", "git status"),
+    ("9 files: first push, memory", "tar | crane append"),
+    ("9 files: one file edited", "tar | crane append"),
+    ("9 files: first push", "tar | crane append"),
+    ("30 files: no change", "git status"),
+    ("30 files: one file edited", "git status"),
+    ("30 files: one file edited, memory", "git status"),
+    ("30 files: first push, memory", "tar | crane append"),
+    ("30 files: one file edited", "tar | crane append"),
+    ("30 files: first push", "tar | crane append"),
+    ("verify", "crane export, tar -x"),
+    ("pull", "crane export, tar -x"),
+    ("purge", "crane export, tar -x"),
     ("extraction", "cp -a"),
     ("extraction, already right", "the first extraction"),
-    ("memory: first push", ""),
-    ("memory: one file edited", ""),
-    ("memory: no change", ""),
+    ("memory: first push", "tar | crane append"),
+    ("memory: one file edited", "git status"),
+    ("memory: no change", "git status"),
     ("memory: a file of 8.00 MB", "a file of 500.0 kB"),
     ("docker --help", "without the plugin"),
-    ("docker kontext push --help", ""),
+    ("docker kontext push --help", "the start of Python"),
 ]
 
 
@@ -61,6 +79,7 @@ NEEDED = {
 }
 
 
+SVG = "{http://www.w3.org/2000/svg}"
 SMALL: Tree = {f"{part}/{name}.py": File(b"a = 1\n" * 99) for part in "abc" for name in "xyz"}
 
 
@@ -70,9 +89,13 @@ def rows_of(document: str) -> dict[tuple[str, str], list[str]]:
     cells = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in lines]
     found = {}
     for what, ours, *others in cells:
-        if len(others) == 5 and what:
+        if len(others) == 6 and what:
             found[what, others[0].replace("\\|", "|").strip("–")] = [ours, *others[1:]]
     return found
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def is_here(program: str) -> bool:
@@ -81,16 +104,22 @@ def is_here(program: str) -> bool:
 
 def test_a_benchmark_measures_every_row(tmp_path: Path) -> None:
     plant(tmp_path / "tree", SMALL)
-    arguments = ("--tree", "tree", "--runs", 1, "--large", 8, "--write", "bench.md")
+    sizes = ("--large", 8, "--sizes", "9,30")
+    arguments = ("--tree", "tree", "--runs", 1, *sizes, "--write", "bench.md")
     done = run_script("bench", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = (tmp_path / "bench.md").read_text()
     assert written == done.stdout
-    assert "`scripts/bench --tree TREE --runs 1 --large 8 --write bench.md`: 9 files" in written
+    assert (
+        "`scripts/bench --tree TREE --runs 1 --large 8 --sizes 9,30 --write bench.md`: 9"
+        in flat(written)
+    )
     assert str(tmp_path) not in written
+    assert "](growth.svg)" in written
+    assert_draws(tmp_path / "growth.svg", sizes=2)
     found = rows_of(written)
     assert [*found] == ROWS
-    for (what, against), (ours, theirs, ratio, target, reached) in found.items():
+    for (what, against), (ours, theirs, ratio, target, reached, _) in found.items():
         needed = NEEDED.get(against)
         if needed and not is_here(needed):
             assert ours.startswith("not measured: "), what
@@ -98,10 +127,28 @@ def test_a_benchmark_measures_every_row(tmp_path: Path) -> None:
         assert re.search(r"[1-9]", ours), what
         assert (against == "") == (theirs == "–"), what
         assert theirs == "–" or re.search(r"[1-9]", theirs), what
+        assert re.fullmatch(r"–|yes|\*\*no\*\*: \d+% (above|below)", reached), what
         assert (target == "–") == (reached == "–"), what
+        missed = f"{what} ({against}): {reached.removeprefix('**no**: ')}"
+        assert "no" not in reached or not against or missed in flat(written)
         assert ratio == "–" or re.search(r"\d", ratio), what
     assert re.search(r"\| `kontext_plugin/cli/main.py:main` \| 1 \| \d", written)
     assert on_disk(tmp_path / "tree") == on_disk(tmp_path / "tree") | SMALL
+
+
+def assert_draws(picture: Path, sizes: int) -> None:
+    """Hold that it has a line for each measurement, a dashed one for each peer, and names them."""
+    drawn = ElementTree.parse(picture).getroot()
+    lines = [line.attrib for line in drawn.iter(f"{SVG}polyline") if line.get("points")]
+    graphs = [line for line in lines if len(set(line["points"].split())) == sizes]
+    times, memory, legend = 5, 4, 5
+    assert len(graphs) == times + memory + legend
+    names = [text.text for text in drawn.iter(f"{SVG}text")]
+    for name in ("no change", "one file edited", "first push", "tar | crane append", "files"):
+        assert name in names
+    assert {line["stroke"] for line in graphs if "peer" in line["class"]}.isdisjoint(
+        line["stroke"] for line in graphs if "peer" not in line["class"]
+    )
 
 
 def test_a_benchmark_names_what_is_not_installed(

@@ -174,6 +174,14 @@ class Cache:
         """Return the stat cache of a directory, from its last push on this machine."""
         return decode_snapshot(*self._read(_STATS, directory))
 
+    def snapshot_size(self, directory: str) -> int:
+        """Return the bytes of a directory's stat cache; 0: there is none."""
+        path = self._path(_STATS, directory)
+        try:
+            return os.stat(path).st_size if path else 0
+        except OSError:
+            return 0
+
     def save_snapshot(self, directory: str, snapshot: Snapshot) -> None:
         """Keep the stat cache of a directory."""
         self._write(_STATS, directory, *encode_snapshot(snapshot))

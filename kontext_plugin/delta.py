@@ -20,10 +20,17 @@ from typing import Protocol
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.listing import differing
-from kontext_plugin.image.tree import UNREAD, WHITEOUT, Entry, ReverseDelta, Tree, parents
+from kontext_plugin.image.tree import (
+    SOURCES_PATH,
+    UNREAD,
+    WHITEOUT,
+    Entry,
+    ReverseDelta,
+    Tree,
+    parents,
+)
 from kontext_plugin.layer import compression, tar
 from kontext_plugin.layer.compression import Compressed, Compression, Sink
-from kontext_plugin.manifest import SOURCES_PATH
 from kontext_plugin.runtime.files import DirTree, read_pieces
 from kontext_plugin.runtime.status import HashedFile, status_of
 

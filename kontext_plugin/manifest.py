@@ -39,9 +39,6 @@ from kontext_plugin.runtime.schema import (
     load_manifest,
 )
 
-SOURCES_PATH = "var/run/kontext"
-"""Where an image has its sources, below its root."""
-
 MANIFEST_PATH = "var/lib/kontext/manifest.json"
 """Where an image has their manifest, below its root."""
 

@@ -17,6 +17,9 @@ UNREAD = "unread"
 
 Kind = Literal["file", "directory", "link"]
 
+SOURCES_PATH = "var/run/kontext"
+"""Where an image has its sources, below its root."""
+
 WHITEOUT = ".wh."
 """The prefix of a name that hides a lower layer's entry (OCI image specification, layer.md)."""
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from typing import IO, Literal
 
 from kontext_plugin.image.oci import Digest, Layer
-from kontext_plugin.image.tree import Tree
+from kontext_plugin.image.tree import SOURCES_PATH, Tree
 from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import Source, compression_of
 from kontext_plugin.manifest import (
     MANIFEST_PATH,
     MAX_BYTES,
     MAX_DOCUMENT,
-    SOURCES_PATH,
     is_document,
     part_name,
 )

@@ -32,7 +32,8 @@ from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.base_image import fetch_bases, shipped_base
 from kontext_plugin.source import git
 from kontext_plugin.source.directory import SourceDirectory, open_source
-from kontext_plugin.source.scan import Scan
+from kontext_plugin.source.entries import list_all
+from kontext_plugin.source.scan import MANY, Scan
 from kontext_plugin.source.snapshot import Snapshot, forget
 from kontext_plugin.terminal.steps import StepName
 from kontext_plugin.terminal.text import number, size
@@ -84,6 +85,8 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     answer = session.jobs.submit(_ask_registry, session, options, source.root)
     labels = _GitLabels(session, source.root, wanted=options.git_labels)
 
+    if not options.fresh and cache.snapshot_size(source.root) >= MANY:
+        session.jobs.submit(session.workers.start, list_all)
     with report.steps.step(StepName.READ_STAT_CACHE):
         known = Snapshot() if options.fresh else cache.snapshot(source.root)
     if not known.records:  # else nothing may have changed, and then git is not needed

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kontext_plugin.errors import KontextError
@@ -42,9 +43,9 @@ _REPORT_INTERVAL = 0.1
 # The program of a worker. It imports this module by its name, so that must follow a rename.
 _PROGRAM = """
 import sys
-sys.path[:] = sys.argv[1:]
+module, *sys.path[:] = sys.argv[1:]
 from kontext_plugin.runtime.workers import work
-work()"""
+work(module)"""
 
 
 @contextlib.contextmanager
@@ -76,6 +77,7 @@ class Workers:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None  # each thread waits for one worker
+        self._starting = Lock()
 
     def __enter__(self) -> Workers:
         return self
@@ -87,6 +89,20 @@ class Workers:
             self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.communicate()
+
+    def start(self, function: Callable[..., object], count: int = 0) -> None:
+        """Start workers that will run this function, `count` or one for each processor.
+
+        So they are ready, with all that it needs imported, when there is work for them.
+        """
+        with self._starting:
+            while len(self._processes) < min(self.count, count or self.count):
+                try:
+                    process = _start(function.__module__)
+                except OSError:
+                    break
+                self._processes.append(process)
+                self._idle.put(process)
 
     def map(
         self,
@@ -110,13 +126,7 @@ class Workers:
 
         if len(items) < 2:
             return map(compute, items)
-        while len(self._processes) < min(self.count, len(items)):
-            try:
-                process = _start()
-            except OSError:
-                break
-            self._processes.append(process)
-            self._idle.put(process)
+        self.start(function, len(items))
         if not self._processes:
             return map(compute, items)
         if self._threads is None:
@@ -135,13 +145,18 @@ class Workers:
         return self._threads.map(ask, items)
 
 
-def work() -> None:
-    """Run the tasks that come on standard input. This is the whole program of a worker."""
+def work(module: str) -> None:
+    """Run the tasks that come on standard input. This is the whole program of a worker.
+
+    `module` has the first function to run.
+    """
+    import importlib
     import threading
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a function prints must not mix with the answers
     tasks: SimpleQueue[_Task] = SimpleQueue()
+    importlib.import_module(module)
     threading.Thread(target=_receive, args=(tasks,), daemon=True).start()
 
     def send(message: bytes) -> None:
@@ -194,12 +209,12 @@ def _receive(tasks: SimpleQueue[_Task]) -> None:
         os._exit(1)  # also in the middle of a task: Kontext has ended, nobody reads the answer
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(module: str) -> subprocess.Popen[bytes]:
     import subprocess
 
     return subprocess.Popen(
         # -S: sys.path is handed over as it is. utf8: file names that are not UTF-8 survive.
-        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *sys.path],
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, module, *sys.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from kontext_plugin.image.tree import WHITEOUT, is_utf8
-from kontext_plugin.manifest import SOURCES_PATH
+from kontext_plugin.image.tree import SOURCES_PATH, WHITEOUT, is_utf8
 from kontext_plugin.runtime.files import DirTree
 from kontext_plugin.runtime.status import signature_of, status_in
 from kontext_plugin.runtime.workers import Advance

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
 
-from kontext_plugin.source.git import NotIgnored
 from kontext_plugin.source.ignore_rules import ROOT, IgnoreRules, Verdict
 
 _KEY_VERSION = 1
@@ -25,6 +24,14 @@ class Decision(Enum):
 
 # Plain names: looking up a member of an enum takes as long as the rest of a decision.
 _KEEP, _ENTER, _SKIP, _SKIP_GIT = Decision
+
+
+@dataclass(frozen=True)
+class NotIgnored:
+    """The paths below a directory that git tracks or would track. Some may no longer exist."""
+
+    files: frozenset[str]  # and links
+    directories: frozenset[str]  # of these files
 
 
 @dataclass(frozen=True)

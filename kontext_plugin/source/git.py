@@ -28,6 +28,7 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.spec import COMMIT, REVISION, SOURCE
 from kontext_plugin.image.tree import is_utf8, parents
 from kontext_plugin.runtime.environment import git_environment
+from kontext_plugin.source.filters import NotIgnored
 
 _SETTINGS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "protocol.allow=never")
 
@@ -66,14 +67,6 @@ class _NotTrusted(_GitFailed):
 
 
 # --- The files that git does not ignore ---
-
-
-@dataclass(frozen=True)
-class NotIgnored:
-    """The paths below a directory that git tracks or would track. Some may no longer exist."""
-
-    files: frozenset[str]  # and links
-    directories: frozenset[str]  # of these files
 
 
 def list_not_ignored(root: str, debug: Debug) -> NotIgnored:

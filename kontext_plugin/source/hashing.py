@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import time
 from collections import deque
@@ -248,7 +247,7 @@ def _copy_file(
 
     Raises OSError of the file, and KontextError of the copy.
     """
-    path = os.path.join(directory, secrets.token_hex(16))
+    path = os.path.join(directory, os.urandom(16).hex())
 
     def write(piece: bytes) -> None:
         rest = memoryview(piece)

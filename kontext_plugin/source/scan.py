@@ -54,7 +54,7 @@ _RACY = 2_000_000_000
 """Nanoseconds. A file that changed so shortly before the scan may change again within one tick of
 the file system's clock, and look the same (git's "racily clean" entries). It is read again."""
 
-_MANY = 400_000
+MANY = 400_000
 """Bytes of records, some 6,000 files: from here on, several processes save time."""
 
 _SHARES = 4
@@ -301,7 +301,7 @@ def _divide(task: Task, processes: int, for_new: int) -> list[Task]:
     none = replace(task, known={}, new=())
     size = sum(map(len, task.known.values()))
     parts = [task.known] if task.known else []
-    if size >= _MANY:
+    if size >= MANY:
         ends = accumulate(map(len, task.known.values()))
         share = size / (processes * _SHARES)
         items = zip(task.known.items(), ends, strict=True)

@@ -56,12 +56,12 @@ from kontext_plugin.delta import (
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Layer as ImageLayer
 from kontext_plugin.image.oci import digest_of
-from kontext_plugin.image.tree import ReverseDelta
+from kontext_plugin.image.tree import SOURCES_PATH, ReverseDelta
 from kontext_plugin.image.tree import Tree as Described
 from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import Compressed, Sink, Source
 from kontext_plugin.layer.reader import Budget, read_documents
-from kontext_plugin.manifest import MANIFEST_PATH, SOURCES_PATH
+from kontext_plugin.manifest import MANIFEST_PATH
 
 # What changed
 

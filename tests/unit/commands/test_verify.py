@@ -14,8 +14,8 @@ from support.trees import Directory, File, Link, Tree
 from kontext_plugin.commands import verify
 from kontext_plugin.commands.verify import Comparison, image_differences, lines, summarize
 from kontext_plugin.delta import Difference, DifferenceKind, Place
+from kontext_plugin.image.tree import SOURCES_PATH
 from kontext_plugin.layer.reader import ExportReader
-from kontext_plugin.manifest import SOURCES_PATH
 
 TREE: Tree = {
     "dir": Directory(),

@@ -36,8 +36,9 @@ from kontext_plugin.delta import diff
 from kontext_plugin.image.listing import list_tree
 from kontext_plugin.image.oci import Digest, ImageConfig, Layer, digest_of
 from kontext_plugin.image.spec import ImageSpec
+from kontext_plugin.image.tree import SOURCES_PATH
 from kontext_plugin.layer.reader import ExportReader
-from kontext_plugin.manifest import MANIFEST_PATH, SOURCES_PATH, part_name
+from kontext_plugin.manifest import MANIFEST_PATH, part_name
 from kontext_plugin.push.check import _Unpacked, check_parent
 from kontext_plugin.push.find import Found
 from kontext_plugin.push.parent import BuildOn, StartFresh

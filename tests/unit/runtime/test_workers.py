@@ -174,8 +174,16 @@ def test_no_more_workers_start_than_there_are_items() -> None:
         assert len(some._processes) == 3
 
 
+def test_workers_that_were_started_before_do_the_work() -> None:
+    with Workers(2) as some:
+        some.start(process_of)
+        started = {process.pid for process in some._processes}
+        assert len(started) == 2
+        assert {*some.map(process_of, range(8))} == started
+
+
 def test_without_workers_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(module: str) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(workers, "_start", refuse)

@@ -23,8 +23,7 @@ from kontext_plugin.manifest import Lineage, Manifest, decode, encode, read_root
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import scan as scans
 from kontext_plugin.source.entries import MAX_PATH, SpecialFile
-from kontext_plugin.source.filters import Decision, Filters
-from kontext_plugin.source.git import NotIgnored
+from kontext_plugin.source.filters import Decision, Filters, NotIgnored
 from kontext_plugin.source.ignore_rules import ROOT, Verdict, parse_rules
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.source.snapshot import Snapshot

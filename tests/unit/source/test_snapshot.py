@@ -25,8 +25,7 @@ from kontext_plugin.runtime.status import SIGNATURE_BYTES
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import entries
 from kontext_plugin.source import scan as scans
-from kontext_plugin.source.filters import Filters, place_at
-from kontext_plugin.source.git import NotIgnored
+from kontext_plugin.source.filters import Filters, NotIgnored, place_at
 from kontext_plugin.source.ignore_rules import parse_rules
 from kontext_plugin.source.scan import Scan
 from kontext_plugin.source.snapshot import (
@@ -107,7 +106,7 @@ FILTERS = {
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several processes list even the smallest directory."""
-    monkeypatch.setattr(scans, "_MANY", 1)
+    monkeypatch.setattr(scans, "MANY", 1)
     monkeypatch.setattr(entries, "AT_ONCE", 2)
 
 

@@ -32,7 +32,7 @@ from kontext_plugin.image.tree import (
 from kontext_plugin.layer import compression, tar
 from kontext_plugin.layer.compression import Compressed, Compression, Sink
 from kontext_plugin.runtime.files import DirTree, read_pieces
-from kontext_plugin.runtime.status import HashedFile, status_of
+from kontext_plugin.runtime.status import HashedFile, pack_hashed, status_of
 
 ENTRY_BYTES = 512
 """Bytes of a path in an archive, apart from its content (POSIX.1-2017, pax, "ustar")."""
@@ -312,13 +312,13 @@ def write_layer(
     watcher: Watcher | None = None,
     algorithm: Compression = compression.DEFAULT,
     copies: str = "",
-    files: list[HashedFile] | None = None,
+    hashed: bytearray | None = None,
 ) -> Compressed:
     """Write a layer: the documents first, then the tree's entries at the written paths.
 
     File contents are read below `root` and must be those of `tree`. A file whose digest is a name
-    in the directory `copies` is read from there. What an UNREAD file is, is added to `files`. The
-    layer is compressed.
+    in the directory `copies` is read from there. What an UNREAD file is, is added to `hashed`, as
+    `pack_hashed` packs it. The layer is compressed.
 
     Raises SourceMoved where a file has changed or cannot be read, and OSError from the sink.
     """
@@ -330,8 +330,8 @@ def write_layer(
 
         def read(entry: Entry) -> Iterator[bytes]:
             if entry.digest == UNREAD:
-                assert files is not None
-                return _read_unread(sources, entry.path, files, watcher)
+                assert hashed is not None
+                return _read_unread(sources, entry.path, hashed, watcher)
             return _read_listed(sources, entry, copies, watcher)
 
         return algorithm.compress(sink, _archive(tree, content, read))
@@ -395,9 +395,9 @@ def _open_content(sources: DirTree, entry: Entry, copies: str) -> int:
 
 
 def _read_unread(
-    sources: DirTree, path: str, files: list[HashedFile], watcher: Watcher | None
+    sources: DirTree, path: str, hashed: bytearray, watcher: Watcher | None
 ) -> Iterator[bytes]:
-    """Yield the header and the content of a file, and add it to `files`. Raises SourceMoved."""
+    """Yield the header and the content of a file, and add it to `hashed`. Raises SourceMoved."""
     try:
         file = sources.open_file(path)
         try:
@@ -413,7 +413,7 @@ def _read_unread(
         raise _moved(path, f"cannot be read any more: {error.strerror}") from error
     if digest is None or after != before:
         raise _moved(path, "changed while it was pushed")
-    files.append(HashedFile(path, after, digest))
+    hashed += pack_hashed(HashedFile(path, after, digest))
 
 
 def _entry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import statistics
@@ -89,9 +90,18 @@ def family(root: int) -> list[int]:
         command = _content(Path(f"/proc/{process}/cmdline"))
         if command != above:
             running.append(process)
-        for children in Path(f"/proc/{process}/task").glob("*/children"):
-            found += [(int(child), command) for child in _content(children).split()]
+        for thread in _threads(process):
+            children = _content(Path(f"/proc/{process}/task/{thread}/children"))
+            found += [(int(child), command) for child in children.split()]
     return running
+
+
+def _threads(process: int) -> list[str]:
+    """Its threads; none if it has ended."""
+    try:
+        return os.listdir(f"/proc/{process}/task")
+    except OSError:
+        return []
 
 
 def _content(path: Path) -> str:

@@ -20,7 +20,6 @@ from kontext_plugin.push.partition import Partition, manifest_on
 from kontext_plugin.push.plan import Plan
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.registry.base_image import extractor_entries
-from kontext_plugin.runtime.status import HashedFile
 from kontext_plugin.runtime.workers import Advance
 from kontext_plugin.secret_scan.scanner import Finding, Scanner
 from kontext_plugin.terminal.steps import Progress, StepName
@@ -66,7 +65,7 @@ class WrittenLayer:
 
     staged: StagedLayer
     findings: tuple[Finding, ...]  # possible secrets in it
-    files: tuple[HashedFile, ...] = ()  # in it, if they were unread
+    hashed: bytes = b""  # its files, packed, if they were unread
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,11 @@ class _Task:
     options: WriteOptions
     compression: str
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return what a worker gets: of the tree, only what is written."""
+        written = self.content.written
+        return {**vars(self), "tree": self.tree.only({*written, *parents(written)})}
+
 
 def write_lower(
     session: PushSession, plan: Plan, divided: Partition, options: WriteOptions
@@ -87,14 +91,14 @@ def write_lower(
 
     The tree may be unread. Raises SourceMoved, and KontextError.
     """
-    tree, sizes = plan.tree, plan.tree.sizes
+    sizes = plan.tree.sizes
     weights = [sum(sizes.get(path, 0) for path in paths) for paths in divided.lower]
     # The largest first, so that no process is left alone with it at the end.
     order = sorted(range(len(weights)), key=lambda number: -weights[number])
     tasks = (
         _Task(
             f"{number}",
-            tree.only({*divided.lower[number], *parents(divided.lower[number])}),
+            plan.tree,
             LayerContent({}, divided.lower[number]),
             options,
             plan.compression.name,
@@ -181,7 +185,7 @@ def _write(task: _Task, advance: Advance) -> WrittenLayer:
     sizes = (tree.sizes.get(path, 0) for path in content.written)
     scanner = Scanner(sum(sizes)) if options.scan_secrets else None
     path = os.path.join(options.directory, task.name) if options.directory else os.devnull
-    files: list[HashedFile] = []
+    hashed = bytearray()
     try:
         with open(path, "wb") as file:
             result = write_layer(
@@ -192,12 +196,12 @@ def _write(task: _Task, advance: Advance) -> WrittenLayer:
                 _Watcher(scanner, advance),
                 compression_named(task.compression),
                 options.copies,
-                files,
+                hashed,
             )
     except OSError as error:
         raise write_error(path, error) from error
     staged = StagedLayer(path, result.layer, result.diff_id)
-    return WrittenLayer(staged, tuple(scanner.findings) if scanner else (), tuple(files))
+    return WrittenLayer(staged, tuple(scanner.findings) if scanner else (), bytes(hashed))
 
 
 def write_error(path: str, error: OSError) -> KontextError:

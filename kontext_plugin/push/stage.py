@@ -22,7 +22,7 @@ from kontext_plugin.push.layers import (
 )
 from kontext_plugin.push.prepare import Prepared, scan_again, take_scan
 from kontext_plugin.push.session import PushSession
-from kontext_plugin.runtime.status import HashedFile
+from kontext_plugin.runtime.status import HashedFile, unpack_hashed
 from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.source.hashing import changed_twice
 from kontext_plugin.source.scan import complete
@@ -101,11 +101,14 @@ def _write_lower(
     def take() -> Iterator[HashedFile]:
         nonlocal is_blocked
         for number, layer in write_lower(session, prepared.plan, divided, options):
-            written[number] = replace(layer, files=())
+            written[number] = replace(layer, hashed=b"")
             is_blocked |= policy is not None and policy.blocks(layer.findings)
             if early and not is_blocked and len(written) < len(divided.lower):
                 early.add(layer.staged)
-            yield from layer.files
+            if unread:
+                paths = filter(unread.tree.sizes.__contains__, divided.lower[number])
+                yield from unpack_hashed(paths, layer.hashed)
+        session.workers.end()  # the main process needs the memory now
 
     if unread:
         complete_scan = complete(unread, take())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import os
 import stat
 import struct
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 SIGNATURE_BYTES = 48
@@ -36,6 +38,20 @@ class HashedFile(NamedTuple):
     path: str
     status: Status
     digest: str
+
+
+def pack_hashed(file: HashedFile) -> bytes:
+    """Return status and digest in 80 bytes: objects of 100,000 files take 50 MB."""
+    return file.status.signature + bytes.fromhex(file.digest)
+
+
+def unpack_hashed(paths: Iterable[str], packed: bytes) -> Iterator[HashedFile]:
+    """Yield what `pack_hashed` has packed of one file after the other, those at these paths."""
+    size = SIGNATURE_BYTES + hashlib.sha256().digest_size
+    for start, path in zip(range(0, len(packed), size), paths, strict=True):
+        end = start + SIGNATURE_BYTES
+        _, status = status_in(packed[start:end])
+        yield HashedFile(path, status, packed[end : start + size].hex())
 
 
 def signature_of(status: os.stat_result) -> bytes:

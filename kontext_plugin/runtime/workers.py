@@ -83,12 +83,17 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill all workers, which takes back their memory. More work starts other ones."""
         for process in self._processes:
             process.kill()
         if self._threads:
             self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.communicate()
+        self._processes, self._idle, self._threads = [], SimpleQueue(), None
 
     def start(self, function: Callable[..., object], count: int = 0) -> None:
         """Start workers that will run this function, `count` or one for each processor.

@@ -8,8 +8,18 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kontext_plugin.runtime.status import SIGNATURE_BYTES, signature_of, status_in, status_of
+from kontext_plugin.runtime.status import (
+    SIGNATURE_BYTES,
+    HashedFile,
+    pack_hashed,
+    signature_of,
+    status_in,
+    status_of,
+    unpack_hashed,
+)
 
 
 def status(path: Path) -> os.stat_result:
@@ -63,3 +73,26 @@ def test_a_signature_tells_its_times(seconds: int) -> None:
     fields = dict.fromkeys(FIELDS, 1) | {"st_mtime_ns": seconds * 10**9, "st_ctime_ns": 7}
     _, found = status_in(signature_of(fake_status(fields)))
     assert found.changed == max(seconds * 10**9, 7)
+
+
+@given(
+    st.lists(
+        st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 2**63), st.booleans()),
+        max_size=20,
+    )
+)
+def test_what_was_hashed_is_unpacked_as_it_was_packed(facts: list[tuple[bytes, int, bool]]) -> None:
+    files = []
+    for number, (digest, size, executable) in enumerate(facts):
+        fields = dict.fromkeys(FIELDS, 7)
+        fields |= {"st_size": size, "st_mode": 0o100755 if executable else 0o100644}
+        files.append(HashedFile(f"{number}", status_of(fake_status(fields)), digest.hex()))
+    packed = b"".join(map(pack_hashed, files))
+    assert [*unpack_hashed([file.path for file in files], packed)] == files
+    assert len(packed) == 80 * len(files)
+
+
+def test_what_was_packed_of_other_files_is_refused() -> None:
+    file = HashedFile("f", status_of(fake_status(dict.fromkeys(FIELDS, 1))), "0" * 64)
+    with pytest.raises(ValueError, match="shorter|longer"):
+        [*unpack_hashed(["f", "g"], pack_hashed(file))]

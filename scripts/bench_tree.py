@@ -15,11 +15,10 @@ from pathlib import Path
 
 WHEELS = (
     "ansible==12.3.0",
+    "ansible==10.7.0",
     "ansible==9.13.0",
-    "tensorflow_cpu==2.20.0",
     "oci==2.189.0",
     "google_ads==34.0.0",
-    "pulumi_azure_native==3.29.0",
     "django==5.2.8",
     "botocore==1.44.5",
     "kubernetes==37.0.2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         report.important(f"docker still finds Kontext: {first}")
     cache = open_cache(read_only=True).root
     if cache and os.path.isdir(cache):
-        report.info(f"The cache is still there. Remove it with: rm -r '{cache}'")
+        report.info(f"The cache is still there. Remove it with: rm -r {shlex.quote(cache)}")
     report.info(f"The package is still there. Remove it with: {package_removal(sys.prefix)}")
     return 0
 
@@ -47,4 +48,4 @@ def package_removal(prefix: str) -> str:
         return "pipx uninstall docker-kontext"
     if os.path.exists(os.path.join(prefix, "uv-receipt.toml")):
         return "uv tool uninstall docker-kontext"
-    return f"{sys.executable} -m pip uninstall docker-kontext"
+    return f"{shlex.quote(sys.executable)} -m pip uninstall docker-kontext"

@@ -51,7 +51,7 @@ def test_the_cache_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     cache = os.environ["KONTEXT_CACHE_DIR"]
     os.mkdir(cache)
     assert main.run(["uninstall"]) == 0
-    assert f"rm -r '{os.path.realpath(cache)}'" in capsys.readouterr().err
+    assert f"rm -r {os.path.realpath(cache)}" in capsys.readouterr().err
     assert os.path.isdir(cache)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,32 @@ def test_both_ways_are_the_same(arguments: list[str], root: Path) -> None:
     )
     assert (module.returncode, module.stdout) == (shim.returncode, shim.stdout)
     assert module.stderr == shim.stderr
+
+
+@pytest.mark.parametrize(
+    ("site", "python"),
+    [
+        ("lib/python3.12/site-packages", "python3.12"),
+        ("lib/python3.13/site-packages", "python3"),
+        ("python3.x/checkout", "python3"),
+    ],
+    ids=["the version of the directory", "no such version", "no version"],
+)
+def test_an_installation_without_a_python_of_its_own(
+    site: str, python: str, root: Path, tmp_path: Path
+) -> None:
+    """As after `pip install --user`: the packages lie far from the Python that they are for."""
+    package, programs = tmp_path / "user" / site / "kontext_plugin", tmp_path / "bin"
+    for directory in (package, programs):
+        directory.mkdir(parents=True)
+    shutil.copy(root / "kontext_plugin/docker-kontext", package)
+    for name in ("python3", "python3.12"):
+        (programs / name).write_text(f"#!/bin/sh\necho {name}\n")
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", package / "docker-kontext", "version"],
+        env={"PATH": f"{programs}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{python}\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -235,6 +236,20 @@ def test_a_data_directory_that_cannot_be_written(make: Callable[[Path], None], d
     with pytest.raises(KontextError, match=f"cannot write {data}/crane: ") as raised:
         installation.write_crane(CRANE)
     assert "XDG_DATA_HOME" in raised.value.hint
+
+
+def test_a_full_disk_leaves_what_was_there(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    installation.write_crane(CRANE)
+    before = everything(data)
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", fail)
+        with pytest.raises(KontextError, match="crane: No space left on device") as raised:
+            installation.write_crane(CRANE + b"# newer")
+    assert "Make room there" in raised.value.hint
+    assert everything(data) == before
 
 
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,11 @@ import errno
 import os
 import secrets
 import stat
+import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from kontext_plugin.crane import Crane
@@ -46,6 +49,28 @@ def check_mirror(directory: str, home: str) -> None:
             return
         above = os.path.dirname(above)
 
+
+def folded_pairs(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of paths in one directory that differ only in case, or in how they are encoded.
+
+    Some file systems take such names for one: those of macOS and Windows do by default. `paths`
+    must include all directories.
+    """
+    firsts: dict[str, str] = {}
+    for path in sorted(paths):
+        first = firsts.setdefault(_fold(path), path)
+        if first != path and first.rpartition("/")[0] == path.rpartition("/")[0]:
+            yield first, path
+
+
+def _fold(path: str) -> str:
+    if path.isascii():  # ten times as fast
+        return path.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+_MAX_PROBES = 100
+"""Pairs that the file system is asked for. An image may have a million of them."""
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -112,6 +137,31 @@ class Workspace:
                 os.unlink(name, dir_fd=parent)
             with _masked():
                 os.mkdir(name, 0o755, dir_fd=parent)
+
+    def check_names(self, tree: Tree) -> None:
+        """Raise KontextError if the file system cannot hold all paths of a tree side by side.
+
+        It would keep one file of two, and each pull would write the other one.
+        """
+        for first, second in islice(folded_pairs(tree.paths()), _MAX_PROBES):
+            if self._is_one_name(os.path.basename(first), os.path.basename(second)):
+                raise KontextError(
+                    f"the file system of {self.root!r} takes {first!r} and {second!r} for one name",
+                    hint="Nothing was written. Pull into a directory on a file system that tells "
+                    "them apart, or rename one of them and push again.",
+                )
+
+    def _is_one_name(self, one: str, other: str) -> bool:
+        """Return whether a file can be opened by another name. The file system itself knows."""
+        directory = f".kontext-{secrets.token_hex(16)}"
+        try:
+            with self._explaining("", "written to"):
+                os.mkdir(directory, 0o700, dir_fd=self._tree.open_directory(""))
+                parent = self._tree.open_directory(directory)
+                os.close(os.open(one, _WRITE, 0o600, dir_fd=parent))
+                return _lstat(parent, other) is not None
+        finally:
+            self._remove(directory)
 
     def reconcile(self, file: File, step: Step | None = None) -> State:
         """Compare a file with what is there, by content; correct a mode that alone is wrong.
@@ -291,12 +341,13 @@ def _open_up(parent: int, name: str, status: os.stat_result) -> None:
     if os.chmod in os.supports_follow_symlinks:
         os.chmod(name, mode | 0o700, dir_fd=parent, follow_symlinks=False)
         return
-    # Linux: the directory may be unreadable, and a link in its place must not be followed.
-    opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=parent)
-    try:
-        os.chmod(f"/proc/self/fd/{opened}", mode | 0o700)
-    finally:
-        os.close(opened)
+    if sys.platform == "linux":
+        # The directory may be unreadable, and a link in its place must not be followed.
+        opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{opened}", mode | 0o700)
+        finally:
+            os.close(opened)
 
 
 def _reconcile(opened: int, file: File, step: Step | None) -> State:

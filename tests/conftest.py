@@ -57,7 +57,8 @@ def _private_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("KONTEXT_CACHE_DIR", str(home / "cache"))
     monkeypatch.setenv("DOCKER_CONFIG", str(home / "docker"))
     for name in (
-        *("XDG_CACHE_HOME", "KONTEXT_CRANE", "KONTEXT_PROGRESS", "KONTEXT_PYTHON"),
+        *("XDG_CACHE_HOME", "XDG_DATA_HOME"),
+        *("KONTEXT_CRANE", "KONTEXT_CRANE_RELEASES", "KONTEXT_PROGRESS", "KONTEXT_PYTHON"),
         *("DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE"),
     ):
         monkeypatch.delenv(name, raising=False)

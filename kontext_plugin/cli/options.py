@@ -341,11 +341,31 @@ DOCTOR = Command(
 
 INSTALL = Command(
     name="install",
-    summary="Link Kontext into docker's plugins",
-    usage="",
+    summary="Link Kontext into docker's plugins, and get crane",
+    usage="[OPTIONS]",
     description=(
         "Link this installation into docker's plugin directory, so that docker finds\n"
-        "'docker kontext'."
+        "'docker kontext'. If crane is missing or too old, download its pinned release\n"
+        "and check it. Replaces nothing that is not Kontext's."
+    ),
+    options=(
+        Option(
+            "crane",
+            "The crane to use: release, none, or the path of yours (default: the one that is "
+            "found, else release)",
+            kind="string",
+            completes="file",
+        ),
+    ),
+)
+
+UNINSTALL = Command(
+    name="uninstall",
+    summary="Remove what 'install' has made",
+    usage="",
+    description=(
+        "Remove the link in docker's plugin directory, and the crane that 'install' has\n"
+        "put into Kontext's data directory. Then show how to remove the package."
     ),
 )
 
@@ -378,6 +398,7 @@ COMMANDS = {
         PURGE,
         PUSH,
         RUN,
+        UNINSTALL,
         VERIFY,
         VERSION,
     )

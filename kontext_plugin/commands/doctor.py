@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from kontext_plugin import __version__
+from kontext_plugin import __version__, installation
 from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DOCTOR, timeout_of
-from kontext_plugin.commands import install
 from kontext_plugin.crane import Crane, find_crane
 from kontext_plugin.crane_driver.credentials import credential_source, full_name
 from kontext_plugin.crane_driver.errors import NotFound, Refused
@@ -153,7 +152,7 @@ def check_docker() -> Check:
     """Check that docker's command line works, if there is one."""
     program = shutil.which("docker")
     if program is None:
-        hint = f"Kontext also works without it: {install.plugin_file()} push …"
+        hint = f"Kontext also works without it: {installation.own_command()} push …"
         return Check("docker", State.NOTE, "docker is not on PATH", hint)
     code, answer = _ask(program, "--version")
     version = re.search(r"\d+\.\d+\.\d+\S*(?=,)", answer)
@@ -195,9 +194,9 @@ def check_daemon(flags: Globals) -> Check:
 def check_plugin() -> Check:
     """Check that docker finds the plugin, and that it is this installation."""
     docker = shutil.which("docker")
-    command = f"'{sys.executable} -m kontext_plugin install'"
+    command = f"'{installation.own_command()} install'"
     try:
-        first = install.first_candidate()
+        first = installation.first_candidate()
     except KontextError as error:
         return _broken("plugin", error)
     if first is None:
@@ -213,8 +212,8 @@ def check_plugin() -> Check:
         if code or not answer.startswith("kontext "):
             message = f"{place} does not answer 'docker kontext version': {answer}"
             return Check("plugin", State.BROKEN, message, f"Run {command}.")
-    if not install.is_ours(first):
-        own = f"This one is {__version__}, {install.plugin_file()}."
+    if not installation.is_ours(first):
+        own = f"This one is {__version__}, {installation.plugin_file()}."
         hint = f"{own} To use this one, run {command}."
         return Check("plugin", State.NOTE, f"{place} is another installation", hint)
     return Check("plugin", State.OK, place)

@@ -1,103 +1,109 @@
-"""`docker kontext install`: link this installation into docker's plugins.
-
-docker finds a plugin by its file's name (docker/cli, cli-plugins/manager).
-"""
+"""`docker kontext install`: link this installation into docker's plugins, and get crane."""
 
 from __future__ import annotations
 
 import os
-import secrets
+import platform
+import sys
 from collections.abc import Sequence
+from enum import Enum
 
+from kontext_plugin import installation
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import INSTALL
+from kontext_plugin.crane_driver.process import installed_crane, locate_crane
 from kontext_plugin.errors import KontextError
-from kontext_plugin.runtime.docker_config import config_directory, load_docker_config
 from kontext_plugin.terminal.messages import Report
+from kontext_plugin.terminal.text import size
 
-PLUGIN_NAME = "docker-kontext"
 
-_SYSTEM_DIRECTORIES = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
-"""docker looks last into `docker/cli-plugins` in these."""
+class Way(Enum):
+    """How Kontext gets its crane."""
+
+    KEEP = "keep"  # the one that it finds
+    FETCH = "fetch"  # the pinned release
+    LINK = "link"  # the one that the user names
+    NONE = "none"
+
+
+def choose_way(crane: str | None, is_usable: bool) -> Way:
+    """Return the way for a value of --crane. `is_usable`: Kontext finds a crane that it can use."""
+    if crane is None:
+        return Way.KEEP if is_usable else Way.FETCH
+    return {"release": Way.FETCH, "none": Way.NONE}.get(crane, Way.LINK)
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parse(INSTALL, arguments)
+    parsed, _ = parse(INSTALL, arguments)
     report = Report(show_debug=flags.debug)
-    path = link_path()
-    if link():
-        report.info(f"Linked {path} to {plugin_file()}")
-    else:
-        report.info(f"{path} already links to {plugin_file()}")
-    first = first_candidate()
-    if first and first != path:
-        report.important(f"docker uses {first} first: remove it")
-    else:
-        report.info("Run 'docker kontext --help' to see the commands")
+    _refuse_cache()
+    _link(report)
+    _get_crane(parsed.crane, report)
+    _say_what_is_first(report)
     return 0
 
 
-def link_path() -> str:
-    """Return where the user's own link belongs. Raises KontextError if there is no home."""
-    directory = config_directory()
-    if directory is None:
-        raise KontextError(
-            "docker's plugins have no directory: HOME is not set, and this user has no home",
-            hint="Name docker's configuration directory in DOCKER_CONFIG.",
-        )
-    return os.path.join(directory, "cli-plugins", PLUGIN_NAME)
+def _refuse_cache() -> None:
+    """Raise KontextError if this installation would vanish with a cache, and leave a dead link."""
+    cache = installation.cache_of(installation.plugin_file(), sys.prefix)
+    if not cache:
+        return
+    tool = "pipx" if "pipx" in installation.plugin_file().split(os.sep) else "uv tool"
+    raise KontextError(
+        f"Kontext runs from the cache {cache}, which is cleaned from time to time",
+        hint=f"Run '{tool} install docker-kontext', and then 'docker-kontext install'.",
+    )
 
 
-def link() -> bool:
-    """Make the user's link lead to this installation; return False if it does already.
+def _link(report: Report) -> None:
+    path, target = installation.link_path(), installation.plugin_file()
+    if installation.link():
+        report.info(f"Linked {path} to {target}")
+    else:
+        report.info(f"{path} already links to {target}")
 
-    An older link of Kontext's is replaced. Raises KontextError if anything else is there.
-    """
-    path = link_path()
-    if os.path.lexists(path):
-        if not os.path.islink(path):
-            raise KontextError(
-                f"{path} exists and is not a link", hint="Move it away, and run this again."
-            )
-        target = os.readlink(path)
-        if os.path.join(os.path.dirname(path), target) == plugin_file():
-            return False
-        # By its name alone: a checkout may have moved, and then the link dangles.
-        if not target.endswith(f"kontext_plugin/{PLUGIN_NAME}"):
-            raise KontextError(
-                f"{path} links to {target}, which is not Kontext",
-                hint="Remove the link if nobody needs it, and run this again.",
-            )
-    new = f"{path}.{secrets.token_hex(4)}"
+
+def _get_crane(option: str | None, report: Report) -> None:
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.symlink(plugin_file(), new)
-        os.replace(new, path)
-    except OSError as error:
-        raise KontextError(f"cannot make {path}: {error.strerror}") from error
-    return True
+        found = locate_crane()
+        problem = installation.crane_problem(found)
+    except KontextError as error:
+        found, problem = "", error
+    way = choose_way(option, problem is None)
+    if way is Way.NONE:
+        return
+    if way is Way.KEEP:
+        report.info(f"Found crane: {found}")
+        return
+    if way is Way.LINK:
+        target = os.path.abspath(option or "")
+        report.info(f"Linked {installation.link_crane(target)} to {target}")
+        return
+    if problem and found:
+        report.info(problem.message)
+    _fetch(report)
 
 
-def plugin_file() -> str:
-    """Return the file of this installation that docker must start."""
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), PLUGIN_NAME)
+def _fetch(report: Report) -> None:
+    from kontext_plugin.crane_driver import release  # 60 ms
+
+    installation.check_place_for_crane()
+    mirror = os.environ.get(release.MIRROR_VARIABLE, "")
+    pinned = release.release_for(platform.system(), platform.machine(), mirror)
+    report.info(f"Downloading crane {release.VERSION} from {pinned.url}")
+    program = release.download(pinned)
+    path = installation.write_crane(program)
+    report.info(f"Installed {path}, {size(len(program))}, from the archive sha256:{pinned.sha256}")
 
 
-def first_candidate() -> str | None:
-    """Return the file that docker takes for Kontext, even if it does not work; None without one.
-
-    docker ignores dangling links (PluginRunCommand). Raises KontextError.
-    """
-    own = config_directory()
-    directories = [
-        *load_docker_config().plugin_directories,
-        *([os.path.join(own, "cli-plugins")] if own else []),
-        *(os.path.join(directory, "docker/cli-plugins") for directory in _SYSTEM_DIRECTORIES),
-    ]
-    candidates = (os.path.join(directory, PLUGIN_NAME) for directory in directories)
-    return next(filter(os.path.exists, candidates), None)
-
-
-def is_ours(candidate: str) -> bool:
-    """Return whether a file or link leads to this installation."""
-    return os.path.realpath(candidate) == plugin_file()
+def _say_what_is_first(report: Report) -> None:
+    """Say what docker and Kontext take in place of what was installed, if anything."""
+    path, crane = installation.link_path(), installed_crane()
+    first = installation.first_candidate()
+    if first and first != path:
+        report.important(f"docker uses {first} first: remove it")
+    if crane and os.path.lexists(crane) and (located := locate_crane()) != crane:
+        way_out = "unset KONTEXT_CRANE" if os.environ.get("KONTEXT_CRANE") else "remove it"
+        report.important(f"Kontext uses {located} first: {way_out}")
+    if not first or first == path:
+        report.info("Run 'docker kontext --help' to see the commands")

@@ -56,6 +56,7 @@ def pull(
     image = fetch(crane, requests, name)
     tree = image.manifest.tree
     with Workspace(directory) as workspace:
+        workspace.check_names(tree)
         for path in sorted(tree.directories()):
             workspace.make_directory(path)
         written, wrong = 0, {}

@@ -40,6 +40,7 @@ from kontext_plugin.crane_driver.errors import (
 from kontext_plugin.crane_driver.network import authorities, proxy_of, trust_authorities
 from kontext_plugin.crane_driver.watchdog import Stall, UploadProgress
 from kontext_plugin.errors import KontextError, brief
+from kontext_plugin.runtime.docker_config import data_directory
 from kontext_plugin.runtime.environment import crane_environment
 from kontext_plugin.runtime.imports import without
 from kontext_plugin.terminal.messages import show
@@ -58,10 +59,7 @@ _REQUIRED = f"v{'.'.join(map(str, MINIMUM_VERSION))} or later"
 
 _VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-\S+)?")
 
-_GET_CRANE = (
-    f"Kontext needs crane {_REQUIRED} on PATH, or its path in KONTEXT_CRANE. "
-    "Install it with scripts/install-crane, or from github.com/google/go-containerregistry."
-)
+_GET_CRANE = f"Run 'docker kontext install' to get crane {_REQUIRED}, or name one in KONTEXT_CRANE."
 
 _QUESTIONS = frozenset({"manifest", "config", "digest", "tag", "version"})
 """Verbs that take little time on any line. If their progress is invisible, the timeout is for all
@@ -90,19 +88,28 @@ _HELPER_PATIENCE = 2.0
 
 
 def locate_crane() -> str:
-    """Return the path of crane: from KONTEXT_CRANE, beside this Python, or on PATH.
+    """Return the path of crane. The places are in the order of how few they serve.
+
+    1. KONTEXT_CRANE: this process
+    2. beside this Python: this environment, for example a checkout's
+    3. where `install` puts it: this user. Its version was checked; that of PATH may be too old
+    4. PATH: this machine
 
     Raises KontextError if there is none.
     """
     beside = os.path.join(os.path.dirname(sys.executable), "crane")
-    program = (
-        os.environ.get("KONTEXT_CRANE")
-        or (beside if os.access(beside, os.X_OK) else None)
-        or shutil.which("crane")
-    )
-    if program is None:
+    program = os.environ.get("KONTEXT_CRANE")
+    for candidate in (beside, installed_crane(), "crane"):
+        program = program or (candidate and shutil.which(candidate))
+    if not program:
         raise KontextError("crane was not found", hint=_GET_CRANE)
     return program
+
+
+def installed_crane() -> str | None:
+    """Return where `install` puts crane, whether or not it is there; None without a home."""
+    directory = data_directory()
+    return os.path.join(directory, "crane") if directory else None
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def check_version(version: str, program: str) -> VersionProblem | None:
     if not match:
         return VersionProblem(
             f"the version of crane is unknown: {program} prints {shown}",
-            f"Kontext needs crane {_REQUIRED}. Run scripts/install-crane to get it.",
+            _GET_CRANE,
             is_fatal=False,
         )
     numbers = tuple(map(int, match.group(1, 2, 3)))
@@ -129,7 +136,7 @@ def check_version(version: str, program: str) -> VersionProblem | None:
     if numbers < MINIMUM_VERSION or (numbers == MINIMUM_VERSION and match[4]):
         return VersionProblem(
             f"crane {shown} is too old: {program}",
-            f"Kontext needs crane {_REQUIRED}. Run scripts/install-crane to get it.",
+            _GET_CRANE,
             is_fatal=True,
         )
     return None

@@ -40,7 +40,7 @@ def shipped_base(platform: str) -> BaseImage:
     except OSError as error:
         raise KontextError(
             f"the extractor for {platform} is not in this installation: {error}",
-            hint="Build it with scripts/build-base, or install a released Kontext.",
+            hint="Install Kontext again. In a checkout, run its setup.",
         ) from error
     image = image_from_document(Digest(index["manifests"][0]["digest"]), document)
     (layer,), (diff_id,) = image.layers, config_from_document(config).diff_ids

@@ -1,4 +1,4 @@
-"""docker's config.json, and the directories that a user's configuration lies in."""
+"""docker's config.json, and the directories that a user's configuration and programs lie in."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ def config_directory() -> str | None:
         return directory
     home = home_directory()
     return os.path.join(home, ".docker") if home else None
+
+
+def data_directory() -> str | None:
+    """Return the directory of what `install` fetches: `kontext` in XDG_DATA_HOME or ~/.local/share.
+
+    None without both. A relative XDG_DATA_HOME counts as unset (XDG Base Directory Specification).
+    """
+    parent = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(parent):
+        home = home_directory()
+        parent = os.path.join(home, ".local", "share") if home else ""
+    return os.path.join(parent, "kontext") if parent else None
 
 
 def config_path() -> str | None:

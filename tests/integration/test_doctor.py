@@ -193,7 +193,7 @@ def test_a_missing_link_is_found(docker: Docker, root: Path) -> None:
     shutil.rmtree(docker.config / "cli-plugins")
     plugin = doctor(root, docker)["plugin"]
     assert (plugin["state"], plugin["message"]) == ("broken", "docker does not find Kontext")
-    assert "-m kontext_plugin install" in plugin["hint"]
+    assert "docker-kontext install" in plugin["hint"]
 
 
 @pytest.mark.parametrize(

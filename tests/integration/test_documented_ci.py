@@ -312,7 +312,7 @@ def test_the_image_for_the_jobs(tmp_path: Path) -> None:
     assert re.findall("^COPY (kontext .*)$", text, re.M) == ["kontext /opt/kontext"]
     ((config, script),) = re.findall(r"^RUN DOCKER_CONFIG=(\S+) /opt/kontext/(\S+)$", text, re.M)
     assert os.access(ROOT / script, os.X_OK)
-    assert "-m kontext_plugin install" in (ROOT / script).read_text()
+    assert "docker-kontext install --crane none" in (ROOT / script).read_text()
     assert config in ("/usr/local/lib/docker", "/usr/lib/docker")  # docker's own, for all users
     subprocess.run(
         [sys.executable, "-m", "kontext_plugin", "install"],

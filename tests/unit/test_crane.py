@@ -283,7 +283,7 @@ def test_a_crane_that_cannot_run(
         for verb in VERBS.values():
             with pytest.raises(KontextError, match="crane-here cannot be run") as raised:
                 verb(crane)
-            assert "install-crane" in raised.value.hint
+            assert "docker kontext install" in raised.value.hint
 
 
 # --- Connect ---

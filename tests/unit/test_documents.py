@@ -55,6 +55,20 @@ def test_every_step_is_documented() -> None:
     ]
 
 
+def test_the_readme_has_the_versions_of_python_that_are_tested() -> None:
+    settings = (ROOT / "setup.cfg").read_text("utf-8")
+    minors = [
+        int(n)
+        for n in re.findall(r"^ +Programming Language :: Python :: 3\.(\d+)$", settings, re.M)
+    ]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert f"python_requires = >=3.{minors[0]}\n" in settings
+    assert f"env_list = {', '.join(f'py3{minor}' for minor in minors)}\n" in settings
+    for document in ("README.md", "docs/platforms.md"):
+        text = (ROOT / document).read_text("utf-8")
+        assert f"3.{minors[0]} to 3.{minors[-1]}" in text
+
+
 def test_the_help_names_the_defaults() -> None:
     helps = {option.name: option.help for option in COMMANDS["push"].options}
     assert f"(default {MAX_LAYERS})" in helps["max-layers"]

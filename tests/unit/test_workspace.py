@@ -24,9 +24,17 @@ from kontext_plugin import workspace
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest, Image, Layer
 from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.image.tree import DIRECTORY
+from kontext_plugin.image.tree import Tree as ImageTree
 from kontext_plugin.manifest import Lineage, Manifest
 from kontext_plugin.registry.fetch import KontextImage
-from kontext_plugin.workspace import Workspace, check_mirror, files_of, write_files
+from kontext_plugin.workspace import (
+    Workspace,
+    check_mirror,
+    files_of,
+    folded_pairs,
+    write_files,
+)
 
 CONTENT = b"content"
 OUTSIDE: Tree = {"file": File(b"outside"), "d": Directory(), "d/file": File(b"outside")}
@@ -522,4 +530,69 @@ def test_an_export_is_not_read_beyond_what_the_image_may_hold(
 ) -> None:
     with pytest.raises(KontextError, match="its export is longer than"):
         written(root, image_of(FILES, lineage), Endless())
+    assert on_disk(root) == {}
+
+
+# --- Names that a file system takes for one ---
+
+
+def tree_of(*paths: str) -> ImageTree:
+    files = dict.fromkeys(paths, hashlib.sha256(CONTENT).hexdigest())
+    folders = {str(above) for path in paths for above in list(Path(path).parents)[:-1]}
+    return ImageTree(
+        files | dict.fromkeys(folders, DIRECTORY), sizes=dict.fromkeys(paths, len(CONTENT))
+    )
+
+
+PAIRS = {
+    "none": (["a", "b", "d/a"], []),
+    "files": (["README", "Readme"], [("README", "Readme")]),
+    "three": (["A.c", "a.C", "a.c"], [("A.c", "a.C"), ("A.c", "a.c")]),
+    "other directories": (["a/README", "b/readme"], []),
+    "directories, and not what is in them": (["D/x", "d/x", "d/y"], [("D", "d")]),
+    "a directory and a file": (["X/x", "x"], [("X", "x")]),
+    "beyond ASCII": (["\u00c9t\u00e9", "\u00e9t\u00e9"], [("\u00c9t\u00e9", "\u00e9t\u00e9")]),
+    "composed and decomposed": (["e\u0301", "\u00e9"], [("e\u0301", "\u00e9")]),
+    "both": (["E\u0301", "\u00e9"], [("E\u0301", "\u00e9")]),
+}
+
+
+@pytest.mark.parametrize(("paths", "pairs"), PAIRS.values(), ids=PAIRS)
+def test_folded_pairs(paths: list[str], pairs: list[tuple[str, str]]) -> None:
+    tree = tree_of(*paths)
+    assert list(folded_pairs(tree.paths())) == pairs
+
+
+def test_a_file_system_that_tells_names_apart_gets_them(root: Path) -> None:
+    with Workspace(str(root)) as place:
+        place.check_names(tree_of("README", "Readme", "d/README"))
+    assert on_disk(root) == {}
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["a", "README", "Readme"], "takes 'README' and 'Readme' for one name"),
+        (["d/\u00e9", "d/e\u0301"], "takes 'd/e\u0301' and 'd/\u00e9' for one name"),
+        (["D/a", "d/b"], "takes 'D' and 'd' for one name"),
+    ],
+    ids=["case", "encoding", "directories"],
+)
+def test_a_file_system_that_folds_names_is_found_out(
+    paths: list[str], message: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lstat(parent: int, name: str) -> os.stat_result | None:
+        """As on a Mac's disk."""
+        for other in os.listdir(parent):
+            if workspace._fold(other) == workspace._fold(name):
+                return os.stat(other, dir_fd=parent, follow_symlinks=False)
+        return None
+
+    monkeypatch.setattr(workspace, "_lstat", lstat)
+    with Workspace(str(root)) as place:
+        place.check_names(tree_of("a", "b", "d/a"))
+        with pytest.raises(KontextError) as raised:
+            place.check_names(tree_of(*paths))
+    assert message in raised.value.message
+    assert "Nothing was written" in raised.value.hint
     assert on_disk(root) == {}

@@ -61,15 +61,19 @@ def program(path: Path) -> Path:
 
 
 def test_which_crane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that serves fewer comes first."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/python"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(KontextError, match="crane was not found") as raised:
         locate_crane()
-    assert "install-crane" in raised.value.hint
-    on_path = program(tmp_path / "bin/crane")
-    assert locate_crane() == str(on_path)
-    beside = program(tmp_path / "venv/crane")
-    assert locate_crane() == str(beside)
+    assert "docker kontext install" in raised.value.hint
+    for place in ("bin/crane", "kontext/crane", "venv/crane"):
+        path = program(tmp_path / place)
+        assert locate_crane() == str(path)
+    (tmp_path / "venv/crane").unlink()
+    (tmp_path / "venv/crane").mkdir()
+    assert locate_crane() == str(tmp_path / "kontext/crane")
     monkeypatch.setenv("KONTEXT_CRANE", "/chosen")
     assert locate_crane() == "/chosen"
 

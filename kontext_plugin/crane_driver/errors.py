@@ -460,6 +460,8 @@ def _image_name(arguments: Sequence[str]) -> str:
     """Return the image that the verb writes, or else reads."""
     if "--tag" in arguments:
         return arguments[arguments.index("--tag") + 1]
+    if "--repo" in arguments:
+        return arguments[arguments.index("--repo") + 1]
     if arguments[0] == "tag":
         return f"{repository_of(arguments[1])}:{arguments[2]}"
     return arguments[-1]

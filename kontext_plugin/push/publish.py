@@ -115,6 +115,7 @@ class _Upload:
         self._assembly = assembly
         self._layout = layout
         self._progress = UploadProgress({})  # of the crane that runs, or ran last
+        self._done: list[Reference] = []  # the tags that show the image
 
     def push(self, tags: Sequence[Reference], found: Found) -> int:
         """Push the layout to each tag; return the bytes of blobs that were uploaded for it.
@@ -131,6 +132,7 @@ class _Upload:
             try:
                 with on_interrupt(left_behind):
                     sent |= {(tag.repository, blob) for blob in self._push(tag, found)}
+                self._done.append(tag)
             except RegistryError as error:
                 if not number:
                     raise
@@ -202,16 +204,16 @@ class _Upload:
 
     def _borrowed_images(self) -> list[_BorrowedImage]:
         """Return the images whose layers the new one has, and the layout has not."""
-        candidate = self._plan.candidate
         images = [
             _BorrowedImage(base.source, "", {layer.digest: layer.size for layer in base.layers})
             for base in self._plan.spec.bases
             if base.source
         ]
-        if candidate:
-            image, repository = candidate.image.image, candidate.reference.repository
-            sizes = {layer.digest: layer.size for layer in image.layers}
-            images.append(_BorrowedImage(candidate.reference.at(image.digest), repository, sizes))
+        candidate = self._plan.candidate
+        if candidate and self._done:  # the tag that was moved may have been the last one to show it
+            images.append(_borrowed(self._done[0], self._assembly.images[0]))
+        elif candidate:
+            images.append(_borrowed(candidate.reference, candidate.image.image))
         return images
 
 
@@ -222,6 +224,11 @@ class _BorrowedImage:
     name: str  # REPO@sha256:…
     repository: str  # that has its layers for certain; "": none
     sizes: Mapping[Digest, int]  # in bytes, of its layers
+
+
+def _borrowed(reference: Reference, image: Image) -> _BorrowedImage:
+    sizes = {layer.digest: layer.size for layer in image.layers}
+    return _BorrowedImage(reference.at(image.digest), reference.repository, sizes)
 
 
 _BROUGHT = "dev.kontext.brought-for"

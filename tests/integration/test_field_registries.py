@@ -509,6 +509,19 @@ def test_a_platform_is_added_to_an_image_that_goes_with_its_tag(field: Field, ma
     assert field.push_well("v1") == index
 
 
+@registries(*IN_MEMORY, *ON_DISK, Gitea)
+def test_one_push_moves_the_tag_of_the_parent_and_writes_another_repository(field: Field) -> None:
+    """Gitea deletes the parent as soon as its tag is moved."""
+    field.push_well("v1")
+    field.edit()
+    other = f"{field.line.host}/{field.repository}-other:v1"
+    assert field.push("v1", options=["-t", other]).code == 0
+    field.edit()
+    pushed = field.push("v1", options=["-t", other])
+    assert (pushed.code, "not as" in pushed.stderr) == (0, False), pushed.stderr
+    assert field.shown("v1") == field.tree()
+
+
 # --- F4: what the registry says when it refuses ---
 
 

@@ -364,6 +364,10 @@ VERBS = {
     "digest": (("digest", "--platform", "linux/amd64", NAME), NAME),
     "mutate": (ARGUMENTS, NAME),
     "push": (("push", "/layout", "host.io/r@sha256:0"), "host.io/r@sha256:0"),
+    "mutate into a repository": (
+        ("mutate", "host.io/r@sha256:0", "--repo", "host.io/s", "--annotation", "a=b,c=d"),
+        "host.io/s",
+    ),
     "copy": (("copy", "host.io/r@sha256:0", NAME), NAME),
     "tag": (("tag", "host.io/r@sha256:0", "new"), "host.io/r:new"),
 }

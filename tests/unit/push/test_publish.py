@@ -549,6 +549,23 @@ def test_layers_that_are_missing_after_all_are_brought(
     assert [verb for verb, *_ in crane.requests] == ["push", "bring", "push"]
 
 
+def test_a_second_repository_gets_the_layers_of_the_image_in_the_first_one(
+    session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
+) -> None:
+    """Gitea deletes the parent where its tag is moved. Found by scripts/reliability."""
+    parent = published(plan_on(NOTHING, spec, EARLIER))
+    hold(crane, parent, TAG)
+    plan = plan_on(parent, spec)
+    crane.errors[TAG.at(parent.image.digest)] = NotFound("status code 404")
+    layers = stage(session, root, plan, scratch)
+    new = assemble(plan.spec, layers.sources(plan), plan.labels)
+    image = TAG.at(new.images[0].digest)
+    crane.contents[image] = {layer.digest for layer in new.images[0].layers}
+    pushed = push(session, plan, root, scratch, [TAG, OTHER])
+    assert pushed.done.written == (TAG, OTHER)
+    assert ("bring", image, OTHER.repository) in crane.requests
+
+
 def test_an_index_brings_the_image_whose_layers_are_wanted(
     session: PushSession, crane: FakeCrane, spec: ImageSpec, root: str, scratch: str
 ) -> None:

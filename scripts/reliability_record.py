@@ -33,12 +33,20 @@ class Record:
         self.peaks[name] = max(value, self.peaks.get(name, 0))
 
     @property
+    def has_wrong_tree(self) -> bool:
+        """Whether the trial failed since a consumer showed another tree."""
+        return SHOWS_ANOTHER in self.failure
+
+    @property
     def again(self) -> str:
         """The command that makes the same trial again."""
         return (
             f"scripts/reliability --only {self.topic} --registry {self.registry} "
             f"--seed {self.seed} --trials 1"
         )
+
+
+SHOWS_ANOTHER = "shows another tree"
 
 
 class WrongTree(AssertionError):
@@ -48,7 +56,7 @@ class WrongTree(AssertionError):
         self.want, self.shown = want, shown or {}
         paths = sorted(want.keys() | self.shown.keys())
         wrong = [path for path in paths if want.get(path) != self.shown.get(path)]
-        super().__init__(f"{program} shows another tree: {len(wrong)} paths differ, {wrong[:5]}")
+        super().__init__(f"{program} {SHOWS_ANOTHER}: {len(wrong)} paths differ, {wrong[:5]}")
 
     def keep(self, folder: Path) -> None:
         for name, tree in (("pushed", self.want), ("shown", self.shown)):

@@ -104,7 +104,11 @@ def _head(records: Sequence[Record], programs: Mapping[str, str]) -> str:
             counts["generations"],
             failed["histories"],
         ),
-        ("Images that a consumer showed, compared with the directory", reads, failed["histories"]),
+        (
+            "Images that a consumer showed, compared with the directory",
+            reads,
+            sum(record.has_wrong_tree for record in records),
+        ),
         ("[Signals to pushes and purges](#signals)", counts["kills"], failed["kills"]),
         ("[Faults of the registry](#faults-of-the-registry)", counts["faults"], failed["faults"]),
         ("[Hostile images](#hostile-images)", counts["images"], failed["images"]),

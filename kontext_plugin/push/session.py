@@ -13,8 +13,8 @@ from kontext_plugin.runtime.workers import Workers, thread_pool
 from kontext_plugin.terminal.messages import Report
 
 _JOBS = 4
-"""Background jobs: questions to the registry, the scan, git's labels, the start of workers; later an
-early upload, and saving the stat cache."""
+"""Background jobs: questions to the registry, the scan, git's labels, the start of workers; later
+an early upload, and saving the stat cache."""
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,12 @@ def parse_flags(command: Command, arguments: Sequence[str]) -> tuple[Namespace, 
     return Namespace(**values), positional
 
 
+def given_options(command: Command, arguments: Sequence[str]) -> frozenset[str]:
+    """Return the names of the options on a command line. Raises UsageError for flags."""
+    flags = _read(command.options, arguments, interspersed=True)
+    return frozenset(option.name for option, _ in flags if option)
+
+
 def check_arguments(command: Command, given: Sequence[str]) -> None:
     """Raise UsageError for too many or too few arguments, and for values that are not allowed."""
     least = sum(not argument.optional for argument in command.arguments)

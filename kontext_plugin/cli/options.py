@@ -122,7 +122,7 @@ PUSH = Command(
     options=(
         Option(
             "tag",
-            "Where to push: REGISTRY/REPOSITORY[:TAG] (required)",
+            "Where to push: REGISTRY/REPOSITORY[:TAG] (required, here or in .kontext.toml)",
             "t",
             kind="list",
             completes="reference",
@@ -152,6 +152,9 @@ PUSH = Command(
         _PROGRESS,
         _REUSE,
         _SECRETS,
+        Option(
+            "show-config", "Show the value of each option and where it is from, and push nothing"
+        ),
         _SINGLE_LAYER,
         Option("quiet", "Print only the digest, errors and important warnings", "q"),
         Option("timings", "Show how long each step took"),

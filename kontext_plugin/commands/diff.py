@@ -19,8 +19,13 @@ from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.push.history import resolve
-from kontext_plugin.push.messages import builds_on, would_upload
-from kontext_plugin.push.options import PushOptions, parse_tagged, shared_options
+from kontext_plugin.push.messages import builds_on, report_config, would_upload
+from kontext_plugin.push.options import (
+    PushOptions,
+    check_tagged,
+    read_command_line,
+    shared_options,
+)
 from kontext_plugin.push.parent import BuildOn, StartFresh
 from kontext_plugin.push.prepare import Prepared, prepare
 from kontext_plugin.push.publish import count_upload
@@ -56,10 +61,12 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
         if not parsed.tag and len(positional) == 2 and not os.path.exists(positional[1]):
             differs = show_images_diff(parsed, positional, show, report)
         else:
-            parsed, directories = parse_tagged(DIFF, arguments)
-            if len(directories) > 1:
+            line = read_command_line(DIFF, arguments)
+            check_tagged(line)
+            if len(line.positional) > 1:
                 raise UsageError("give either --tag with one directory, or two images")
-            options = shared_options(parsed, [parsed.tag], directories[0] if directories else ".")
+            options = shared_options(line.parsed, [line.parsed.tag], line.directory)
+            report_config(line, report)
             differs = show_diff(options, show, report)
     except KontextError as error:
         if parsed.exit_code and error.exit_code == FAILED:

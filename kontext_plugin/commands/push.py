@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kontext_plugin.cache import open_cache
-from kontext_plugin.cli.flags import Globals
+from kontext_plugin.cli.flags import Globals, check_arguments
+from kontext_plugin.cli.options import PUSH
 from kontext_plugin.cli.signals import on_interrupt
 from kontext_plugin.crane_driver.errors import NotFound, Refused
 from kontext_plugin.image.assembly import Assembly, assemble
@@ -15,7 +16,13 @@ from kontext_plugin.manifest import Manifest
 from kontext_plugin.push import messages
 from kontext_plugin.push.check import check_parent
 from kontext_plugin.push.early import EarlyUpload
-from kontext_plugin.push.options import PushOptions, parse_push
+from kontext_plugin.push.options import (
+    CommandLine,
+    PushOptions,
+    config_rows,
+    push_options,
+    read_command_line,
+)
 from kontext_plugin.push.parent import StartFresh
 from kontext_plugin.push.preflight import check_room
 from kontext_plugin.push.prepare import Prepared, prepare, take_next
@@ -30,21 +37,38 @@ from kontext_plugin.push.results import Pushed, records_of, remove_stale_results
 from kontext_plugin.push.session import PushSession, open_session
 from kontext_plugin.push.stage import stage
 from kontext_plugin.secret_scan.policy import SecretPolicy
-from kontext_plugin.terminal.messages import Report, emit
+from kontext_plugin.terminal.messages import Report, emit, stdout_room, write_stdout
 from kontext_plugin.terminal.progress import reporting
+from kontext_plugin.terminal.table import Column, table
+from kontext_plugin.terminal.text import line_safe
+
+_CONFIG_COLUMNS = (Column("OPTION"), Column("VALUE", least=10), Column("FROM"))
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    options, mode = parse_push(arguments)
+    line = read_command_line(PUSH, arguments)
+    if line.parsed.show_config:
+        check_arguments(PUSH, line.positional)
+        show_config(line)
+        return 0
+    options, mode = push_options(line)
     remove_stale_results(options)
     nothing_published = on_interrupt(lambda: messages.NOTHING_PUBLISHED)
     with reporting(mode, flags.debug) as report, nothing_published:
+        messages.report_config(line, report)
         pushed = push(options, report)
     if pushed:
         with on_interrupt(lambda: f"{pushed} is published"):
             print(pushed)
             write_results(options, pushed)
     return 0
+
+
+def show_config(line: CommandLine) -> None:
+    """Show the value of each option, and where it is from. Raises KontextError."""
+    room = stdout_room()
+    rows = [tuple(map(line_safe, row)) for row in config_rows(line)]
+    write_stdout(table(_CONFIG_COLUMNS, rows, room))
 
 
 def push(options: PushOptions, report: Report) -> Pushed | None:
@@ -54,7 +78,7 @@ def push(options: PushOptions, report: Report) -> Pushed | None:
     """
     cache = open_cache(read_only=options.dry_run)
     if cache.problem:
-        report.info(f"No cache: {cache.problem}. KONTEXT_CACHE_DIR names another directory.")
+        report.info(messages.no_cache(cache))
     with open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session:
         prepared = prepare(session, options)
         if options.check_parent:

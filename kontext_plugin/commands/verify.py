@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kontext_plugin.cache import open_cache
-from kontext_plugin.cli.flags import Globals, parse
+from kontext_plugin.cli.flags import Globals, check_arguments
 from kontext_plugin.cli.options import VERIFY, timeout_of
 from kontext_plugin.crane import Crane, connect
 from kontext_plugin.delta import (
@@ -28,6 +28,7 @@ from kontext_plugin.layer.reader import (
 )
 from kontext_plugin.push.history import resolve
 from kontext_plugin.push.messages import report_scan
+from kontext_plugin.push.options import read_command_line
 from kontext_plugin.registry.fetch import KontextImage, fetch
 from kontext_plugin.runtime.files import HashedPieces
 from kontext_plugin.runtime.workers import Workers
@@ -62,9 +63,10 @@ class Comparison:
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
-    parsed, (text, *rest) = parse(VERIFY, arguments)
-    name = parse_image_reference(text)
-    directory = rest[0] if rest else ""
+    line = read_command_line(VERIFY, arguments)
+    check_arguments(VERIFY, line.positional)
+    parsed, directory = line.parsed, line.directory
+    name = parse_image_reference(line.positional[0])
     timeout = timeout_of(parsed)
     try:
         with (

@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from kontext_plugin.delta import count_files, tree_bytes
+from kontext_plugin.delta import FileCounts, count_files, tree_bytes
 from kontext_plugin.image.oci import Digest
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import SOURCE
 from kontext_plugin.image.tree import parents
+from kontext_plugin.push.config_file import CONFIG_FILE_NAME
 from kontext_plugin.push.parent import (
     BuildOn,
     Candidate,
@@ -31,12 +32,35 @@ from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.text import number, size
 
 if TYPE_CHECKING:  # these modules use this one's words
-    from kontext_plugin.cache import PushRecord
+    from kontext_plugin.cache import Cache, PushRecord
     from kontext_plugin.image.assembly import Assembly
+    from kontext_plugin.push.options import CommandLine
     from kontext_plugin.push.prepare import Prepared
     from kontext_plugin.push.publish import Published
 
 # --- One line for each step of the story ---
+
+
+def report_config(line: CommandLine, report: Report) -> None:
+    """Say what the directory's configuration file sets, and what of it is not taken."""
+    if line.configured:
+        report.info(configured(line))
+    for name in line.foreign:
+        report.warning(
+            f"{CONFIG_FILE_NAME} names {name} in 'from', which is in another repository: the push "
+            f"does not build on it. If you trust it, add '--from {name}'."
+        )
+
+
+def configured(line: CommandLine) -> str:
+    """Return the line about the options that `.kontext.toml` sets. A tag is where files go."""
+    names = [f"tag {value}" if name == "tag" else name for name, value in line.configured]
+    return f"Using {CONFIG_FILE_NAME}: {', '.join(dict.fromkeys(names))}"
+
+
+def no_cache(cache: Cache) -> str:
+    """Return the line about a cache that cannot be used."""
+    return f"No cache: {cache.problem}. KONTEXT_CACHE_DIR names another directory."
 
 
 def report_scan(scan: Scan, report: Report) -> None:
@@ -171,11 +195,15 @@ def _what(plan: Plan, image: Digest) -> str:
 
 def counts(plan: Plan) -> str:
     """Return how many files were added, changed and removed since the tag's image."""
-    files = count_files(plan.since, plan.tree)
-    named = ((files.added, "added"), (files.changed, "changed"), (files.removed, "removed"))
-    parts = [f"{count:,} {what}" for count, what in named if count]
     nothing = "no file changed" if plan.tree.file_count else "no files"
-    return ", ".join(parts) or ("only directories" if plan.since else nothing)
+    text = count_text(count_files(plan.since, plan.tree))
+    return text or ("only directories" if plan.since else nothing)
+
+
+def count_text(files: FileCounts) -> str:
+    """Return how many files were added, changed and removed; "" for none."""
+    named = ((files.added, "added"), (files.changed, "changed"), (files.removed, "removed"))
+    return ", ".join(f"{count:,} {what}" for count, what in named if count)
 
 
 def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -> Iterator[str]:

@@ -18,6 +18,7 @@ MANIFEST_PART = "manifest-part"
 MANIFEST_REVERSE_DELTA = "manifest-reverse-delta"
 DOCKER_CONFIG = "docker-config"
 DOCKER_CONTEXT = "docker-context"
+CONFIG_FILE = "config-file"
 
 _MANIFEST_VERSIONS = {1: "manifest-v1", 2: "manifest-v2", 3: "manifest-v3"}
 

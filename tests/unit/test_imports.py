@@ -26,6 +26,8 @@ DOORS = {
     "zstandard": {"layer/compression.py"},
     "rich": {"terminal/progress.py", "terminal/table.py"},
     "hyperscan": {"secret_scan/scanner.py"},
+    "tomllib": {"push/config_file.py"},
+    "tomli": {"push/config_file.py"},
     "fcntl": {"cache.py", "crane_driver/process.py"},
     "argparse": set(),
 }
@@ -33,6 +35,7 @@ DOORS = {
 
 HEAVY = [
     *("plumbum", "docker", "jsonschema", "deflate", "zstandard", "hyperscan", "rich"),
+    *("tomllib", "tomli"),
     *("argparse", "tarfile", "concurrent.futures", "subprocess", "hashlib", "json"),
 ]
 """What the start of the plugin must not import; an import takes 2 to 200 ms."""

@@ -18,6 +18,7 @@ from kontext_plugin.cli.flags import (
     Globals,
     Option,
     asks_for_help,
+    given_options,
     help_text,
     invalid,
     parse,
@@ -542,6 +543,21 @@ ASKING: dict[str, tuple[list[str], bool]] = {
 @pytest.mark.parametrize(("arguments", "asks"), ASKING.values(), ids=ASKING)
 def test_asking_for_help(arguments: list[str], asks: bool) -> None:
     assert asks_for_help(COMMAND, arguments) == asks
+
+
+GIVEN: dict[str, tuple[list[str], set[str]]] = {
+    "nothing": ([], set()),
+    "short and long": (["-t", "x", "dir", "--base=y"], {"tag", "base"}),
+    "a switch that is off": (["--git=false"], {"git"}),
+    "twice": (["-qq", "--quiet"], {"quiet"}),
+    "behind two dashes": (["--", "--git"], set()),
+    "a value that looks like a flag": (["--base", "--git"], {"base"}),
+}
+
+
+@pytest.mark.parametrize(("arguments", "names"), GIVEN.values(), ids=GIVEN)
+def test_given_options(arguments: list[str], names: set[str]) -> None:
+    assert given_options(COMMAND, arguments) == names
 
 
 HELP = """\

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from kontext_plugin.cache import PushRecord, open_cache
 from kontext_plugin.cli.options import DIFF
 from kontext_plugin.errors import USAGE, UsageError
+from kontext_plugin.image.oci import Digest
 from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.image.spec import LAYER_LIMIT, MAX_LAYERS
-from kontext_plugin.push.options import PushOptions, parse_push, parse_tagged
+from kontext_plugin.push.options import PushOptions, check_tagged, parse_push, read_command_line
 from kontext_plugin.secret_scan import SecretMode
 
 TAG = ["-t", "host.io/r1:t"]
@@ -221,9 +223,28 @@ def test_a_reference_without_a_tag_option_gets_a_hint(
     assert (raised.value.message, raised.value.hint) == (MISSING, hint)
 
 
+@pytest.mark.parametrize("arguments", [[], ["."], ["--gitignore", "../link"]])
+def test_the_hint_names_the_tag_of_last_time(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "link").symlink_to("dir")
+    monkeypatch.chdir(tmp_path / "dir")
+    cache = open_cache()
+    for directory, tag in (("dir", "host.io/r1:old"), ("dir", "host.io/r1:new"), ("x", "r/x:1")):
+        record = PushRecord(str(tmp_path / directory), tag, Digest(DIGEST))
+        cache.save_pushed([record])
+    with pytest.raises(UsageError) as raised:
+        parse_push(arguments)
+    assert raised.value.message == MISSING
+    assert raised.value.hint == (
+        "This directory was last pushed to host.io/r1:new: add '-t host.io/r1:new'."
+    )
+
+
 def test_the_hint_names_the_command() -> None:
     with pytest.raises(UsageError) as raised:
-        parse_tagged(DIFF, ["host.io/r1"])
+        check_tagged(read_command_line(DIFF, ["host.io/r1"]))
     error = raised.value
     assert error.message == "docker: 'docker kontext diff' requires --tag"
     assert error.hint == "Did you mean 'docker kontext diff -t host.io/r1'?"

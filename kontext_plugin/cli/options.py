@@ -329,6 +329,27 @@ PURGE = Command(
     arguments=(_REFERENCE,),
 )
 
+STATUS = Command(
+    name="status",
+    summary="Show what a directory was last pushed as, and whether it has changed",
+    usage="[OPTIONS] [DIR]",
+    description=(
+        "Show what this machine last pushed DIR as, and what has changed in DIR since.\n"
+        "Asks no registry, except with --remote. Changes nothing.\n"
+        "DIR defaults to the current directory."
+    ),
+    options=(
+        _FORMAT,
+        _GIT,
+        _GITIGNORE,
+        _IGNORE_FILE,
+        _INSECURE,
+        Option("remote", "Also ask the registry whether the tags still show the image"),
+        _TIMEOUT,
+    ),
+    arguments=(_DIRECTORY,),
+)
+
 DOCTOR = Command(
     name="doctor",
     summary="Check everything that Kontext needs, and say how to repair it",
@@ -401,6 +422,7 @@ COMMANDS = {
         PURGE,
         PUSH,
         RUN,
+        STATUS,
         UNINSTALL,
         VERIFY,
         VERSION,

@@ -12,7 +12,7 @@ from kontext_plugin.cli.options import CACHE
 from kontext_plugin.errors import UsageError
 from kontext_plugin.terminal.messages import Report, stdout_room, write_stdout
 from kontext_plugin.terminal.table import Column, Room, short, table
-from kontext_plugin.terminal.text import json_document, line_safe, number, size
+from kontext_plugin.terminal.text import ago, json_document, line_safe, number, size
 
 _KINDS = {
     "stats": "directory",
@@ -71,11 +71,3 @@ def _row(entry: CacheEntry, now: float, room: Room) -> tuple[str, str, str, str]
     name, at, digest = entry.key.partition("@sha256:")
     key = line_safe(f"{name}@{short(f'sha256:{digest}', room)}" if at else name) or "-"
     return _KINDS[entry.kind], size(entry.size), ago(now - entry.saved), key
-
-
-def ago(seconds: float) -> str:
-    """Return an age in docker's words: `5 minutes ago`."""
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            return f"{number(int(seconds // length), unit)} ago"
-    return "just now"

@@ -97,6 +97,14 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m{rest:02}s" if hours else f"{minutes}m{rest:02}s"
 
 
+def ago(seconds: float) -> str:
+    """Return an age in docker's words: `5 minutes ago`."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{number(int(seconds // length), unit)} ago"
+    return "just now"
+
+
 def number(count: int, noun: str) -> str:
     """Return a count with its noun: `1 file`, `2,000 files`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

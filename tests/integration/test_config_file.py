@@ -1,4 +1,4 @@
-"""`.kontext.toml` through docker's own command line."""
+"""`.kontext.toml`, and `docker kontext status`, through docker's own command line."""
 
 from __future__ import annotations
 
@@ -57,6 +57,34 @@ def test_show_config_pushes_nothing(docker: Docker, name: str, source: Path) -> 
     assert table["--label"].endswith("command line and .kontext.toml")
     assert table["--base"].split() == ["-", "default"]
     assert docker("kontext", "inspect", name).code == 1
+
+
+def test_status_follows_a_directory(docker: Docker, name: str, source: Path) -> None:
+    before = docker("kontext", "status", str(source))
+    assert before.stdout == f"{source} was never pushed from this machine\n"
+    image = docker("kontext", "push", str(source)).image
+
+    first, second = docker("kontext", "status", str(source)).stdout.splitlines()
+    assert first == f"Pushed just now as {name}: {image.partition('@')[2]}"
+    assert second == "Unchanged since: a push would upload no file"
+
+    (source / "kept").write_text("3\n")
+    (source / "new").write_text("4\n")
+    changed = docker("kontext", "status", "--format", "json", "--remote", str(source)).json
+    assert (changed["unchanged"], changed["added"], changed["changed"]) == (False, 1, 1)
+    assert changed["remote"] == {name: image.partition("@")[2]}
+    assert changed["image"] == image
+
+
+def test_status_says_who_else_moved_the_tag(
+    docker: Docker, name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert docker("kontext", "push", str(source)).code == 0
+    docker.environment["KONTEXT_CACHE_DIR"] = str(tmp_path / "other-machine")
+    other = docker("kontext", "push", "--label", "a=1", str(source)).image.partition("@")[2]
+    docker.environment.clear()
+    last = docker("kontext", "status", "--remote", str(source)).stdout.splitlines()[-1]
+    assert last == f"{name} shows another image, {other}"
 
 
 def test_a_push_without_a_tag_names_the_last_one(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext_plugin.cli.options import DIFF, PUSH, VERIFY
+from kontext_plugin.cli.options import DIFF, PUSH, STATUS, VERIFY
 from kontext_plugin.errors import KontextError
 from kontext_plugin.push.config_file import MAX_BYTES, OPTIONS, REFUSED, read_config_file
 from kontext_plugin.push.options import (
@@ -270,10 +270,11 @@ def test_other_commands_take_what_they_know(directory: Path) -> None:
     write(directory, f'tag = ["{TAG}", "host.io/r2:2"]\ngitignore = true\nsecrets = "block"')
     taken = {
         command.name: read_command_line(command, [*before, str(directory)]).configured
-        for command, before in ((DIFF, []), (VERIFY, [TAG]))
+        for command, before in ((DIFF, []), (STATUS, []), (VERIFY, [TAG]))
     }
     assert taken == {
         "diff": (("tag", TAG), ("gitignore", "true")),
+        "status": (("gitignore", "true"),),
         "verify": (("gitignore", "true"),),
     }
 

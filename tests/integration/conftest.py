@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.images import publish_programs
+from support.schemas import Cluster
 from support.services import (
     Docker,
     Registry,
@@ -169,3 +170,26 @@ def tag(docker: Docker, registry: Registry, source: Path) -> str:
     name = registry.repository() + ":v1"
     assert docker.push(name, source).image
     return name
+
+
+@pytest.fixture(scope="session")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # From a copy: a build leaves its traces in the source directory.
+    copy = folder / "source"
+    copy.mkdir()
+    for name in ("kontext_plugin", "setup.cfg", "pyproject.toml", "plugin.json", "README.md"):
+        subprocess.run(["cp", "-RP", root / name, copy], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, copy],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    return Cluster(tmp_path_factory.mktemp("cluster"))

@@ -1,4 +1,4 @@
-"""docs/ci.md does what it says: its YAML is read by its tool, and a shell runs its commands.
+"""docs/ci.md and integrations/ do what they say: their tools read them, and a shell runs them.
 
 Each example pushes two commits, each from a new clone and with an empty cache.
 """
@@ -8,19 +8,22 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
-from support.documents import blocks
+from support.documents import blocks, parse_yaml
+from support.program_builds import ACTIONLINT
+from support.schemas import Cluster, assert_schema
 from support.services import PASSWORD, USER, Docker, Registry, missing
 from support.trees import Directory, File, Tree, on_disk
+
+from kontext_plugin import __version__
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "ci.md"
@@ -54,11 +57,6 @@ def examples(heading: str, language: str) -> list[str]:
     found = [block for block in blocks(DOCUMENT) if block.heading == heading]
     assert {block.language for block in found} == {language}
     return [block.text for block in found]
-
-
-def parsed(text: str) -> dict[str, Any]:
-    document: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
-    return document
 
 
 @dataclass
@@ -200,103 +198,197 @@ def expressions(values: Mapping[str, str], known: Mapping[str, str]) -> dict[str
     }
 
 
-def test_github_actions(service: Service) -> None:
+def assert_actionlint(text: str, folder: Path) -> None:
+    if not ACTIONLINT.program.exists():
+        missing("actionlint (scripts/build-programs)")
+    file = folder / "linted.yaml"
+    file.write_text(text)
+    done = subprocess.run([ACTIONLINT.program, "-no-color", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@dataclass
+class Job:
+    """A job of GitHub Actions: what its steps hand to each other."""
+
+    service: Service
+    work: Path
+    known: dict[str, str]
+    path: list[str] = field(default_factory=list)
+
+    def run(self, step: Mapping[str, Any], **variables: str) -> str:
+        """Run a step with a script. Its outputs are known from then on."""
+        files = {name: self.service.folder / name for name in ("GITHUB_OUTPUT", "GITHUB_PATH")}
+        for file in files.values():
+            file.write_text("")
+        variables |= {name: str(file) for name, file in files.items()}
+        if self.path:
+            variables["PATH"] = ":".join([*self.path, os.environ["PATH"]])
+        env = expressions(step.get("env", {}), self.known)
+        values = {name: self.service.here(value) for name, value in env.items()}
+        place = self.work / step.get("working-directory", ".")
+        said = self.service.run(step["run"], place, **variables, **values)
+        for line in files["GITHUB_OUTPUT"].read_text().splitlines():
+            name, _, value = line.partition("=")
+            self.known[f"steps.{step['id']}.outputs.{name}"] = value
+        self.path = [*files["GITHUB_PATH"].read_text().split("\n")[:-1], *self.path]
+        return said
+
+
+def test_github_actions(
+    service: Service, wheel: Path, daemon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (text,) = examples("GitHub Actions", "yaml")
     assert_schema("github-workflows", text, service.folder)
-    jobs = parsed(text)["jobs"]
-    assert jobs["push"]["container"] == jobs["build"]["container"] == JOB_IMAGE
+    assert_actionlint(text, service.folder)
+    jobs = parse_yaml(text)["jobs"]
     check_out, log_in, pushing = jobs["push"]["steps"]
+    place = pushing["uses"].removeprefix("me/kontext/").removesuffix(f"@v{__version__}")
+    definition = (ROOT / place / "action.yml").read_text("utf-8")
+    assert_schema("github-actions", definition, service.folder)
+    action = parse_yaml(definition)
+    install, push_step = action["runs"]["steps"]
+    defaults = {name: one.get("default") for name, one in action["inputs"].items()}
+    given = defaults | pushing["with"] | {"package": str(wheel)}
+    assert None not in given.values(), "a required input is missing"
     known = {"vars.REGISTRY_USERNAME": USER, "secrets.REGISTRY_PASSWORD": PASSWORD}
-    outputs = service.folder / "outputs"
+    monkeypatch.setenv("PATH", f"{Path(service.crane).parent}:{os.environ['PATH']}")
+    path: list[str] = []
 
     def push() -> str:
-        work = service.check_out(check_out["with"]["fetch-depth"])
+        job = Job(service, service.check_out(check_out["with"]["fetch-depth"]), dict(known), path)
         service.log_out()
-        service.run(log_in["run"], work, **expressions(log_in["env"], known))
-        outputs.write_text("")
-        commit = service.git("rev-parse", "HEAD")
-        service.run(pushing["run"], work, GITHUB_SHA=commit, GITHUB_OUTPUT=str(outputs))
-        name, _, value = outputs.read_text().strip().partition("=")
-        known[f"steps.{pushing['id']}.outputs.{name}"] = value
-        return value
+        job.run(log_in)
+        job.known["github.sha"] = service.git("rev-parse", "HEAD")
+        inputs = expressions(given, job.known)
+        job.known |= {f"inputs.{name}": value for name, value in inputs.items()}
+        if not path:  # the second job has the same Kontext
+            apart = {"RUNNER_TEMP": str(service.folder), "DOCKER_CONFIG": str(service.folder)}
+            job.run(install, **apart)
+            path.extend(job.path)
+        job.run(push_step)
+        outputs = {name: one["value"] for name, one in action["outputs"].items()}
+        passed = expressions(outputs, job.known)
+        assert passed["image"].partition("@")[2] == passed["digest"]
+        known.update({f"steps.{pushing['id']}.outputs.{n}": v for n, v in passed.items()})
+        return passed["image"]
 
-    service.assert_incremental(push)
+    image = service.assert_incremental(push)
+    assert path == [str(service.folder / "kontext" / "bin")]
     passed = expressions(jobs["push"]["outputs"], known)
-    fetch, build = jobs["build"]["steps"]
     known |= {f"needs.{jobs['build']['needs']}.outputs.{name}": passed[name] for name in passed}
-    work = service.job()
-    service.run(fetch["run"], work, **expressions(fetch["env"], known))
-    assert on_disk(work / "src") == changed("hello again\n")
-    assert service.run(build["run"], work / build["working-directory"]) == LISTING
+    job = Job(service, service.job(), known)
+    service.log_out()
+    try:
+        *first, build = jobs["build"]["steps"]
+        for step in first:
+            job.run(step)
+    finally:
+        service.docker("image", "rm", image)
+    assert on_disk(job.work / "src") == changed("hello again\n")
+    assert job.run(build) == LISTING
 
 
 GITLAB_DEPTH = 20
 """GIT_DEPTH, unless a project sets it."""
 
 
-def test_gitlab_ci(service: Service) -> None:
+def filled_in(template: str, inputs: Mapping[str, str]) -> str:
+    return re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda found: inputs[found[1]], template)
+
+
+def test_gitlab_ci(service: Service, wheel: Path) -> None:
     (text,) = examples("GitLab CI", "yaml")
     assert_schema("gitlab-ci", text, service.folder)
-    sources, build = (parsed(text)[name] for name in ("sources", "build"))
-    assert sources["image"] == build["image"] == JOB_IMAGE
-    variables = {
+    pipeline = parse_yaml(text)
+    (include,) = pipeline["include"]
+    assert include["component"].endswith(f"/kontext@{__version__}")
+    file = ROOT / "integrations" / "gitlab" / "templates" / "kontext.yml"
+    header, template = file.read_text("utf-8").split("\n---\n")
+    assert_schema("gitlab-ci", header, service.folder)
+    declared = parse_yaml(header)["spec"]["inputs"]
+    assert include["inputs"].keys() <= declared.keys()
+    defaults = {name: one["default"] for name, one in declared.items()}
+    job = filled_in(template, defaults | include["inputs"] | {"package": str(wheel)})
+    assert_schema("gitlab-ci", job, service.folder)
+    ((name, sources),) = parse_yaml(job).items()
+    build = pipeline["build"]
+    assert build["needs"] == [name]
+    assert build["image"] == JOB_IMAGE
+    known = {
         "CI_REGISTRY": service.registry.host,
         "CI_REGISTRY_USER": USER,
         "CI_REGISTRY_PASSWORD": PASSWORD,
         "CI_REGISTRY_IMAGE": service.repository,
     }
     passed: dict[str, str] = {}
+    home = service.folder / "home"
+    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    programs = f"{home / 'bin'}:{Path(service.crane).parent}:{os.environ['PATH']}"
 
     def push() -> str:
         work = service.check_out(GITLAB_DEPTH)
-        service.log_out()
         commit = service.git("rev-parse", "HEAD")
-        service.run("\n".join(sources["script"]), work, CI_COMMIT_SHA=commit, **variables)
+        variables = {n: Template(v).substitute(known) for n, v in sources["variables"].items()}
+        variables |= {"CI_COMMIT_SHA": commit, "PATH": programs, "DOCKER_CONFIG": str(home)}
+        service.run("\n".join(sources["script"]), work, **known, **variables)
         report = (work / sources["artifacts"]["reports"]["dotenv"]).read_text()
-        passed.update([report.strip().split("=", 1)])
+        passed.update(line.split("=", 1) for line in report.splitlines())
+        assert passed["IMAGE"].partition("@")[2] == passed["DIGEST"]
         return passed["IMAGE"]
 
     service.assert_incremental(push)
     service.log_out()
     assert build["variables"] == {"GIT_STRATEGY": "none"}
     work = service.job()
-    said = service.run("\n".join(build["script"]), work, **variables, **passed)
+    said = service.run("\n".join(build["script"]), work, **known, **passed)
     assert said.endswith(LISTING)  # after what docker login prints
     assert on_disk(work / "src") == changed("hello again\n")
 
 
-def test_tekton(service: Service, tmp_path: Path) -> None:
-    texts = examples("Tekton", "yaml")
-    program = cluster(tmp_path)
-    for text in texts:
-        done = subprocess.run([program], input=text, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    task, pipeline = map(parsed, texts)
-    spec, template = task["spec"], task["spec"]["stepTemplate"]
-    pushing, fetching = pipeline["spec"]["tasks"]
-    assert pushing["taskRef"]["name"] == task["metadata"]["name"]
-    assert {param["name"] for param in pushing["params"]} == {one["name"] for one in spec["params"]}
+def test_tekton(service: Service, cluster: Cluster) -> None:
+    (text,) = examples("Tekton", "yaml")
+    cloning, pushing, fetching = cluster.read(text)["spec"]["tasks"]
+    push_task, fetch_task = (
+        cluster.read((ROOT / "integrations" / "tekton" / name).read_text("utf-8"))
+        for name in ("push.yaml", "fetch.yaml")
+    )
+    for task, use in ((push_task, pushing), (fetch_task, fetching)):
+        assert use["taskRef"]["name"] == task["metadata"]["name"]
+        params = {one["name"]: "default" in one for one in task["spec"]["params"]}
+        given = {one["name"] for one in use["params"]}
+        assert given | {name for name, default in params.items() if default} == params.keys()
+        bound = {one["name"] for one in use["workspaces"]}
+        assert bound == {one["name"] for one in task["spec"]["workspaces"]}
     assert fetching["params"][0]["value"] == "$(tasks.push.results.image)"
-    (workspace,) = spec["workspaces"]
-    assert template["image"] == JOB_IMAGE
+    given = {one["name"]: one["value"] for one in pushing["params"]}
+    assert given["kontext"] == cloning["taskSpec"]["steps"][0]["image"] == JOB_IMAGE
 
     def push() -> str:
         work = service.job()
-        result = work / "result"
+        results = {name: service.folder / name for name in ("image", "digest")}
         known = {
             "params.url": CLONE,
             "params.revision": "main",
-            "params.repository": f"{REGISTRY}/me/app",
-            "results.image.path": str(result),
+            "params.repository": given["repository"],
+            "params.directory": push_task["spec"]["params"][1]["default"],
+            "workspaces.output.path": str(work),
+            "workspaces.source.path": str(work),
+            "workspaces.docker.path": str(service.docker.config),
+            **{f"results.{name}.path": str(file) for name, file in results.items()},
         }
-        variables = {
-            one["name"]: service.here(substituted(one["value"], known)) for one in template["env"]
-        }
-        assert variables.pop("DOCKER_CONFIG") == workspace["mountPath"]  # here, that of the fixture
-        for step in spec["steps"]:
-            place = work / step["workingDir"].removeprefix("/workspace").lstrip("/")
-            service.run(substituted(step["script"], known), place, **variables)
-        return result.read_text()
+        for step in (*cloning["taskSpec"]["steps"], *push_task["spec"]["steps"]):
+            env = {
+                one["name"]: service.here(substituted(one["value"], known)) for one in step["env"]
+            }
+            service.run(
+                substituted(step["script"], known),
+                Path(substituted(step["workingDir"], known)),
+                **env,
+            )
+        image = results["image"].read_text()
+        assert image.partition("@")[2] == results["digest"].read_text()
+        return image
 
     service.assert_incremental(push)
 
@@ -306,22 +398,27 @@ def substituted(script: str, known: Mapping[str, str]) -> str:
     return re.sub(r"\$\(([\w.]+)\)", lambda found: known[found[1]], script)
 
 
-def test_the_image_for_the_jobs(tmp_path: Path) -> None:
-    """The paths are there, and docker looks for plugins where the setup links this one."""
-    (text,) = examples("The image for the jobs", "dockerfile")
-    assert re.findall("^COPY (kontext .*)$", text, re.M) == ["kontext /opt/kontext"]
-    ((config, script),) = re.findall(r"^RUN DOCKER_CONFIG=(\S+) /opt/kontext/(\S+)$", text, re.M)
-    assert os.access(ROOT / script, os.X_OK)
-    assert "docker-kontext install --crane none" in (ROOT / script).read_text()
-    assert config in ("/usr/local/lib/docker", "/usr/lib/docker")  # docker's own, for all users
-    subprocess.run(
-        [sys.executable, "-m", "kontext_plugin", "install"],
-        cwd=ROOT,
-        env=os.environ | {"DOCKER_CONFIG": f"{tmp_path}{config}"},
-        check=True,
-        capture_output=True,
+def test_the_image_for_the_jobs(service: Service, wheel: Path, tmp_path: Path) -> None:
+    """Its commands install for all users. Debian's packages are not installed here."""
+    text = (ROOT / "integrations" / "image" / "Dockerfile").read_text("utf-8")
+    packages, install, link, crane, trust = re.findall(r"^RUN (.*)$", text, re.M)
+    assert packages.startswith("apt-get update && apt-get install ")
+    assert trust == "git config --system --add safe.directory '*'"
+    local = tmp_path / "usr" / "local"
+    subprocess.run([sys.executable, "-m", "venv", local], check=True)
+    programs = f"{local / 'bin'}:{Path(service.crane).parent}:{os.environ['PATH']}"
+    link += f" --crane {service.crane}"  # in place of the download
+    for line in (install, link, crane):
+        script = line.replace("/usr/local", str(local))
+        service.run(script, tmp_path, PACKAGE=str(wheel), PATH=programs)
+    assert (local / "lib/docker/cli-plugins/docker-kontext").exists()
+    service.commit("hello\n")
+    said = service.run(
+        "docker-kontext push -t registry.example.com/me/app:image .",
+        service.check_out(1),
+        PATH=f"{local / 'bin'}:/usr/bin:/bin",
     )
-    assert (tmp_path / config[1:] / "cli-plugins" / "docker-kontext").exists()
+    assert said.startswith(f"{service.repository}@sha256:")
 
 
 def test_a_tag_for_each_branch(service: Service) -> None:
@@ -345,32 +442,3 @@ def test_another_image_to_build_on(service: Service) -> None:
     (work / "README").write_text("of the fork\n")
     assert service.run(script, work, COMMIT=commit).partition("/")[2].startswith("fork/")
     assert 0 < service.uploaded() < LARGE / 10
-
-
-# --- What reads the YAML ---
-
-
-def assert_schema(name: str, text: str, folder: Path) -> None:
-    """Hold it to the schema that its makers publish, as check-jsonschema brings it."""
-    file = folder / f"{name}.yaml"
-    file.write_text(text)
-    tool = Path(sys.executable).parent / "check-jsonschema"
-    done = subprocess.run(
-        [tool, "--builtin-schema", f"vendor.{name}", file], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
-
-
-def cluster(folder: Path) -> Path:
-    """Return a program that reads an object as a cluster with Tekton does."""
-    go = shutil.which("go")
-    if not go:
-        missing("Go")
-    done = subprocess.run(
-        [go, "build", "-o", folder, "."],
-        cwd=ROOT / "tests" / "clusters" / "kubernetes",
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "kubernetes"

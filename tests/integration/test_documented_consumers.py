@@ -12,22 +12,20 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.consumers import PRIVATE, container_settings
 from support.documents import Examples, blocks, parse_yaml
+from support.schemas import Cluster, assert_schema
 from support.services import PASSWORD, USER, Docker, Registry, missing
 from support.trees import Directory, File, Link, Tree, in_archive, on_disk
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "consumers.md"
-CLUSTERS = ROOT / "tests" / "clusters"
 
 TREE: Tree = {
     "README": File(b"hello\n"),
@@ -84,46 +82,23 @@ def stage(
 
 # --- The schemas ---
 
-Cluster = Callable[[str], dict[str, Any]]
-"""Reads an object as the cluster of its kind does, and gives it parsed."""
+OBJECTS = {
+    **{
+        f"{block.heading} {number}": block.text
+        for number, block in enumerate(blocks(DOCUMENT))
+        if block.text.startswith("apiVersion: ")
+    },
+    **{
+        str(path.relative_to(ROOT)): path.read_text("utf-8")
+        for path in sorted(ROOT.glob("integrations/*/*.yaml"))
+    },
+}
+"""What a cluster reads: the examples, and the files that they name."""
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    programs: dict[str, Path] = {}
-
-    def read(text: str) -> dict[str, Any]:
-        spec = parse_yaml(text)
-        name = "knative" if "build.knative.dev" in spec["apiVersion"] else "kubernetes"
-        if name not in programs:
-            programs[name] = built(name, tmp_path_factory.mktemp(name))
-        done = subprocess.run([programs[name]], input=text, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return spec
-
-    return read
-
-
-def built(name: str, folder: Path) -> Path:
-    go = shutil.which("go")
-    if not go:
-        missing("Go")
-    done = subprocess.run(
-        [go, "build", "-o", folder, "."], cwd=CLUSTERS / name, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / name
-
-
-def assert_schema(name: str, text: str, folder: Path) -> None:
-    """Holds it to the schema that its makers publish, as check-jsonschema brings it."""
-    file = folder / f"{name}.yaml"
-    file.write_text(text)
-    tool = Path(sys.executable).parent / "check-jsonschema"
-    done = subprocess.run(
-        [tool, "--builtin-schema", f"vendor.{name}", file], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_cluster_reads(name: str, cluster: Cluster) -> None:
+    cluster.read(OBJECTS[name])
 
 
 WRONG_OBJECTS = {
@@ -133,6 +108,8 @@ WRONG_OBJECTS = {
     "an unknown parameter": ("tekton.dev/v1 Task", "$(params.image)", "$(params.picture)"),
     "an unknown task": ("tekton.dev/v1 Pipeline", "runAfter: [fetch]", "runAfter: [fetched]"),
     "a step without an image": ("build.knative.dev/v1alpha1 Build", "image: alpine:3.22\n", "\n"),
+    "no field of a job": ("batch/v1 Job", "backoffLimit: 0", "backoffsLimit: 0"),
+    "no field of Argo's": ("argoproj.io/v1alpha1 Workflow", "initContainers:", "initContainer:"),
     "no field of Knative's": ("build.knative.dev/v1alpha1 Build", "custom:", "customs:"),
 }
 
@@ -140,14 +117,11 @@ WRONG_OBJECTS = {
 @pytest.mark.parametrize(("kind", "right", "wrong"), WRONG_OBJECTS.values(), ids=WRONG_OBJECTS)
 def test_a_cluster_refuses(kind: str, right: str, wrong: str, cluster: Cluster) -> None:
     """What reads the examples would notice a fault in them."""
-    text = next(
-        block.text
-        for block in blocks(DOCUMENT)
-        if kind.split()[0] in block.text and f"kind: {kind.split()[1]}\n" in block.text
-    )
-    assert right in text
+    version, _, name = kind.partition(" ")
+    start = f"apiVersion: {version}\nkind: {name}\n"
+    text = next(text for text in OBJECTS.values() if text.startswith(start) and right in text)
     with pytest.raises(AssertionError):
-        cluster(text.replace(right, wrong))
+        cluster.read(text.replace(right, wrong))
 
 
 # --- The examples, in the document's order ---
@@ -213,7 +187,6 @@ def test_buildah(stage: Stage, containers: dict[str, str]) -> None:
 
 def test_kubernetes_init_container(
     stage: Stage,
-    cluster: Cluster,
     containers: dict[str, str],
     publish: Callable[..., str],
     busybox: Path,
@@ -222,7 +195,6 @@ def test_kubernetes_init_container(
     if not shutil.which("podman"):
         missing("podman")
     text = stage.example("Kubernetes init container", "yaml")
-    cluster(text)
     (stage.folder / "pod.yaml").write_text(text)
     pause = publish({"bin/sleep": busybox}, "--entrypoint", "/bin/sleep,infinity")
     settings = Path(containers["CONTAINERS_CONF"])
@@ -242,16 +214,18 @@ podman pod rm --force build >&2
 
 
 def test_kubernetes_image_volume(stage: Stage, cluster: Cluster) -> None:
-    cluster(stage.example("Kubernetes image volume", "yaml"))
+    assert cluster.read(stage.example("Kubernetes image volume", "yaml"))["kind"] == "Pod"
 
 
 def test_tekton(stage: Stage, cluster: Cluster) -> None:
-    objects = [cluster(text) for text in stage.examples("Tekton", "yaml")]
-    assert [thing["kind"] for thing in objects] == ["Task", "Pipeline", "PipelineRun", "TaskRun"]
+    pipeline, *runs = [cluster.read(text) for text in stage.examples("Tekton", "yaml")]
+    assert [thing["kind"] for thing in (pipeline, *runs)] == ["Pipeline", "PipelineRun", "TaskRun"]
+    fetch = parse_yaml((ROOT / "integrations/tekton/fetch.yaml").read_text("utf-8"))
+    assert pipeline["spec"]["tasks"][0]["taskRef"]["name"] == fetch["metadata"]["name"]
 
 
 def test_knative_build(stage: Stage, cluster: Cluster) -> None:
-    assert cluster(stage.example("Knative Build", "yaml"))["kind"] == "Build"
+    assert cluster.read(stage.example("Knative Build", "yaml"))["kind"] == "Build"
 
 
 @pytest.fixture

@@ -22,23 +22,6 @@ from kontext_plugin import __version__
 from kontext_plugin.crane_driver.release import release_for
 
 
-@pytest.fixture(scope="session")
-def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    # From a copy: a build leaves its traces in the source directory.
-    copy = folder / "source"
-    copy.mkdir()
-    for name in ("kontext_plugin", "setup.cfg", "pyproject.toml", "plugin.json", "README.md"):
-        subprocess.run(["cp", "-RP", root / name, copy], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, copy],
-        check=True,
-        capture_output=True,
-    )
-    (built,) = folder.glob("*.whl")
-    return built
-
-
 def test_the_wheel_has_all_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("kontext_plugin/") for name in archive.namelist()}

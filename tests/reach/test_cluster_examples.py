@@ -1,4 +1,4 @@
-"""The examples for clusters in docs/consumers.md run, by the programs of a cluster.
+"""The examples for clusters in docs/consumers.md and integrations/ run, by programs of a cluster.
 
 Tekton's and Knative Build's own controllers make the pods, and containerd runs their containers.
 There is no kubelet: support/kubelet.py makes its calls.
@@ -6,6 +6,7 @@ There is no kubelet: support/kubelet.py makes its calls.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,46 @@ def test_kubernetes_image_volume(examples: Examples, kubelet: Kubelet) -> None:
     assert ended.output == LISTING
 
 
+def pod_of_a_job(job: Spec) -> Spec:
+    return {"metadata": {"name": "build"}, "spec": job["spec"]["template"]["spec"]}
+
+
+def pod_of_a_workflow(workflow: Spec) -> Spec:
+    """Return the pod without the containers that Argo adds for its own messages and results."""
+    spec = workflow["spec"]
+    (parameter,) = spec["arguments"]["parameters"]
+    reference = f"{{{{workflow.parameters.{parameter['name']}}}}}"
+    (template,) = json.loads(json.dumps(spec["templates"]).replace(reference, parameter["value"]))
+    assert template["name"] == spec["entrypoint"]
+    return {
+        "metadata": {"name": "build"},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": spec["securityContext"],
+            "initContainers": template["initContainers"],
+            "containers": [{"name": "main"} | template["container"]],
+            "volumes": template["volumes"],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "pod"),
+    [
+        ("integrations/kubernetes/job.yaml", pod_of_a_job),
+        ("integrations/argo/workflow.yaml", pod_of_a_workflow),
+    ],
+    ids=["job", "workflow"],
+)
+def test_a_command_on_the_sources(
+    path: str, pod: Callable[[Spec], Spec], examples: Examples, kubelet: Kubelet
+) -> None:
+    ended = kubelet.run(pod(parse_yaml(examples.file(path))))
+    assert ended.succeeded, ended.output
+    assert ended.output.endswith(LISTING)  # after what the extractor prints
+    assert on_disk(ended.volumes["workspace"]) == TREE
+
+
 @pytest.fixture
 def tekton(
     kubelet: Kubelet, crane: Callable[..., bytes], registry: Registry, tmp_path: Path
@@ -64,8 +105,9 @@ def tekton(
 
 
 def test_tekton_pipeline(examples: Examples, tekton: Tekton) -> None:
-    task, pipeline, run, _ = objects(examples, "Tekton")
-    ended, pods = tekton.run([task, pipeline, run])
+    fetch_task = parse_yaml(examples.file("integrations/tekton/fetch.yaml"))
+    pipeline, run, _ = objects(examples, "Tekton")
+    ended, pods = tekton.run([fetch_task, pipeline, run])
     assert condition(ended) == "True", ended["status"]
     fetch, build = pods
     assert build.containers["step-build"].output == LISTING

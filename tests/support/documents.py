@@ -20,7 +20,8 @@ _COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\$\()?docker kontext (.+)$")
 
 def documents(root: Path) -> list[Path]:
     """Return the Markdown files of the repository."""
-    return sorted([*root.glob("*.md"), *root.glob("docs/*.md")])
+    places = ("*.md", "docs/*.md", "integrations/*/*.md")
+    return sorted(document for place in places for document in root.glob(place))
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,19 @@ class Examples:
     def examples(self, heading: str, language: str) -> list[str]:
         found = [block for block in blocks(self.document) if block.heading == heading]
         assert {block.language for block in found} == {language}
-        return [_IMAGE.sub(self.image, b.text).replace(_TOOLBOX, self.toolbox) for b in found]
+        return [self._here(block.text) for block in found]
 
     def example(self, heading: str, language: str) -> str:
         """Return the only example below a heading."""
         (found,) = self.examples(heading, language)
         return found
+
+    def file(self, path: str) -> str:
+        """Return a file of the repository, with the same images replaced."""
+        return self._here((self.document.parents[1] / path).read_text("utf-8"))
+
+    def _here(self, text: str) -> str:
+        return _IMAGE.sub(self.image, text).replace(_TOOLBOX, self.toolbox)
 
 
 def parse_yaml(text: str) -> dict[str, Any]:

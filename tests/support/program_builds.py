@@ -70,6 +70,9 @@ TEKTON = _built_here("tekton")
 KNATIVE = _built_here("knative")
 """Knative Build's pods. Beside it are `creds-init` and `nop`, which run in them."""
 
+ACTIONLINT = Build("actionlint", "v1.7.7", ("github.com/rhysd/actionlint/cmd/actionlint",))
+"""Checks workflows of GitHub Actions, and the expressions in them."""
+
 REGISTRIES = (DISTRIBUTION, OCIREGISTRY, GITEA)
 CLUSTER = (CONTAINERD, CRICTL, TEKTON, KNATIVE)
-BUILDS = (*REGISTRIES, *CLUSTER)
+BUILDS = (*REGISTRIES, *CLUSTER, ACTIONLINT)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.documents import anchors, blocks, commands, documents, links
 
+from kontext_plugin import __version__
 from kontext_plugin.cli.flags import parse
 from kontext_plugin.cli.options import COMMANDS, DEFAULT_TIMEOUT
 from kontext_plugin.image.spec import MAX_LAYERS
@@ -67,6 +68,22 @@ def test_the_readme_has_the_versions_of_python_that_are_tested() -> None:
     for document in ("README.md", "docs/platforms.md"):
         text = (ROOT / document).read_text("utf-8")
         assert f"3.{minors[0]} to 3.{minors[-1]}" in text
+
+
+PINS = {
+    "README.md": r"docker_kontext-([\d.]+)-py3",
+    "docs/ci.md": r"(?:integrations/github@v|/kontext@)([\d.]+)",
+    "integrations/github/action.yml": r"docker-kontext==([\d.]+)",
+    "integrations/gitlab/templates/kontext.yml": r"docker-kontext==([\d.]+)",
+    "integrations/image/Dockerfile": r"docker-kontext==([\d.]+)",
+}
+"""Files that name a version of Kontext, and where."""
+
+
+@pytest.mark.parametrize("path", PINS)
+def test_a_version_is_this_one(path: str) -> None:
+    found = re.findall(PINS[path], (ROOT / path).read_text("utf-8"))
+    assert set(found) == {__version__}
 
 
 def test_the_help_names_the_defaults() -> None:

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	tekton "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
+	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"knative.dev/pkg/apis"
@@ -24,6 +25,7 @@ type validated interface {
 
 var kinds = map[string]func() any{
 	"v1 Pod":                    func() any { return new(core.Pod) },
+	"batch/v1 Job":              func() any { return new(batch.Job) },
 	"tekton.dev/v1 Task":        func() any { return new(tekton.Task) },
 	"tekton.dev/v1 TaskRun":     func() any { return new(tekton.TaskRun) },
 	"tekton.dev/v1 Pipeline":    func() any { return new(tekton.Pipeline) },

@@ -47,15 +47,18 @@ class Partition:
     documents: Mapping[str, bytes]  # new parts, by their names in the image
 
 
-def partition(plan: Plan) -> Partition:
-    """Divide the new content of a plan that is not up to date."""
+def partition(plan: Plan, unread: Partition | None = None) -> Partition:
+    """Divide the new content of a plan that is not up to date.
+
+    `unread` is how it was divided before the files were read, if that is known and still right.
+    """
     count = len(plan.parent_layers)
     if isinstance(plan.parent, BuildOn):
         former = plan.parent.found.manifest
         parts, new_parts = partition_listing(former, plan.tree, count)
         ancestors, new = partition_reverse_deltas(former, plan.lineage.ancestors, count)
         return Partition((), plan.changes.written, parts, ancestors, {**new_parts, **new})
-    divided = partition_unread(plan)
+    divided = unread or partition_unread(plan)
     parts, new_parts = partition_listing(None, plan.tree, count + len(divided.lower))
     return replace(divided, parts=parts, documents=new_parts)
 

@@ -144,7 +144,10 @@ def take_scan(session: PushSession, prepared: Prepared, scan: Scan) -> Prepared:
     if scan.was_edited:  # maybe after git has answered
         spec = _ask_git_again(session, source, spec)
     with session.report.steps.step(StepName.PLAN):
-        return _complete(source, scan, found, plan_fresh(plan.parent, spec, scan.tree))
+        if scan.was_edited:
+            return _complete(source, scan, found, plan_fresh(plan.parent, spec, scan.tree))
+        plan = replace(plan, tree=scan.tree)  # the same paths and sizes, now with digests
+        return _complete(source, scan, found, plan, prepared.partition)
 
 
 def take_next(prepared: Prepared, fresh: StartFresh) -> Prepared:
@@ -189,10 +192,17 @@ def scan_again(
         return _complete(source, scan, found, plan)
 
 
-def _complete(source: SourceDirectory, scan: Scan, found: Found, plan: Plan) -> Prepared:
+def _complete(
+    source: SourceDirectory,
+    scan: Scan,
+    found: Found,
+    plan: Plan,
+    unread: Partition | None = None,
+) -> Prepared:
+    """Divide the plan's new content; `unread` is as in `partition`. Raises KontextError."""
     if scan.unread:
         return Prepared(source, scan, found, plan, partition_unread(plan), None)
-    plan, divided = _check_size(plan)
+    plan, divided = _check_size(plan, unread)
     if found.tag_image is not None and found.tag_image is not plan.found_image:
         plan = counted_since(plan, found.tag_image.manifest.tree)
     assembly = None
@@ -298,7 +308,7 @@ def _plan(
     return make_plan(found.candidates, found.fresh, spec, tree)
 
 
-def _check_size(plan: Plan) -> tuple[Plan, Partition | None]:
+def _check_size(plan: Plan, unread: Partition | None = None) -> tuple[Plan, Partition | None]:
     """Return the plan, or a fresh one where its manifest would be too large, with its partition.
 
     Raises KontextError for a tree that is too large.
@@ -306,7 +316,7 @@ def _check_size(plan: Plan) -> tuple[Plan, Partition | None]:
     if plan.sources:
         return plan, None
     if list_tree(plan.tree).length <= manifest.MAX_BYTES:
-        divided = partition(plan)
+        divided = partition(plan, unread)
         if manifest_bytes(plan, divided) <= manifest.MAX_BYTES and not any(
             len(document) > manifest.MAX_DOCUMENT for document in divided.documents.values()
         ):

@@ -380,6 +380,8 @@ def _take(found: _Found, before: Snapshot, listed: Listed) -> None:
     elif place.path and not found.has_directory(place.path):
         found.files[place.path] = DIRECTORY
         found.keep_parents(place.path.rpartition("/")[0])
+    for taken in (listed.files, listed.same):
+        taken.clear()  # of 100,000 files they take 10 MB
 
 
 def _take_known(found: _Found, before: Snapshot, listed: Listed) -> None:

@@ -58,7 +58,7 @@ def whole(stage: Stage) -> Topic:
     )
 
 
-INFLATE = "inflating and hashing each file"
+INFLATE = "Python's work for each file: a header, a hash, perhaps a new file"
 AGAIN = "compressing each file again"
 
 

@@ -42,10 +42,10 @@ class Preflight:
         """Ask whether the registry takes a push of so many bytes. Raises RegistryError if not."""
         if to_write >= LARGE:
             with self._session.report.steps.step(StepName.ASK_REGISTRY):
-                self.check_uploads(found.shown)
+                self.check_uploads(found, found.shown)
                 self.check_tags(found)
 
-    def check_uploads(self, tags: Iterable[Reference]) -> None:
+    def check_uploads(self, found: Found, tags: Iterable[Reference]) -> None:
         """Ask the repositories of the tags to begin an upload.
 
         Nothing stays in the registry. Raises RegistryError if one refuses.
@@ -58,7 +58,10 @@ class Preflight:
             question = plain_image([(_NO_LAYER, _NO_LAYER.digest)])
             write_layout(layout, question.index, question.documents, ())
             for repository, tag in tags_to_ask.items():
-                self._session.crane.check_upload(layout, tag.at(question.digest))
+                try:
+                    self._session.crane.check_upload(layout, tag.at(question.digest))
+                except Refused as error:
+                    raise found.in_its_words(error) from error
                 self._asked.add(repository)
 
     def check_tags(self, found: Found) -> None:

@@ -13,7 +13,6 @@ from itertools import chain
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import Cache
-from kontext_plugin.crane_driver.errors import Refused
 from kontext_plugin.delta import reverse_delta
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, assemble
@@ -104,10 +103,8 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     wait((scanning,), _SOON)
     if not scanning.done() and not options.dry_run:
         _, found = answer.result()
-        try:
-            preflight.check_uploads(tag for tag, digest in found.shown.items() if not digest)
-        except Refused as error:
-            raise found.in_its_words(error) from error
+        new = [tag for tag, digest in found.shown.items() if not digest]
+        preflight.check_uploads(found, new)
     scan = scanning.result()
     report_scan(scan, report)
     is_unchanged = scan.is_unchanged

@@ -44,10 +44,9 @@ def stage(
     agree. From then on each file that a scan reads is copied, and layers take the copy. So a path
     fails once at most, and this ends however much is written.
 
-    There are no layers if the directory is what the parent has by now. `policy` decides whether
-    secrets are looked for: a layer that it blocks is not uploaded early. `early` uploads some of
-    them before the others are written. `check` checks a new parent, and an empty `directory` writes
-    nowhere. Raises KontextError.
+    There are no layers if the directory is what the parent has by now. `policy` says whether to
+    look for secrets. `early` uploads layers while others are written, but none that `policy`
+    blocks. `check` checks a new parent. An empty `directory` writes nowhere. Raises KontextError.
     """
     moved: set[str] = set()
     copies = ""

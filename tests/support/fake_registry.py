@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kontext_plugin.cache import Cache
 from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.process import CraneRunner
 from kontext_plugin.image.oci import (
@@ -18,6 +22,9 @@ from kontext_plugin.image.oci import (
     digest_of,
 )
 from kontext_plugin.manifest import MANIFEST_PATH
+from kontext_plugin.push.session import PushSession
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.terminal.messages import Report
 
 CONFIG_DIGEST = Digest("sha256:" + "c" * 64)
 
@@ -129,3 +136,15 @@ def index_document(**children: bytes) -> bytes:
     ]
     document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
     return json.dumps(document).encode()
+
+
+@contextmanager
+def push_session(registry: FakeRegistry, cache: Path) -> Iterator[PushSession]:
+    """Yield the tools of a push to this registry."""
+    with (
+        registry.crane as crane,
+        ThreadPoolExecutor(1) as requests,
+        ThreadPoolExecutor(4) as jobs,
+        Workers(2) as workers,
+    ):
+        yield PushSession(crane, requests, jobs, workers, Cache(str(cache)), Report())

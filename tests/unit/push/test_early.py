@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.fake_registry import FakeRegistry
+from support.fake_registry import FakeRegistry, push_session
 from support.tokens import LIVE
 from support.trees import Directory, File, Tree, plant
 
-from kontext_plugin.cache import Cache
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.layout import StagedLayer
 from kontext_plugin.image.oci import Layer, digest_of
@@ -23,10 +21,8 @@ from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.prepare import prepare
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.push.stage import stage
-from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.secret_scan import SecretMode
 from kontext_plugin.secret_scan.policy import SecretPolicy
-from kontext_plugin.terminal.messages import Report
 
 TAG = parse_reference("host.io/repo:t")
 
@@ -47,14 +43,8 @@ def registry(tmp_path: Path) -> FakeRegistry:
 
 @pytest.fixture
 def session(registry: FakeRegistry, tmp_path: Path) -> Iterator[PushSession]:
-    cache = Cache(str(tmp_path / "cache"))
-    with (
-        registry.crane as crane,
-        ThreadPoolExecutor(1) as requests,
-        ThreadPoolExecutor(4) as jobs,
-        Workers(2) as workers,
-    ):
-        yield PushSession(crane, requests, jobs, workers, cache, Report())
+    with push_session(registry, tmp_path / "cache") as session:
+        yield session
 
 
 @pytest.fixture

@@ -7,17 +7,15 @@ import io
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_registry import FakeRegistry
+from support.fake_registry import FakeRegistry, push_session
 from support.models import described
 from support.trees import Directory, File, Link, Tree, in_archive, on_disk, plant, remove
 
 from kontext_plugin import delta
-from kontext_plugin.cache import Cache
 from kontext_plugin.delta import SourceMoved
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import digest_of
@@ -35,9 +33,7 @@ from kontext_plugin.push.plan import Plan
 from kontext_plugin.push.prepare import Prepared, prepare
 from kontext_plugin.push.session import PushSession
 from kontext_plugin.push.stage import stage
-from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import entries, hashing, scan
-from kontext_plugin.terminal.messages import Report
 
 TAG = parse_reference("host.io/repo:t")
 DIR = Directory()
@@ -76,14 +72,8 @@ def scratch(tmp_path: Path) -> Path:
 def session(tmp_path: Path) -> Iterator[PushSession]:
     registry = FakeRegistry(tmp_path / "registry")
     registry.answer(manifest_error=b"Error: MANIFEST_UNKNOWN", ls=b"", push=b"")
-    cache = Cache(str(tmp_path / "cache"))
-    with (
-        registry.crane as crane,
-        ThreadPoolExecutor(1) as requests,
-        ThreadPoolExecutor(4) as jobs,
-        Workers(2) as workers,
-    ):
-        yield PushSession(crane, requests, jobs, workers, cache, Report())
+    with push_session(registry, tmp_path / "cache") as session:
+        yield session
 
 
 @pytest.fixture(params=["one layer", "by workers", "read once", "one layer, unread"])

@@ -253,14 +253,18 @@ def invalid(option: Option | str, given: str, why: str) -> UsageError:
     return UsageError(f'invalid argument {_quoted(given)} for "{short}--{flag}" flag: {why}')
 
 
-def parse_duration(option: Option | str, text: str) -> int:
-    """Return the seconds in docker's `1h30m`, `2m` or `90s`, or in a plain number of seconds.
+def parse_duration(option: Option | str, text: str) -> float:
+    """Return the seconds in docker's `1h30m`, `90s` or `500ms`, or in a plain number of seconds.
 
     Raises UsageError.
     """
     if _is_number(text):
         return int(text)
-    seconds, rest = 0, text
+    seconds, rest = 0.0, text
+    if text.endswith("ms"):
+        rest = text[:-2].rstrip("0123456789")
+        number = text[len(rest) : -2]
+        rest, seconds = (rest, int(number) / 1000) if _is_number(number) else (text, 0.0)
     for unit, factor in _UNITS:
         number, found, after = rest.partition(unit)
         if found and _is_number(number):

@@ -163,6 +163,36 @@ PUSH = Command(
     arguments=(_DIRECTORY,),
 )
 
+_ONE_PUSH = ("dry-run", "fresh", "iidfile", "metadata-file", "show-config")
+"""Options that make sense for a single push only."""
+
+WATCH = Command(
+    name="watch",
+    summary="Push a directory each time it changes",
+    usage="[OPTIONS] -t REF [DIR]",
+    description=(
+        "Push a directory, and push it again each time something in it changes.\n"
+        "Prints REPOSITORY@DIGEST on stdout, a line for each new image. Errors do not end\n"
+        "it: it tries again. Ctrl-C does. DIR defaults to the current directory."
+    ),
+    options=(
+        *(option for option in PUSH.options if option.name not in _ONE_PUSH),
+        Option("debounce", "Gather changes for this time (default 100ms)", kind="duration"),
+        Option(
+            "exec",
+            "Run this shell command after each push, with the image in KONTEXT_IMAGE",
+            kind="string",
+        ),
+        Option(
+            "poll",
+            "Read the directory at this interval (default: only where the system tells of no "
+            "changes, every 2s)",
+            kind="duration",
+        ),
+    ),
+    arguments=(_DIRECTORY,),
+)
+
 DIFF = Command(
     name="diff",
     summary="Show what a push would upload, or how two images differ",
@@ -426,6 +456,7 @@ COMMANDS = {
         UNINSTALL,
         VERIFY,
         VERSION,
+        WATCH,
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kontext_plugin.cache import open_cache
+from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.cli.flags import Globals, check_arguments
 from kontext_plugin.cli.options import PUSH
 from kontext_plugin.cli.signals import on_interrupt
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     nothing_published = on_interrupt(lambda: messages.NOTHING_PUBLISHED)
     with reporting(mode, flags.debug) as report, nothing_published:
         messages.report_config(line, report)
-        pushed = push(options, report)
+        pushed = push(options, report, open_cache(read_only=options.dry_run))
     if pushed:
         with on_interrupt(lambda: f"{pushed} is published"):
             print(pushed)
@@ -71,12 +71,11 @@ def show_config(line: CommandLine) -> None:
     write_stdout(table(_CONFIG_COLUMNS, rows, room))
 
 
-def push(options: PushOptions, report: Report) -> Pushed | None:
+def push(options: PushOptions, report: Report, cache: Cache) -> Pushed | None:
     """Publish the directory under the tags; return None after a dry run, which publishes nothing.
 
     Raises KontextError. Each tag then shows what it showed before, or the new image.
     """
-    cache = open_cache(read_only=options.dry_run)
     if cache.problem:
         report.info(messages.no_cache(cache))
     with open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session:
@@ -149,7 +148,8 @@ def _publish(
             raise
         fresh = StartFresh("layers of the image are gone from the registry")
         return _publish(session, take_next(prepared, fresh), options, policy)
-    report.info(messages.pushed(tags, plan, published))
+    tell = report.result if published.written else report.info
+    tell(messages.pushed(tags, plan, published))
     if published.uploaded and prepared.partition:
         messages.advise(prepared.source.root, policy.ignore_file, plan, prepared.partition, report)
     return Pushed(published.image, tags, plan, published.written, published.uploaded)

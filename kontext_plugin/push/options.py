@@ -169,11 +169,11 @@ def push_options(line: CommandLine) -> tuple[PushOptions, str]:
         shared_options(parsed, parsed.tag, line.directory),
         check_parent=parsed.check_parent,
         secrets=SecretMode(parsed.secrets or SecretMode.AUTO),
-        fresh=parsed.fresh,
-        dry_run=parsed.dry_run,
+        fresh=getattr(parsed, "fresh", False),  # a watch has no options for a single push
+        dry_run=getattr(parsed, "dry_run", False),
         timings=parsed.timings,
-        iidfile=parsed.iidfile or "",
-        metadata_file=parsed.metadata_file or "",
+        iidfile=getattr(parsed, "iidfile", None) or "",
+        metadata_file=getattr(parsed, "metadata_file", None) or "",
     )
     return options, progress.choose_mode(parsed.progress, parsed.quiet)
 

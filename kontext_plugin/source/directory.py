@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.workers import Workers
@@ -46,8 +46,12 @@ class SourceDirectory:
         if self.gitignore:
             with steps.step(StepName.GIT_LS_FILES):
                 not_ignored = git.list_not_ignored(self.root, debug)
-        filters = Filters(self.rules, not_ignored, self.keep_git, _path_below(self.root, cache))
+        filters = replace(self.filters(cache), not_ignored=not_ignored)
         return scan(self.root, filters, known, workers, steps, copies, leave)
+
+    def filters(self, cache: str | None = None) -> Filters:
+        """Return the filters of the scan, apart from what git ignores."""
+        return Filters(self.rules, None, self.keep_git, _path_below(self.root, cache))
 
 
 def open_source(

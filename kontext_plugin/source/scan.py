@@ -264,8 +264,9 @@ def _walk(
     Raises OSError.
     """
     known = _known(before, filters)
-    new = [] if known else [(Place(), before.records.get(""))]
-    found = _Found(before.tree if known else ListedTree(), is_fresh=not known)
+    is_fresh = known is None
+    new = [(Place(), before.records.get(""))] if is_fresh else []
+    found = _Found(ListedTree() if is_fresh else before.tree, is_fresh)
     results: list[Listed] = []
     count = 0
 
@@ -276,7 +277,7 @@ def _walk(
 
     while known or new:
         for_new = workers.count if count >= entries.AT_ONCE else 1
-        tasks = _divide(Task(root, filters, settled, known, new), workers.count, for_new)
+        tasks = _divide(Task(root, filters, settled, known or {}, new), workers.count, for_new)
         known, new = {}, []
         for listed, left in workers.map(list_all, tasks, advance):
             results += listed
@@ -290,12 +291,19 @@ def _walk(
     return found
 
 
-def _known(before: Snapshot, filters: Filters) -> dict[str, bytes]:
-    """Return the records of a snapshot; none unless all of it was made by the same filters."""
-    if before.filters != filters.key or "" not in before.records:
-        return {}
-    known = dict(before.records.items())
-    return known if all(map(snapshots.unpack, known.values())) else {}
+def _known(before: Snapshot, filters: Filters) -> dict[str, bytes] | None:
+    """Return the records to compare; None where nothing of the snapshot stands.
+
+    All of it stands, or nothing: it was made by the same filters.
+    """
+    records = before.records
+    if before.filters != filters.key or "" not in records:
+        return None
+    if before.touched is None:
+        known = dict(records.items())
+    else:
+        known = {path: records[path] for path in before.touched if path in records}
+    return known if all(map(snapshots.unpack, known.values())) else None
 
 
 def _divide(task: Task, processes: int, for_new: int) -> list[Task]:

@@ -37,6 +37,7 @@ class Snapshot:
     tree: ListedTree = field(default_factory=ListedTree)
     records: Mapping[str, bytes] = field(default_factory=dict)  # packed, by the directory's path
     filters: str = ""  # Filters.key
+    touched: frozenset[str] | None = None  # directories to compare; None: all. See watcher.Touched
 
 
 def pack_entries(entries: Iterable[tuple[str, bytes]]) -> bytes:

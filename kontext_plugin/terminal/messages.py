@@ -31,11 +31,16 @@ class Report:
     def info(self, text: str) -> None:
         """Show how the work goes. --quiet hides it."""
         if not self.quiet:
+            self.say(text)
+
+    def result(self, text: str) -> None:
+        """Show what was done. --quiet hides it."""
+        if not self.quiet:
             show(text)
 
     def notice(self, text: str) -> None:
         """Show what the user asked for, also with --quiet."""
-        show(text)
+        self.say(text)
 
     def warning(self, text: str) -> None:
         """Show a warning. --quiet hides it."""
@@ -44,12 +49,16 @@ class Report:
 
     def important(self, text: str) -> None:
         """Show a warning, also with --quiet."""
-        show(text, "warning")
+        self.say(text, "warning")
 
     def debug(self, text: str) -> None:
         """Show a detail if docker runs with -D."""
         if self.show_debug:
             show(text, "debug")
+
+    def say(self, text: str, kind: str = "message") -> None:
+        """Show a message of a `kind` as in `show`."""
+        show(text, kind)
 
 
 def write_stderr(text: str) -> None:

@@ -16,6 +16,7 @@ from support.random_edits import edit_at_random, random_seed
 from support.services import Docker, Registry
 from support.trees import Directory, File, Tree, on_disk
 
+from kontext_plugin.cache import open_cache
 from kontext_plugin.commands.push import push
 from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.push import partition, prepare
@@ -76,11 +77,11 @@ def test_each_generation_is_the_directory(
             compression=chance.choice(("", "", "zstd", "gzip")),
             check_parent=chance.random() < 0.2,
         )
-        pushed = push(options, Report())
+        pushed = push(options, Report(), open_cache())
         assert pushed is not None
         assert exported(crane, tag) == on_disk(source), f"generation {generation}"
         image = str(pushed)
-        again = push(options, Report())
+        again = push(options, Report(), open_cache())
         assert again is not None
         if not options.fresh:
             assert (str(again), again.written) == (image, ())

@@ -39,7 +39,9 @@ def pushes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[push.PushOptions, Any]
     """The arguments of each push. Nothing is pushed."""
     calls: list[tuple[push.PushOptions, Any]] = []
     monkeypatch.delenv("DOCKER_CLI_PLUGIN_SOCKET", raising=False)
-    monkeypatch.setattr(push, "push", lambda *arguments: calls.append(arguments) or IMAGE)
+    monkeypatch.setattr(
+        push, "push", lambda options, report, cache: calls.append((options, report)) or IMAGE
+    )
     return calls
 
 

@@ -320,10 +320,18 @@ def write_crane(content: bytes) -> str:
     return path
 
 
+def check_crane(program: str) -> None:
+    """Raise KontextError if a crane that the user names cannot be used."""
+    hint = "Name another crane, or run this without --crane."
+    if not os.path.lexists(program):
+        raise KontextError(f"{program!r} does not exist", hint=hint)
+    if problem := crane_problem(program):
+        raise KontextError(problem.message, hint=hint)
+
+
 def link_crane(target: str) -> str:
     """Put a link to a crane in crane's place, and return the path. Raises KontextError."""
-    if problem := crane_problem(target):
-        raise KontextError(problem.message, hint="Name another crane, or run this without --crane.")
+    check_crane(target)
     check_place_for_crane()
     with _preparing() as (_, path):
         if not _is_same_file(target, path):  # or the link would lead to itself

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     parsed, _ = parse(INSTALL, arguments)
     report = Report(show_debug=flags.debug)
     _refuse_cache()
+    if choose_way(parsed.crane, is_usable=False) is Way.LINK:  # before anything is made
+        installation.check_crane(os.path.abspath(parsed.crane))
     _link(report)
     _get_crane(parsed.crane, report)
     _say_what_is_first(report)

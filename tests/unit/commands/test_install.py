@@ -168,6 +168,30 @@ def test_a_crane_that_comes_first_is_named(
 
 
 @pytest.mark.parametrize(
+    ("old", "said"),
+    [(False, "bin/crane' does not exist"), (True, "v0.1.0")],
+    ids=["missing", "too old"],
+)
+def test_a_crane_that_cannot_be_used_leaves_nothing(
+    old: bool,
+    said: str,
+    tmp_path: Path,
+    place: Path,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "bin/crane"
+    if old:
+        crane(path, "#!/bin/sh\necho v0.1.0\n")
+    assert main.run(["install", "--crane", str(path)]) == 1
+    shown = capsys.readouterr().err
+    assert said in shown and "Errno" not in shown
+    assert "Name another crane, or run this without --crane." in shown
+    assert not place.parent.exists()
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(
     ("path", "tool"), [("/c/.cache/uv/a/f", "uv tool"), ("/c/.cache/pipx/a/f", "pipx")]
 )
 def test_an_installation_in_a_cache_is_not_linked(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from kontext_plugin import __version__
+from kontext_plugin import read_version
 from kontext_plugin.cli.flags import (
     Command,
     Globals,
@@ -160,7 +160,7 @@ def _run_command(command: Command, arguments: Sequence[str], flags: Globals) -> 
         return 0
     if command is VERSION:
         parse(VERSION, arguments)
-        write_stdout([f"kontext {__version__}"])
+        write_stdout([f"kontext {read_version()}"])
         return 0
     _check_current_directory()
     code: int = import_module(f"kontext_plugin.commands.{command.name}").main(arguments, flags)

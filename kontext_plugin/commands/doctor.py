@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from kontext_plugin import __version__, installation
+from kontext_plugin import installation, read_version
 from kontext_plugin.cache import Cache, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DOCTOR, timeout_of
@@ -213,7 +213,7 @@ def check_plugin() -> Check:
             message = f"{place} does not answer 'docker kontext version': {answer}"
             return Check("plugin", State.BROKEN, message, f"Run {command}.")
     if not installation.is_ours(first):
-        own = f"This one is {__version__}, {installation.plugin_file()}."
+        own = f"This one is {read_version()}, {installation.plugin_file()}."
         hint = f"{own} To use this one, run {command}."
         return Check("plugin", State.NOTE, f"{place} is another installation", hint)
     return Check("plugin", State.OK, place)

@@ -30,7 +30,7 @@ def test_the_metadata_needs_no_python(root: Path) -> None:
     )
     metadata = json.loads(done.stdout)
     assert metadata["SchemaVersion"] == "0.1.0"
-    assert metadata["Version"] == kontext_plugin.__version__
+    assert metadata["Version"] == kontext_plugin.read_version()
     assert metadata.keys() == {"SchemaVersion", "Vendor", "Version", "ShortDescription"}
 
 

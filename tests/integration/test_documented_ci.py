@@ -23,7 +23,7 @@ from support.schemas import Cluster, assert_schema
 from support.services import PASSWORD, USER, Docker, Registry, missing
 from support.trees import Directory, File, Tree, on_disk
 
-from kontext_plugin import __version__
+from kontext_plugin import read_version
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "ci.md"
@@ -243,7 +243,7 @@ def test_github_actions(
     assert_actionlint(text, service.folder)
     jobs = parse_yaml(text)["jobs"]
     check_out, log_in, pushing = jobs["push"]["steps"]
-    place = pushing["uses"].removeprefix("me/kontext/").removesuffix(f"@v{__version__}")
+    place = pushing["uses"].removeprefix("me/kontext/").removesuffix(f"@v{read_version()}")
     definition = (ROOT / place / "action.yml").read_text("utf-8")
     assert_schema("github-actions", definition, service.folder)
     action = parse_yaml(definition)
@@ -302,7 +302,7 @@ def test_gitlab_ci(service: Service, wheel: Path) -> None:
     assert_schema("gitlab-ci", text, service.folder)
     pipeline = parse_yaml(text)
     (include,) = pipeline["include"]
-    assert include["component"].endswith(f"/kontext@{__version__}")
+    assert include["component"].endswith(f"/kontext@{read_version()}")
     file = ROOT / "integrations" / "gitlab" / "templates" / "kontext.yml"
     header, template = file.read_text("utf-8").split("\n---\n")
     assert_schema("gitlab-ci", header, service.folder)

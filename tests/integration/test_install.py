@@ -18,7 +18,7 @@ from support.documents import blocks
 from support.mirror import archive_of, regular, sends, serve_mirror
 from support.services import Docker, Registry, Result
 
-from kontext_plugin import __version__
+from kontext_plugin import read_version
 from kontext_plugin.crane_driver.release import release_for
 
 
@@ -144,7 +144,7 @@ def test_the_wheel_installs_pushes_and_goes_without_a_trace(
     shown = machine.success(f"docker-kontext install --crane {crane_path}")
     crane = machine.home / "share/kontext/crane"
     assert f"Linked {crane} to {crane_path}" in shown
-    assert machine.success("docker kontext version") == f"kontext {__version__}\n"
+    assert machine.success("docker kontext version") == f"kontext {read_version()}\n"
     for words in ("version", "docker-cli-plugin-metadata", "push --help"):
         shim = machine.home / "docker/cli-plugins/docker-kontext"
         assert machine.success(f"docker-kontext {words}") == machine.success(f"'{shim}' {words}")
@@ -180,7 +180,7 @@ def test_a_cache_is_not_linked(command: str, tool: str, wheel: Path, machine: Ma
     """Everything else works from there."""
     before = machine.state()
     run = command.format(wheel=wheel)
-    assert machine.run(f"{run} version").stdout == f"kontext {__version__}\n"
+    assert machine.run(f"{run} version").stdout == f"kontext {read_version()}\n"
     refused = machine.run(f"{run} install")
     assert refused.code == 1
     assert "ERROR: Kontext runs from the cache " in refused.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.documents import anchors, blocks, commands, documents, links
 
-from kontext_plugin import __version__
+from kontext_plugin import read_version
 from kontext_plugin.cli.flags import parse
 from kontext_plugin.cli.options import COMMANDS, DEFAULT_TIMEOUT
 from kontext_plugin.image.spec import MAX_LAYERS
@@ -83,7 +83,7 @@ PINS = {
 @pytest.mark.parametrize("path", PINS)
 def test_a_version_is_this_one(path: str) -> None:
     found = re.findall(PINS[path], (ROOT / path).read_text("utf-8"))
-    assert set(found) == {__version__}
+    assert set(found) == {read_version()}
 
 
 def test_the_help_names_the_defaults() -> None:

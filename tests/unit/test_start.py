@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext_plugin import __version__
+from kontext_plugin import read_version
 
 PROGRAM = """
 import sys
@@ -40,7 +40,7 @@ def test_windows_is_refused_before_anything_is_imported(root: Path) -> None:
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
 def test_other_systems_start(platform: str, root: Path) -> None:
     done = start(platform, root)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"kontext {__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"kontext {read_version()}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [["version"], ["docker-cli-plugin-metadata"], ["nonsense"]])

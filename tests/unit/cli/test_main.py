@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kontext_plugin import __version__
+from kontext_plugin import read_version
 from kontext_plugin.cli import main
 from kontext_plugin.cli.flags import Globals
 from kontext_plugin.cli.options import COMMANDS
@@ -317,7 +317,7 @@ def test_each_command_has_its_module(name: str) -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["kontext", "version"]) == 0
-    assert capsys.readouterr().out == f"kontext {__version__}\n"
+    assert capsys.readouterr().out == f"kontext {read_version()}\n"
     assert main.run(["kontext", "version", "x"]) == 125
 
 
@@ -550,5 +550,5 @@ def test_all_metadata_of_the_plugin_is_the_same(root: Path) -> None:
     metadata = json.loads(printed)
     assert metadata["SchemaVersion"] == "0.1.0"
     assert metadata["Vendor"]
-    assert metadata["Version"] == __version__
+    assert metadata["Version"] == read_version()
     assert json.loads((root / "plugin.json").read_bytes()) == metadata

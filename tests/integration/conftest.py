@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.images import publish_programs
 from support.schemas import Cluster
+from support.scripts import COMMIT_TIME, run_script
 from support.services import (
     Docker,
     Registry,
@@ -173,20 +174,19 @@ def tag(docker: Docker, registry: Registry, source: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    # From a copy: a build leaves its traces in the source directory.
-    copy = folder / "source"
-    copy.mkdir()
-    for name in ("kontext_plugin", "setup.cfg", "pyproject.toml", "plugin.json", "README.md"):
-        subprocess.run(["cp", "-RP", root / name, copy], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, copy],
-        check=True,
-        capture_output=True,
-    )
-    (built,) = folder.glob("*.whl")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the source distribution of this checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SOURCE_DATE_EPOCH", COMMIT_TIME)
+        done = run_script("build-dist", folder, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions: Path) -> Path:
+    (built,) = distributions.glob("*.whl")
     return built
 
 

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+COMMIT_TIME = "1000000000"
+"""The time of the commit that the tests release, in seconds."""
+
 
 def run_script(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `scripts/NAME` in the directory `cwd`."""

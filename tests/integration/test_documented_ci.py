@@ -18,9 +18,8 @@ from typing import Any
 
 import pytest
 from support.documents import blocks, parse_yaml
-from support.program_builds import ACTIONLINT
-from support.schemas import Cluster, assert_schema
-from support.services import PASSWORD, USER, Docker, Registry, missing
+from support.schemas import Cluster, assert_actionlint, assert_schema
+from support.services import PASSWORD, USER, Docker, Registry
 from support.trees import Directory, File, Tree, on_disk
 
 from kontext_plugin import read_version
@@ -196,15 +195,6 @@ def expressions(values: Mapping[str, str], known: Mapping[str, str]) -> dict[str
         name: re.sub(r"\$\{\{ (\S+) \}\}", lambda found: known[found[1]], value)
         for name, value in values.items()
     }
-
-
-def assert_actionlint(text: str, folder: Path) -> None:
-    if not ACTIONLINT.program.exists():
-        missing("actionlint (scripts/build-programs)")
-    file = folder / "linted.yaml"
-    file.write_text(text)
-    done = subprocess.run([ACTIONLINT.program, "-no-color", file], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
 
 
 @dataclass

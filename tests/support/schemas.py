@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from support.documents import parse_yaml
+from support.program_builds import ACTIONLINT
 from support.services import missing
 
 _PROGRAMS = Path(__file__).parents[1] / "clusters"
@@ -23,6 +24,16 @@ def assert_schema(name: str, text: str, folder: Path) -> None:
     done = subprocess.run(
         [tool, "--builtin-schema", f"vendor.{name}", file], capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stdout
+
+
+def assert_actionlint(text: str, folder: Path) -> None:
+    """Hold a workflow of GitHub Actions, and the expressions in it, to actionlint."""
+    if not ACTIONLINT.program.exists():
+        missing("actionlint (scripts/build-programs)")
+    file = folder / "linted.yaml"
+    file.write_text(text)
+    done = subprocess.run([ACTIONLINT.program, "-no-color", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

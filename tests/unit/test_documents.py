@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.documents import anchors, blocks, commands, documents, links
+from support.documents import anchors, blocks, commands, documents, links, parse_yaml
 
 from kontext_plugin import read_version
 from kontext_plugin.cli.flags import parse
@@ -56,7 +56,7 @@ def test_every_step_is_documented() -> None:
     ]
 
 
-def test_the_readme_has_the_versions_of_python_that_are_tested() -> None:
+def test_all_files_name_the_same_versions_of_python() -> None:
     settings = (ROOT / "setup.cfg").read_text("utf-8")
     minors = [
         int(n)
@@ -65,6 +65,9 @@ def test_the_readme_has_the_versions_of_python_that_are_tested() -> None:
     assert minors == list(range(minors[0], minors[-1] + 1))
     assert f"python_requires = >=3.{minors[0]}\n" in settings
     assert f"env_list = {', '.join(f'py3{minor}' for minor in minors)}\n" in settings
+    workflow = parse_yaml((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    pythons = workflow["jobs"]["unit"]["strategy"]["matrix"]["python"]
+    assert pythons == [f"3.{minor}" for minor in minors]
     for document in ("README.md", "docs/platforms.md"):
         text = (ROOT / document).read_text("utf-8")
         assert f"3.{minors[0]} to 3.{minors[-1]}" in text

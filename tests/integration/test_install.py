@@ -154,6 +154,11 @@ def test_the_wheel_installs_pushes_and_goes_without_a_trace(
     assert str(crane) in found["crane"]["message"]
     pushed = machine.run(f"docker kontext push -t {tag} source")
     assert pushed.image.startswith(tag)
+    edit = "[ -e source/more ] && kill -INT $PPID; touch source/more"  # ends the second time
+    watched = machine.run(f"docker kontext watch -t {tag} --exec '{edit}' source")
+    assert watched.code == 130, watched.stderr
+    first, second = watched.stdout.splitlines()
+    assert first == pushed.image != second
 
     shown = machine.success("docker kontext uninstall")
     assert machine.run("docker kontext version").code != 0

@@ -150,6 +150,12 @@ PUSH = Command(
         _NO_GIT_LABELS,
         _PLATFORM,
         _PROGRESS,
+        Option(
+            "provenance",
+            "Write what the image was made of to this file, as an in-toto statement (SLSA v1)",
+            kind="string",
+            completes="file",
+        ),
         _REUSE,
         _SECRETS,
         Option(

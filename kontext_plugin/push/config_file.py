@@ -59,6 +59,7 @@ REFUSED = {
     "insecure": "it would send your credentials without protection",
     "metadata-file": _WRITES,
     "progress": _ONE_PUSH,
+    "provenance": _WRITES,
     "quiet": "it hides warnings",
     "show-config": _ONE_PUSH,
     "timings": _ONE_PUSH,

@@ -65,6 +65,7 @@ class PushOptions:
     timeout: float = DEFAULT_TIMEOUT  # seconds without progress; 0: no limit
     iidfile: str = ""
     metadata_file: str = ""
+    provenance: str = ""  # the file for an in-toto statement
 
 
 _EXCLUSIVE = (
@@ -76,6 +77,7 @@ _EXCLUSIVE = (
     ("single_layer", "from"),
     ("dry_run", "iidfile"),
     ("dry_run", "metadata_file"),
+    ("dry_run", "provenance"),
 )
 """Pairs of options of which one would silently overrule the other."""
 
@@ -174,6 +176,7 @@ def push_options(line: CommandLine) -> tuple[PushOptions, str]:
         timings=parsed.timings,
         iidfile=getattr(parsed, "iidfile", None) or "",
         metadata_file=getattr(parsed, "metadata_file", None) or "",
+        provenance=getattr(parsed, "provenance", None) or "",
     )
     return options, progress.choose_mode(parsed.progress, parsed.quiet)
 

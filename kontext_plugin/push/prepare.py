@@ -88,7 +88,8 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         session.jobs.submit(session.workers.start, list_all)
     with report.steps.step(StepName.READ_STAT_CACHE):
         known = Snapshot() if options.fresh else cache.snapshot(source.root)
-    if not known.records:  # else nothing may have changed, and then git is not needed
+    needs_git = bool(options.provenance)
+    if needs_git or not known.records:  # else nothing may have changed, and then git is not needed
         labels.ask()
     scanning = session.jobs.submit(
         source.scan,
@@ -115,7 +116,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         bases, found = answer.result()
     with report.steps.step(StepName.PLAN):
         spec = image_spec(bases, options, cache)
-        plan = _plan(found, spec, scan.tree, labels, is_unchanged)
+        plan = _plan(found, spec, scan.tree, labels, may_skip_git=is_unchanged and not needs_git)
         prepared = _complete(source, scan, found, plan)
     if not options.dry_run:
         preflight.check(found, prepared.bytes_to_write)
@@ -294,10 +295,11 @@ def _plan(
     spec: ImageSpec,
     tree: Tree,
     labels: _GitLabels,
-    is_unchanged: bool,
+    *,
+    may_skip_git: bool,
 ) -> Plan:
     """Plan with git's labels, unless they make no difference: an unchanged tree may need no git."""
-    if is_unchanged:
+    if may_skip_git:
         plan = make_plan(found.candidates, found.fresh, spec, tree)
         if plan.sources and names_commit(plan.labels):
             return plan

@@ -1,4 +1,4 @@
-"""The result of a push: standard output, and the files that --iidfile and --metadata-file name."""
+"""The result of a push: standard output, and the files that its options name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from kontext_plugin.cache import PushRecord
@@ -48,9 +49,16 @@ def remove_stale_results(options: PushOptions) -> None:
 
     Raises KontextError, before anything is removed, where a file could not be written later.
     """
-    paths = [path for path in (options.iidfile, options.metadata_file) if path]
-    if len({os.path.realpath(path) for path in paths}) < len(paths):
-        raise UsageError("--iidfile and --metadata-file name the same file")
+    named = (
+        ("--iidfile", options.iidfile),
+        ("--metadata-file", options.metadata_file),
+        ("--provenance", options.provenance),
+    )
+    given = [(flag, path) for flag, path in named if path]
+    for (flag, path), (other, same) in combinations(given, 2):
+        if os.path.realpath(path) == os.path.realpath(same):
+            raise UsageError(f"{flag} and {other} name the same file")
+    paths = [path for _, path in given]
     try:
         for path in paths:
             _check(path)
@@ -71,6 +79,10 @@ def write_results(options: PushOptions, pushed: Pushed) -> None:
         _write(options.iidfile, pushed.image.digest, pushed)
     if options.metadata_file:
         _write(options.metadata_file, json_document(metadata(pushed)) + "\n", pushed)
+    if options.provenance:
+        from kontext_plugin.push.provenance import statement
+
+        _write(options.provenance, json_document(statement(options, pushed)) + "\n", pushed)
 
 
 def metadata(pushed: Pushed) -> Mapping[str, Any]:

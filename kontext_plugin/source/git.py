@@ -162,8 +162,7 @@ def read_labels(
     makes no difference. `warn` receives what the user can do about it in one line, if there is
     something.
     """
-    top = _find_work_tree(root)
-    if top is None:
+    if _find_work_tree(root) is None:
         return {}
     try:
         url, filters = _read_config(root, debug)
@@ -182,7 +181,7 @@ def read_labels(
                 f"Run '{_trusting(root)}' if you trust it, or give --no-git-labels"
             )
         return {}
-    return labels_of(status, url, root[len(top) :].strip("/"))
+    return labels_of(status, url, path_in_work_tree(root))
 
 
 def _read_status(root: str, filters: Iterable[str], debug: Debug, *paths: str) -> str:
@@ -254,6 +253,12 @@ def labels_of(status: str, url: str, directory: str) -> dict[str, str]:
     if source := source_of(url):
         labels[SOURCE] = source
     return labels
+
+
+def parse_revision(label: str) -> tuple[str, bool]:
+    """Return the commit of a label ("": none), and whether the directory differs from it."""
+    commit = label.removesuffix(_DIRTY)
+    return (commit if COMMIT.fullmatch(commit) else ""), commit != label
 
 
 def _is_dirty(status: str) -> bool:
@@ -357,6 +362,11 @@ def _find_work_tree(root: str) -> str | None:
             return None
         directory = above
     return directory
+
+
+def path_in_work_tree(root: str) -> str:
+    """Return the path of a directory in the work tree around it; "" for all of it, or for none."""
+    return root[len(_find_work_tree(root) or root) :].strip("/")
 
 
 def _trusting(root: str) -> str:

@@ -189,9 +189,13 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["-t", "r/r", "--metadata-file", "f", "--dry-run"],
         "--dry-run and --metadata-file cannot be given together",
     ),
-    "one file for both": (
+    "one file for the digest and the metadata": (
         ["-t", "r/r", "--metadata-file", "f", "--iidfile", "./f"],
         "--iidfile and --metadata-file name the same file",
+    ),
+    "one file for the metadata and the provenance": (
+        ["-t", "r/r", "--provenance", "f", "--iidfile", "i", "--metadata-file", "./f"],
+        "--metadata-file and --provenance name the same file",
     ),
     "timeout": (["-t", "r/r", "--timeout", "soon"], 'invalid argument "soon" for "--timeout"'),
 }

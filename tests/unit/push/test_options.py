@@ -77,8 +77,8 @@ GIVEN: dict[str, tuple[list[str], dict[str, Any]]] = {
     "--timings": (["--timings"], {"timings": True}),
     "--timeout": (["--timeout", "1m30s"], {"timeout": 90}),
     "result files": (
-        ["--iidfile", "i", "--metadata-file", "m"],
-        {"iidfile": "i", "metadata_file": "m"},
+        ["--iidfile", "i", "--metadata-file", "m", "--provenance", "p"],
+        {"iidfile": "i", "metadata_file": "m", "provenance": "p"},
     ),
 }
 
@@ -172,6 +172,7 @@ EXCLUSIVE = [
     (["--single-layer"], ["--from", "host.io/r1:main"]),
     (["--dry-run"], ["--iidfile", "f"]),
     (["--dry-run"], ["--metadata-file", "f"]),
+    (["--dry-run"], ["--provenance", "f"]),
 ]
 
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import Run, filled, timed
+from support.program_builds import ORAS as ORAS_BUILD
 
 GIT_STATUS = "git -C {tree} status --porcelain"
 HASH_ALL = "cd {tree} && git ls-files -z | xargs -0 sha256sum"
@@ -31,7 +31,6 @@ ORAS = (
     "&& oras push --plain-http --disable-path-validation {image} {archive}"
 )
 DOCKERFILE = "FROM scratch\nCOPY . /src\n"
-ORAS_MODULE = "oras.land/oras/cmd/oras@v1.2.3"
 
 
 @dataclass
@@ -98,15 +97,11 @@ def _no_root() -> str:
     return "needs root" if os.geteuid() else ""
 
 
-def install_oras(folder: Path) -> None:
+def install_oras() -> None:
     """Builds it with Go, unless it is on PATH; what hinders it is said, and then it is not here."""
-    if shutil.which("oras") or not shutil.which("go"):
-        return
-    os.environ["PATH"] += f":{folder}"
-    environment = os.environ | {"GOBIN": str(folder)}
-    done = subprocess.run(["go", "install", ORAS_MODULE], env=environment, stderr=subprocess.PIPE)
-    if done.returncode:
-        print(done.stderr.decode(errors="replace"), file=sys.stderr)
+    if not shutil.which("oras"):
+        subprocess.run([Path(__file__).with_name("build-programs"), ORAS_BUILD.name], stdout=2)
+        os.environ["PATH"] += f":{ORAS_BUILD.folder}"
 
 
 @contextlib.contextmanager

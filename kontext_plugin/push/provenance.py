@@ -1,7 +1,6 @@
 """What a push made an image of: an in-toto statement with SLSA's provenance (docs/provenance.md).
 
-It says nothing of the machine: no absolute path, no time, no user, no credentials. So the same push
-from another machine gives the same statement.
+It says nothing of the machine: no absolute path, no time, no user, no credentials.
 """
 
 from __future__ import annotations
@@ -100,10 +99,8 @@ def image_uri(repository: str, digest: str) -> str:
 
 def _source(git: Mapping[str, str], root: str) -> dict[str, str]:
     """Return where the directory is: the repository, if git has its address, and the path."""
-    found = {"path": _text(path_in_work_tree(root)) or "."}
-    if remote := git.get(SOURCE):
-        found["repository"] = git_uri(remote)
-    return found
+    remote, path = git.get(SOURCE), _text(path_in_work_tree(root)) or "."
+    return ({"repository": git_uri(remote)} if remote else {}) | {"path": path}
 
 
 def _options(options: PushOptions) -> Iterator[tuple[str, Any]]:
@@ -128,17 +125,23 @@ def _dependencies(pushed: Pushed) -> Iterator[dict[str, Any]]:
     git = plan.spec.git_labels
     commit, is_dirty = parse_revision(git.get(REVISION, ""))
     if commit:
-        source: dict[str, Any] = {"name": "source", "digest": {"gitCommit": commit}}
-        if remote := git.get(SOURCE):
-            source["uri"] = f"{git_uri(remote)}@{commit}"
-        yield source | {"annotations": {"dirty": is_dirty}}
+        remote = git.get(SOURCE)
+        yield {
+            "name": "source",
+            **({"uri": f"{git_uri(remote)}@{commit}"} if remote else {}),
+            "digest": {"gitCommit": commit},
+            "annotations": {"dirty": is_dirty},
+        }
     if lineage.ancestors:
         digest = lineage.ancestors[-1].image
-        parent: dict[str, Any] = {"name": "parent", "digest": _sha256(digest)}
-        if plan.candidate and isinstance(plan.parent, BuildOn) and not plan.parent.is_same:
-            # Else an earlier push has built on it, maybe in another repository.
-            parent["uri"] = image_uri(plan.candidate.reference.repository, digest)
-        yield parent
+        # An earlier push may have built on it, in another repository.
+        is_built = isinstance(plan.parent, BuildOn) and not plan.parent.is_same
+        found = plan.candidate.reference.repository if plan.candidate and is_built else ""
+        yield {
+            "name": "parent",
+            **({"uri": image_uri(found, digest)} if found else {}),
+            "digest": _sha256(digest),
+        }
     for base in plan.spec.bases:
         if base.source:
             name, _, digest_text = base.source.rpartition("@")

@@ -73,6 +73,11 @@ KNATIVE = _built_here("knative")
 ACTIONLINT = Build("actionlint", "v1.7.7", ("github.com/rhysd/actionlint/cmd/actionlint",))
 """Checks workflows of GitHub Actions, and the expressions in them."""
 
+COSIGN = Build("cosign", "v3.1.3", ("github.com/sigstore/cosign/v3/cmd/cosign",))
+"""Signs images and statements."""
+ORAS = Build("oras", "v1.3.6", ("oras.land/oras/cmd/oras",))
+"""Attaches files to an image. The benchmarks compare a push with one of its own."""
+
 REGISTRIES = (DISTRIBUTION, OCIREGISTRY, GITEA)
 CLUSTER = (CONTAINERD, CRICTL, TEKTON, KNATIVE)
-BUILDS = (*REGISTRIES, *CLUSTER, ACTIONLINT)
+BUILDS = (*REGISTRIES, *CLUSTER, ACTIONLINT, COSIGN, ORAS)

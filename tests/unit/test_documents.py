@@ -76,6 +76,7 @@ def test_all_files_name_the_same_versions_of_python() -> None:
 PINS = {
     "README.md": r"docker_kontext-([\d.]+)-py3",
     "docs/ci.md": r"(?:integrations/github@v|/kontext@)([\d.]+)",
+    "docs/provenance.md": r'"kontext": "([\d.]+)"',
     "integrations/github/action.yml": r"docker-kontext==([\d.]+)",
     "integrations/gitlab/templates/kontext.yml": r"docker-kontext==([\d.]+)",
     "integrations/image/Dockerfile": r"docker-kontext==([\d.]+)",

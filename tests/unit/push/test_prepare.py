@@ -355,6 +355,26 @@ def test_an_unchanged_directory_needs_git_only_if_the_image_names_no_commit(
     assert made.plan.labels == {REVISION: "c" * 40}
 
 
+def test_provenance_needs_git_also_for_an_unchanged_directory(
+    registry: FakeRegistry,
+    cache: Cache,
+    source: Path,
+    git_labels: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The image may name an earlier commit with the same sources."""
+    monkeypatch.setattr(scan, "_RACY", -1)
+    for path in source.iterdir():
+        os.utime(path, (1, 1))
+    registry.answer(**ABSENT)
+    put_image(registry, cache, published(prepared(registry, cache, source).plan))
+    git_labels.clear()
+    made = prepared(registry, cache, source, replace(OPTIONS, provenance="p"))
+    assert (made.scan.hashed, made.partition) == (0, None)
+    assert git_labels == [str(source)]
+    assert made.plan.spec.git_labels == {REVISION: "c" * 40}
+
+
 # The background jobs
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from support.documents import blocks
 from support.models import SHIPPED, SPEC, described, plan_on, published
 from support.trees import File, Tree
 
@@ -23,8 +24,9 @@ from kontext_plugin.push.provenance import git_uri, image_uri, statement
 from kontext_plugin.push.results import Pushed
 from kontext_plugin.terminal.text import json_document
 
-DATA = Path(__file__).parents[2] / "data"
-SCHEMA = Draft202012Validator(json.loads((DATA / "provenance_schema.json").read_bytes()))
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs/provenance.md"
+SCHEMA = Draft202012Validator(json.loads((ROOT / "tests/data/provenance_schema.json").read_bytes()))
 
 TAG = parse_reference("host.io/me/app:t")
 OPTIONS = PushOptions((TAG,))
@@ -37,6 +39,25 @@ TREE: Tree = {"ballast": File(b"b" * 10_000), "a": File(b"a")}
 def spec(**labels: str) -> ImageSpec:
     names = {"revision": REVISION, "source": SOURCE}
     return replace(SPEC, git_labels={names[name]: value for name, value in labels.items()})
+
+
+def test_the_documented_statement_passes_the_schema() -> None:
+    (text,) = (block.text for block in blocks(DOCUMENT) if block.language == "json")
+    documented = json.loads(text)
+    SCHEMA.validate(documented)
+    digest = "a" * 64
+    base = replace(SHIPPED, source=f"alpine@sha256:{digest}", name="alpine:3.22")
+    full = replace(spec(revision=COMMIT, source=URL), bases=(base,))
+    image = published(plan_on(NOTHING, full, described(TREE)))
+    plan = plan_on(image, full, described({**TREE, "a": File(b"2")}))
+    assert shape(stated(plan, replace(OPTIONS, base="alpine:3.22"))) == shape(documented)
+
+
+def shape(value: Any) -> Any:
+    """Return a document with its keys in their order, and no values."""
+    if isinstance(value, dict):
+        return [(key, shape(each)) for key, each in value.items()]
+    return [shape(each) for each in value] if isinstance(value, list) else None
 
 
 def stated(plan: Plan, options: PushOptions = OPTIONS) -> dict[str, Any]:

@@ -216,7 +216,9 @@ def test_the_statement_names_the_commit_that_was_pushed(desk: Desk) -> None:
     again = desk.push(*options)
     assert again.image == first.image
     (source,) = desk.stated()["buildDefinition"]["resolvedDependencies"]
-    assert source["digest"] == {"gitCommit": desk.git("rev-parse", "HEAD")} != former
+    later = desk.git("rev-parse", "HEAD")
+    assert source["digest"] == {"gitCommit": later}
+    assert later != former
 
 
 def test_without_git_the_statement_has_no_source(desk: Desk) -> None:

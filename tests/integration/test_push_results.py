@@ -1,4 +1,4 @@
-"""--iidfile and --metadata-file: true after a push, and gone after one that failed."""
+"""The files that a push writes: true after a push, and gone after one that failed."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ UNWRITABLE = {
 }
 
 
-@pytest.mark.parametrize("option", ["--iidfile", "--metadata-file"])
+@pytest.mark.parametrize("option", ["--iidfile", "--metadata-file", "--provenance"])
 @pytest.mark.parametrize(("make", "why"), UNWRITABLE.values(), ids=UNWRITABLE)
 def test_a_file_that_cannot_be_written_stops_the_push_at_once(
     docker: Docker,

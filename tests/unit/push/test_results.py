@@ -21,6 +21,7 @@ from kontext_plugin.image.spec import REVISION
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import Candidate, Origin, StartFresh
 from kontext_plugin.push.plan import Plan, counted_since, make_plan
+from kontext_plugin.push.provenance import statement
 from kontext_plugin.push.results import (
     Pushed,
     metadata,
@@ -204,10 +205,13 @@ def test_the_line_on_standard_output_names_the_image_by_its_digest() -> None:
 
 @pytest.fixture
 def options(tmp_path: Path) -> PushOptions:
-    return PushOptions(TAGS, iidfile=str(tmp_path / "iid"), metadata_file=str(tmp_path / "meta"))
+    iid, meta, made_of = (str(tmp_path / name) for name in ("iid", "meta", "made-of"))
+    return PushOptions(TAGS, iidfile=iid, metadata_file=meta, provenance=made_of)
 
 
-def test_the_files_hold_the_digest_and_the_metadata(options: PushOptions, tmp_path: Path) -> None:
+def test_the_files_hold_the_digest_the_metadata_and_the_statement(
+    options: PushOptions, tmp_path: Path
+) -> None:
     pushed = push(FIRST)
     before = os.umask(0o077)
     try:
@@ -217,8 +221,10 @@ def test_the_files_hold_the_digest_and_the_metadata(options: PushOptions, tmp_pa
     assert (tmp_path / "iid").read_text() == pushed.image.digest
     text = (tmp_path / "meta").read_text()
     assert json.loads(text) == metadata(pushed)
-    assert text.endswith("}\n")
-    assert {path.name for path in tmp_path.iterdir()} == {"iid", "meta"}
+    stated = (tmp_path / "made-of").read_text()
+    assert json.loads(stated) == statement(options, pushed)
+    assert text.endswith("}\n") and stated.endswith("}\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"iid", "meta", "made-of"}
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
 
 
@@ -232,7 +238,8 @@ def test_without_options_no_file_is_written_or_removed(tmp_path: Path) -> None:
 
 def test_the_files_of_an_earlier_push_are_removed(options: PushOptions, tmp_path: Path) -> None:
     """A failed push must leave no digest."""
-    (tmp_path / "iid").write_text("old")
+    for name in ("iid", "meta", "made-of"):
+        (tmp_path / name).write_text("old")
     remove_stale_results(options)
     assert not [*tmp_path.iterdir()]
     remove_stale_results(options)

@@ -12,6 +12,7 @@ from kontext_plugin.cli.signals import on_interrupt
 from kontext_plugin.crane_driver.errors import NotFound, Refused
 from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.layout import StagedLayer
+from kontext_plugin.image.spec import REVISION
 from kontext_plugin.manifest import Manifest
 from kontext_plugin.push import messages
 from kontext_plugin.push.check import check_parent
@@ -150,6 +151,8 @@ def _publish(
         return _publish(session, take_next(prepared, fresh), options, policy)
     tell = report.result if published.written else report.info
     tell(messages.pushed(tags, plan, published))
+    if options.provenance and options.git_labels and REVISION not in plan.spec.git_labels:
+        report.warning(messages.no_commit(prepared.source.root))
     if published.uploaded and prepared.partition:
         messages.advise(prepared.source.root, policy.ignore_file, plan, prepared.partition, report)
     return Pushed(published.image, tags, plan, published.written, published.uploaded)

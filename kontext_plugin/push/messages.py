@@ -130,6 +130,13 @@ def pushed(tags: Sequence[Reference], plan: Plan, published: Published) -> str:
     return f"Pushed {names}: {what}; uploaded {size(published.uploaded)}"
 
 
+def no_commit(root: str) -> str:
+    return (
+        f"the file of --provenance names no commit: git knows none of {root!r}. "
+        "'docker -D kontext push' shows why"
+    )
+
+
 def published(image: str, tags: Sequence[Reference]) -> str:
     """Return what is published, for a push that did not end well; `image` is `REPO@sha256:…`."""
     return f"{image} is published as {', '.join(map(str, tags))}"

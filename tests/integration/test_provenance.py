@@ -200,6 +200,11 @@ def test_signatures_do_not_disturb_kontext(desk: Desk, crane: Crane) -> None:
     assert desk.docker("kontext", "verify", purged.image).code == 0
 
 
+def test_the_document_names_the_versions() -> None:
+    versions = [f"{build.name} {build.version.removeprefix('v')}" for build in (COSIGN, ORAS)]
+    assert f"with {' and '.join(versions)}." in DOCUMENT.read_text("utf-8")
+
+
 def test_the_statement_names_the_commit_that_was_pushed(desk: Desk) -> None:
     """Also where the image stays, and keeps the label of the former commit."""
     options = ["--provenance", str(desk.folder / "provenance.json")]
@@ -224,12 +229,14 @@ def test_the_statement_names_the_commit_that_was_pushed(desk: Desk) -> None:
 def test_without_git_the_statement_has_no_source(desk: Desk) -> None:
     desk.commit()
     file = desk.folder / "provenance.json"
-    desk.push("--provenance", str(file), "--no-git-labels")
+    pushed = desk.push("--provenance", str(file), "--no-git-labels")
+    assert "names no commit" not in pushed.stderr
     definition = desk.stated()["buildDefinition"]
     assert definition["resolvedDependencies"] == []
     assert definition["externalParameters"]["options"] == {"no-git-labels": True}
     shutil.rmtree(desk.folder / "app/.git")
-    desk.push("--provenance", str(file))
+    pushed = desk.push("--provenance", str(file))
+    assert f"names no commit: git knows none of '{desk.folder}/app'" in pushed.stderr
     assert "source" not in desk.stated()["buildDefinition"]["externalParameters"]
 
 

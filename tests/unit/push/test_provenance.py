@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +176,15 @@ def test_a_delta_is_also_made_of_its_parent() -> None:
     assert definition(document)["internalParameters"]["generation"] == 1
 
 
+def test_the_parent_is_the_nearest_ancestor() -> None:
+    tree: Tree = {**TREE, "b": File(b"2" * 3000)}
+    second = published(plan_on(IMAGE, spec(), described(tree)))
+    third = plan_on(second, spec(), described({**tree, "a": File(b"3")}))
+    assert len(published(third).lineage.ancestors) == 2
+    digest = dependencies(stated(third))["parent"]["digest"]
+    assert digest == {"sha256": second.digest.removeprefix("sha256:")}
+
+
 def test_an_image_that_was_there_keeps_its_parent() -> None:
     """Where that was found is not known: an earlier push has built on it."""
     second = published(changed())
@@ -277,6 +288,15 @@ GIT_URIS = {
 @pytest.mark.parametrize(("remote", "uri"), GIT_URIS.values(), ids=GIT_URIS)
 def test_a_remote_has_the_form_of_spdx(remote: str, uri: str) -> None:
     assert git_uri(remote) == uri
+
+
+def test_a_push_without_the_option_does_not_import_it() -> None:
+    program = "import sys, kontext_plugin.commands.push; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "kontext_plugin.push.results" in run.stdout.split()
+    assert "kontext_plugin.push.provenance" not in run.stdout.split()
 
 
 def test_a_registry_may_have_a_port() -> None:

@@ -169,7 +169,7 @@ PUSH = Command(
     arguments=(_DIRECTORY,),
 )
 
-_ONE_PUSH = ("dry-run", "fresh", "iidfile", "metadata-file", "show-config")
+_ONE_PUSH = ("dry-run", "fresh", "iidfile", "metadata-file", "provenance", "show-config")
 """Options that make sense for a single push only."""
 
 WATCH = Command(

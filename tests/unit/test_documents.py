@@ -111,6 +111,15 @@ def test_every_option_is_documented(name: str) -> None:
         assert option.hidden or re.search(rf"(?<![\w-])(?:{names})\b", text), option.name
 
 
+def test_the_document_of_watch_names_the_options_that_it_does_not_have() -> None:
+    """It would ignore them: files of results are for a single push."""
+    text = (ROOT / "docs/commands.md").read_text("utf-8")
+    (listed,) = re.findall(r"for a single push\n\((.+)\), and these:", text)
+    options = {name: {one.name for one in COMMANDS[name].options} for name in ("push", "watch")}
+    missing = options["push"] - options["watch"]
+    assert re.findall(r"`--([\w-]+)`", listed) == sorted(missing)
+
+
 @pytest.mark.slow
 def test_the_one_test_of_contributing_runs() -> None:
     (block,) = (b for b in blocks(ROOT / "CONTRIBUTING.md") if b.heading == "One test")

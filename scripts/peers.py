@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import Run, filled, timed
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from support.program_builds import ORAS as ORAS_BUILD
 
 GIT_STATUS = "git -C {tree} status --porcelain"

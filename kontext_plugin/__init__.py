@@ -2,7 +2,7 @@
 
 
 def read_version() -> str:
-    """Return the version. It stands in plugin.json alone, which the shim shows to docker."""
+    """Return the version, which plugin.json has. What repeats it is compared by a test."""
     import json
     import os
 

@@ -20,14 +20,15 @@ def test_docker_lists_it(docker: Docker) -> None:
     assert "kontext*" in docker("--help").stdout
 
 
-def test_the_metadata_needs_no_python(root: Path) -> None:
+def test_the_metadata_needs_no_other_program(root: Path) -> None:
     shim = root / "kontext_plugin" / "docker-kontext"
     done = subprocess.run(
         [shim, "docker-cli-plugin-metadata"],
-        env={"PATH": "/usr/bin:/bin", "KONTEXT_PYTHON": "/no/python"},
+        env={"PATH": "/no/programs", "KONTEXT_PYTHON": "/no/python"},
         capture_output=True,
         check=True,
     )
+    assert done.stdout == (root / "plugin.json").read_bytes(), "docker-kontext repeats plugin.json"
     metadata = json.loads(done.stdout)
     assert metadata["SchemaVersion"] == "0.1.0"
     assert metadata["Version"] == kontext_plugin.read_version()

@@ -242,7 +242,8 @@ def _milliseconds(runs: Sequence[Run]) -> float:
 # As kontext_plugin/docker-kontext starts it. The program ends with os._exit, which would leave no
 # profile; in a process that it forks it stays what it is.
 PROFILED = """
-import cProfile, os, sys
+import cProfile, gc, os, sys
+gc.disable()
 sys.path.append(sys.argv.pop(1))
 profile, target, main_process, leave = cProfile.Profile(), sys.argv.pop(1), os.getpid(), os._exit
 def end(code):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import sys
@@ -27,7 +26,6 @@ from kontext_plugin.cli.flags import (
     usage_line,
 )
 from kontext_plugin.cli.options import COMMANDS, VERSION
-from kontext_plugin.cli.signals import catch_interrupts
 from kontext_plugin.errors import CLOSED_PIPE, FAILED, INTERRUPTED, KontextError, UsageError
 from kontext_plugin.terminal.messages import put_stdout, set_format, show, write_stdout
 
@@ -45,7 +43,6 @@ _COMPLETE, _COMPLETE_WITHOUT_DESCRIPTIONS = "__complete", "__completeNoDesc"
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
-    gc.disable()  # Kontext makes no cycles, and looking for them takes a tenth of a push
     _open_standard_streams()
     os.umask(0o077)  # nobody else may read the cache
     code = run(sys.argv[1:])
@@ -69,7 +66,6 @@ def run(argv: Sequence[str]) -> int:
     set_format(as_json=False)
     try:
         flags, words = parse_globals(argv)
-        catch_interrupts()
         if flags.config:
             # crane and the credential helpers read the directory from this variable only.
             os.environ["DOCKER_CONFIG"] = os.path.abspath(flags.config)
@@ -133,6 +129,8 @@ def _split(words: Sequence[str]) -> tuple[str, list[str]]:
 def _complete(verb: str, words: Sequence[str]) -> int:
     from kontext_plugin.cli import completion  # 30 ms that only the shell needs
 
+    _catch_interrupts()
+
     answer = completion.complete(words)
     write_stdout([answer if verb == _COMPLETE else completion.without_descriptions(answer)])
     return 0
@@ -162,9 +160,16 @@ def _run_command(command: Command, arguments: Sequence[str], flags: Globals) -> 
         parse(VERSION, arguments)
         write_stdout([f"kontext {read_version()}"])
         return 0
+    _catch_interrupts()
     _check_current_directory()
     code: int = import_module(f"kontext_plugin.commands.{command.name}").main(arguments, flags)
     return code
+
+
+def _catch_interrupts() -> None:
+    from kontext_plugin.cli import signals  # 3 ms that no help needs
+
+    signals.catch_interrupts()
 
 
 def _overview() -> str:

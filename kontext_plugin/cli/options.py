@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kontext_plugin.cli.flags import Argument, Command, Option, parse_duration
 from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.secret_scan import SecretMode
-from kontext_plugin.terminal.progress import PROGRESS_MODES
+from kontext_plugin.terminal import PROGRESS_MODES
 
 if TYPE_CHECKING:
     from kontext_plugin.cli.flags import Namespace

@@ -4,3 +4,6 @@
 `text` and `table` format without I/O. The package may import `runtime` and `errors`. `progress`
 imports rich when it draws, and `table` for a text that is not ASCII.
 """
+
+PROGRESS_MODES = ("auto", "tty", "plain", "json", "quiet")
+"""The values of --progress."""

@@ -11,13 +11,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.terminal.steps import Steps
-from kontext_plugin.terminal.table import Room
-from kontext_plugin.terminal.text import printable, redact, shows_utf8
+
+if TYPE_CHECKING:
+    from kontext_plugin.terminal.steps import Steps
+    from kontext_plugin.terminal.table import Room
 
 _PREFIXES = {"error": "ERROR: ", "warning": "WARNING: "}
+
+
+def _new_steps() -> Steps:
+    from kontext_plugin.terminal.steps import Steps  # here and below: 6 ms that no help needs
+
+    return Steps()
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Report:
 
     quiet: bool = False
     show_debug: bool = False
-    steps: Steps = field(default_factory=Steps)
+    steps: Steps = field(default_factory=_new_steps)
 
     def info(self, text: str) -> None:
         """Show how the work goes. --quiet hides it."""
@@ -121,11 +129,16 @@ def _write(text: str) -> None:
 
 
 def _safe(text: str) -> str:
+    from kontext_plugin.terminal.text import printable, redact
+
     return printable(redact(text))
 
 
 def stdout_room() -> Room:
     """Return the room of a line on standard output, which is limited on a terminal."""
+    from kontext_plugin.terminal.table import Room
+    from kontext_plugin.terminal.text import shows_utf8
+
     try:
         width = os.get_terminal_size(sys.stdout.fileno()).columns
     except (OSError, ValueError):  # a pipe or a file; a test's own stream

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kontext_plugin.errors import UsageError
+from kontext_plugin.terminal import PROGRESS_MODES
 from kontext_plugin.terminal.messages import (
     Report,
     emit,
@@ -24,9 +25,6 @@ from kontext_plugin.terminal.messages import (
 )
 from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 from kontext_plugin.terminal.text import duration, number, shows_utf8, size
-
-PROGRESS_MODES = ("auto", "tty", "plain", "json", "quiet")
-"""The values of --progress."""
 
 PROGRESS_VARIABLE = "KONTEXT_PROGRESS"
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ COMMAND = Command(
     ),
     arguments=(Argument("DIR", "directory", optional=True),),
 )
-WORDS = replace(COMMAND, arguments=(Argument("WORDS", optional=True, many=True),))
+WORDS = COMMAND._replace(arguments=(Argument("WORDS", optional=True, many=True),))
 """The same command with any number of arguments."""
 
 NOTHING: dict[str, Any] = {
@@ -591,6 +592,13 @@ def test_a_narrow_terminal_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
         "  x       y",
         "  empty   ",
     ]
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-5", "x", "50", "120"])
+def test_a_table_is_as_wide_as_the_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    first, *_ = table([("name", "a " * 100)]).splitlines()
+    assert shutil.get_terminal_size().columns - len(first) in (0, 1)
 
 
 # Durations

@@ -43,6 +43,7 @@ from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.runtime.docker_config import data_directory
 from kontext_plugin.runtime.environment import crane_environment
 from kontext_plugin.runtime.imports import without
+from kontext_plugin.runtime.workers import thread_pool
 from kontext_plugin.terminal.messages import show
 from kontext_plugin.terminal.text import line_safe
 
@@ -298,8 +299,21 @@ class CraneRunner:
         A verb that is given a registry uses the credentials of the `repository`, if there is one.
         With `is_check` the timeout holds for a credential helper even if a person could answer it.
         """
-        if arguments[0] != "version":
-            self._check_version()
+        with (
+            self._with_version(arguments[0]),
+            self._started(arguments, timeout, repository, is_check=is_check) as running,
+        ):
+            yield running
+
+    @contextlib.contextmanager
+    def _started(
+        self,
+        arguments: Sequence[str],
+        timeout: float | None,
+        repository: str,
+        *,
+        is_check: bool,
+    ) -> Iterator[RunningCrane]:
         credentials = crane_credentials(
             self._environment,
             [repository] if repository else repositories_of(arguments),
@@ -346,6 +360,28 @@ class CraneRunner:
     def version(self) -> str:
         """Return what `crane version` prints. Raises KontextError if crane cannot be run."""
         return self.run("version")[0].decode("utf-8", "replace").strip()
+
+    @contextlib.contextmanager
+    def _with_version(self, verb: str) -> Iterator[None]:
+        """Check crane's version: before a verb, or while it answers a question, which takes longer.
+
+        Raises KontextError if it is too old, in place of what that crane has said.
+        """
+        if self._is_version_checked or verb == "version":
+            yield
+            return
+        if verb not in _QUESTIONS:
+            self._check_version()
+            yield
+            return
+        with thread_pool(1) as threads:
+            check = threads.submit(self._check_version)
+            try:
+                yield
+            except RegistryError:
+                check.result()
+                raise
+            check.result()
 
     def _check_version(self) -> None:
         with self._version_lock:

@@ -305,7 +305,7 @@ def test_connect_tells_of_each_command(tmp_path: Path, monkeypatch: pytest.Monke
     with connect(lines.append, insecure=False, timeout=0) as (crane, requests):
         answers = [requests.submit(crane.digest, "r/r:t") for _ in range(10)]
         assert {answer.result() for answer in answers} == {DIGEST}
-    assert lines == ["crane version", *["crane digest r/r:t"] * 10]
+    assert sorted(lines) == [*["crane digest r/r:t"] * 10, "crane version"]
 
 
 def test_an_interrupt_abandons_all_requests(

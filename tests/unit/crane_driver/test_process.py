@@ -371,13 +371,19 @@ def test_without_visible_progress_only_questions_time_out(
 ANSWERS = '[ "$1" != version ] || {{ {}; exit; }}\necho document'
 
 
-def test_a_crane_that_is_too_old_is_not_used(fake: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["export", "push", "manifest"])
+@pytest.mark.parametrize("answer", ["echo document", "exit 1"], ids=["works", "fails"])
+def test_a_crane_that_is_too_old_is_not_used(
+    fake: Maker, tmp_path: Path, verb: str, answer: str
+) -> None:
     """Every verb says so, as `doctor` does; v0.21.8 would fail in a riddle."""
-    with fake(ANSWERS.format("echo v0.21.8"), needs_version=True) as runner:
+    answers = f'[ "$1" != version ] || {{ echo v0.21.8; exit; }}\n{answer}'
+    with fake(answers, needs_version=True) as runner:
         for _ in range(2):
             with pytest.raises(KontextError, match=r"^crane v0\.21\.8 is too old: .*fake crane$"):
-                document(runner)
-    assert last_arguments(tmp_path) == ["version"]
+                runner.document(verb, "r/r:t")
+    # A question is asked meanwhile, and harms nothing.
+    assert verb == "manifest" or last_arguments(tmp_path) == ["version"]
 
 
 @pytest.mark.parametrize("printed", ["'(devel)'", "''", r"'\033[2J'"])

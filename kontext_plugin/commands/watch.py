@@ -20,9 +20,11 @@ from kontext_plugin.commands.push import push
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.crane_driver.process import terminate_group
 from kontext_plugin.errors import KontextError
+from kontext_plugin.image.oci import Digest
 from kontext_plugin.push import messages
 from kontext_plugin.push.config_file import CONFIG_FILE_NAME
 from kontext_plugin.push.options import PushOptions, push_options, read_command_line
+from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source.directory import SourceDirectory, open_source
 from kontext_plugin.source.filters import Decision, Place, place_at
@@ -49,6 +51,9 @@ _DEBOUNCE = 0.1
 # Seconds between two attempts while the registry fails.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+
+_RESTS = 2.0
+"""Seconds without a change, after which the cache is written."""
 
 _ALWAYS = (CONFIG_FILE_NAME, *IGNORE_FILES, ".gitignore")
 """Files that decide what a push takes, even if it does not take them."""
@@ -139,14 +144,12 @@ class _Watch:
         finally:
             self._told = frozenset(told)
             gc.collect()  # a push leaves a few cycles, and open files in them
-        is_first, self._cache.memory.touched = not self._image, NOTHING
+        self._cache.memory.touched = NOTHING
         if str(pushed) != self._image:
             self._image = str(pushed)
             write_stdout([self._image])
             if self._command:
                 _run(self._command, self._image)
-        if is_first:
-            self._cache.write()
         return False
 
     def _watch(self, options: PushOptions, report: Report) -> None:
@@ -214,7 +217,11 @@ class _Watch:
             time.sleep(timeout or POLL_INTERVAL)
             return
         try:
-            self._cache.touch(self._watcher.wait(timeout, self._debounce))
+            touched = self._watcher.wait(timeout or _RESTS, self._debounce)
+            if touched == NOTHING and timeout is None:
+                self._cache.write()
+                touched = self._watcher.wait(None, self._debounce)
+            self._cache.touch(touched)
         except CannotWatch:  # the next round makes another watcher
             self._source = None
 
@@ -261,16 +268,19 @@ class _News(Report):
 
 @dataclass
 class _Memory:
-    """The snapshot of the directory that is watched."""
+    """What a watch knows of the directory and of the image that it has pushed."""
 
     directory: str = ""
     snapshot: Snapshot = field(default_factory=Snapshot)
     touched: Touched = None  # since the last push that went well
+    reference: str = ""
+    image: KontextImage | None = None
+    is_new: bool = False  # not in the cache yet
 
 
 @dataclass(frozen=True)
 class _WatchCache(Cache):
-    """The cache of a watch. It keeps the directory's snapshot in memory, too."""
+    """The cache of a watch. It writes large records at rest: 100,000 files make 20 MB of them."""
 
     memory: _Memory = field(default_factory=_Memory, compare=False)
 
@@ -283,7 +293,16 @@ class _WatchCache(Cache):
 
     def save_snapshot(self, directory: str, snapshot: Snapshot) -> None:
         assert directory == self.memory.directory
-        self.memory.snapshot = snapshot
+        self.memory.snapshot, self.memory.is_new = snapshot, True
+
+    def published(self, reference: str, digest: Digest) -> KontextImage | None:
+        image = self.memory.image
+        if image and (reference, digest) == (self.memory.reference, image.digest):
+            return image
+        return super().published(reference, digest)
+
+    def save_published(self, reference: str, image: KontextImage) -> None:
+        self.memory.reference, self.memory.image, self.memory.is_new = reference, image, True
 
     def touch(self, touched: Touched) -> None:
         """Note directories that may have changed."""
@@ -291,6 +310,10 @@ class _WatchCache(Cache):
         self.memory.touched = None if before is None or touched is None else before | touched
 
     def write(self) -> None:
-        """Keep the snapshot for later pushes."""
-        if self.memory.directory:
-            super().save_snapshot(self.memory.directory, self.memory.snapshot)
+        """Write what later pushes and other commands need, if it is new."""
+        memory = self.memory
+        if memory.is_new:
+            super().save_snapshot(memory.directory, memory.snapshot)
+            if memory.image:
+                super().save_published(memory.reference, memory.image)
+        memory.is_new = False

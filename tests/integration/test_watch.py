@@ -353,6 +353,20 @@ def _ticks(process: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def test_other_commands_know_the_last_push(machine: Machine) -> None:
+    """The watch writes what it knows when it rests."""
+    with watched(machine) as watching:
+        (machine.source / "README").write_bytes(b"for status\n")
+        assert watching.pushes(2)
+        (machine.source / "src/new").write_bytes(b"for status, too\n")
+        assert watching.pushes(3)
+        assert ends_within(
+            20,
+            lambda: "Unchanged since" in machine.kontext("status", str(machine.source)).stdout,
+            every=0.5,
+        ), machine.kontext("status", str(machine.source))
+
+
 def test_the_configuration_file_is_read_again(machine: Machine) -> None:
     with watched(machine) as watching:
         (machine.source / ".kontext.toml").write_text('[labels]\n"team" = "blue"\n')

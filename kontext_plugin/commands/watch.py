@@ -162,6 +162,7 @@ class _Watch:
         self._source, self._watcher = None, None
         self._watcher = self._make_watcher(options, source, report)
         self._source = source
+        report.info(f"Watching {source.root!r}. Ctrl-C ends it")
         self._cache.memory.touched = None  # it may have changed since the former watcher ended
 
     def _make_watcher(

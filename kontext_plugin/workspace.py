@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -25,7 +26,7 @@ from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.layer.reader import ExportReader, max_export_bytes, max_unpacked_bytes
 from kontext_plugin.registry.fetch import KontextImage
-from kontext_plugin.runtime.files import DirTree, HashedPieces, hash_file
+from kontext_plugin.runtime.files import DirTree, hash_file
 from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
 
 GIT = ".git"
@@ -74,6 +75,8 @@ _MAX_PROBES = 100
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_UMASK = 0o022
+
 _HINTS = {
     errno.ENOSPC: "Free some space and pull again: the pull continues where it stopped.",
     errno.EDQUOT: "Free some space and pull again: the pull continues where it stopped.",
@@ -106,37 +109,51 @@ class Workspace:
 
     Each directory on a path is opened from its parent and no link is followed, so nothing outside
     is ever touched. All methods raise KontextError.
+
+    In the block of the context manager, new directories have the mode 0755, and files 0755 or 0644,
+    whatever the umask was before.
     """
 
     def __init__(self, directory: str) -> None:
         self.root = os.path.abspath(directory)
-        with self._explaining("", "written to"), _masked():
-            try:
-                os.makedirs(self.root, exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise KontextError(
-                    f"{self.root!r} is not a directory", hint="Name a directory."
-                ) from error
-            self._tree = DirTree(self.root)
+        # A name of its own: that of a path may be as long as a name can be.
+        self._temporary = f".kontext-{secrets.token_hex(16)}"
+        self._made: set[str] = set()  # directories, where nothing was before
+        umask = os.umask(_UMASK)
+        try:
+            with self._explaining("", "written to"):
+                try:
+                    os.makedirs(self.root, exist_ok=True)
+                except (FileExistsError, NotADirectoryError) as error:
+                    raise KontextError(
+                        f"{self.root!r} is not a directory", hint="Name a directory."
+                    ) from error
+                self._tree = DirTree(self.root)
+        finally:
+            os.umask(umask)
 
     def __enter__(self) -> Workspace:
+        self._umask = os.umask(_UMASK)
         return self
 
     def __exit__(self, *_: object) -> None:
+        os.umask(self._umask)
         self._tree.__exit__()
 
     def make_directory(self, path: str) -> None:
         """Make a directory, also in the place of anything else. Give its owner access."""
         with self._explaining(path, "made"):
             parent, name = self._place(path)
-            status = _lstat(parent, name)
-            if status and stat.S_ISDIR(status.st_mode):
-                _open_up(parent, name, status)
-                return
-            if status:
-                os.unlink(name, dir_fd=parent)
-            with _masked():
+            try:
                 os.mkdir(name, 0o755, dir_fd=parent)
+            except FileExistsError:
+                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    _open_up(parent, name, status)
+                    return
+                os.unlink(name, dir_fd=parent)
+                os.mkdir(name, 0o755, dir_fd=parent)
+            self._made.add(path)
 
     def check_names(self, tree: Tree) -> None:
         """Raise KontextError if the file system cannot hold all paths of a tree side by side.
@@ -153,21 +170,22 @@ class Workspace:
 
     def _is_one_name(self, one: str, other: str) -> bool:
         """Return whether a file can be opened by another name. The file system itself knows."""
-        directory = f".kontext-{secrets.token_hex(16)}"
         try:
             with self._explaining("", "written to"):
-                os.mkdir(directory, 0o700, dir_fd=self._tree.open_directory(""))
-                parent = self._tree.open_directory(directory)
+                os.mkdir(self._temporary, 0o700, dir_fd=self._tree.open_directory(""))
+                parent = self._tree.open_directory(self._temporary)
                 os.close(os.open(one, _WRITE, 0o600, dir_fd=parent))
                 return _lstat(parent, other) is not None
         finally:
-            self._remove(directory)
+            self._remove(self._temporary)
 
     def reconcile(self, file: File, step: Step | None = None) -> State:
         """Compare a file with what is there, by content; correct a mode that alone is wrong.
 
         The bytes that are read count as done in the step.
         """
+        if file.path.rpartition("/")[0] in self._made:
+            return "wrong"
         try:
             parent, name = self._place(file.path)
             status = _lstat(parent, name)
@@ -192,8 +210,7 @@ class Workspace:
             with contextlib.suppress(OSError):
                 if os.readlink(name, dir_fd=parent) == target:
                     return False
-            with self._replacing(path) as (parent, temporary):
-                os.symlink(target, temporary, dir_fd=parent)
+            self._replace(path, lambda parent, name: os.symlink(target, name, dir_fd=parent))
         return True
 
     def write(self, file: File, content: Iterable[bytes]) -> None:
@@ -201,21 +218,10 @@ class Workspace:
 
         Raises ValueError, and changes nothing, if the content does not have the file's digest.
         """
-        with self._explaining(file.path, "written"), self._replacing(file.path) as place:
-            parent, temporary = place
-            with _masked():
-                opened = os.open(temporary, _WRITE, file.mode, dir_fd=parent)
-            with os.fdopen(opened, "wb", buffering=0) as written:
-                # A default ACL, or a disk with one mode for all files, may override it.
-                if stat.S_IMODE(os.fstat(opened).st_mode) != file.mode:
-                    os.fchmod(opened, file.mode)
-                pieces = HashedPieces(content)
-                for piece in pieces:
-                    rest = memoryview(piece)
-                    while rest:
-                        rest = rest[written.write(rest) :]
-            if pieces.hexdigest() != file.digest:
-                raise ValueError(f"{file.path!r} has other content")
+        try:
+            self._replace(file.path, lambda parent, name: _create(parent, name, file, content))
+        except OSError as error:
+            raise self._explained(file.path, "written", error) from error
 
     def mirror(self, tree: Tree) -> int:
         """Remove what the tree does not have; return how many, a whole directory counting as one.
@@ -239,17 +245,16 @@ class Workspace:
         above, _, name = path.rpartition("/")
         return self._tree.open_directory(above), name
 
-    @contextlib.contextmanager
-    def _replacing(self, path: str) -> Iterator[tuple[int, str]]:
-        """Yield a temporary name in the same directory; rename it to `path` after the block.
+    def _replace(self, path: str, create: Callable[[int, str], None]) -> None:
+        """Create something under a temporary name in the same directory; rename it to `path`.
 
-        Raises IsADirectoryError where `path` is a directory with a `.git` below it, and leaves
-        that alone.
+        `create` gets the descriptor of the directory and the name. Raises IsADirectoryError where
+        `path` is a directory with a `.git` below it, and leaves that alone.
         """
-        temporary = f".kontext-{secrets.token_hex(16)}"  # `path` may be as long as a name can be
+        temporary = self._temporary
+        parent, name = self._place(path)
         try:
-            yield self._place(path)[0], temporary
-            parent, name = self._place(path)
+            create(parent, temporary)
             try:
                 os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             except IsADirectoryError:
@@ -309,21 +314,32 @@ class Workspace:
         try:
             yield
         except OSError as error:
-            place = os.path.join(self.root, path).rstrip("/")
-            raise KontextError(
-                f"{place!r} cannot be {action}: {error.strerror}",
-                hint=_HINTS.get(error.errno or 0, ""),
-            ) from error
+            raise self._explained(path, action, error) from error
+
+    def _explained(self, path: str, action: str, error: OSError) -> KontextError:
+        place = os.path.join(self.root, path).rstrip("/")
+        return KontextError(
+            f"{place!r} cannot be {action}: {error.strerror}",
+            hint=_HINTS.get(error.errno or 0, ""),
+        )
 
 
-@contextlib.contextmanager
-def _masked() -> Iterator[None]:
-    """Give directories the mode 0755, and files 0755 or 0644, whatever the umask."""
-    before = os.umask(0o022)
+def _create(parent: int, name: str, file: File, content: Iterable[bytes]) -> None:
+    """Write a new file. Raises OSError, and ValueError for content with another digest."""
+    opened = os.open(name, _WRITE, file.mode, dir_fd=parent)
     try:
-        yield
+        # A default ACL, or a disk with one mode for all files, may override it.
+        if stat.S_IMODE(os.fstat(opened).st_mode) != file.mode:
+            os.fchmod(opened, file.mode)
+        digest = hashlib.sha256()
+        for piece in content:
+            digest.update(piece)
+            while (count := os.write(opened, piece)) < len(piece):
+                piece = piece[count:]
     finally:
-        os.umask(before)
+        os.close(opened)
+    if digest.hexdigest() != file.digest:
+        raise ValueError(f"{file.path!r} has other content")
 
 
 def _lstat(parent: int, name: str) -> os.stat_result | None:

@@ -11,10 +11,10 @@ import tarfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 from kontext_plugin.image.oci import Digest, Layer
-from kontext_plugin.image.tree import SOURCES_PATH, Tree
+from kontext_plugin.image.tree import SOURCES_PATH, Tree, parents
 from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import Source, compression_of
 from kontext_plugin.manifest import (
@@ -143,11 +143,14 @@ _PARTS = posixpath.dirname(part_name(Digest("")))
 _ABOVE = (SOURCES_PATH, _PARTS)
 """Directories that a layer of sources lists, with those above them."""
 
+_BELOW = f"{SOURCES_PATH}/"
+
+_ABOVE_ALL = frozenset({SOURCES_PATH, *parents([SOURCES_PATH])})
+
 _RECORDS = frozenset({b"path", b"linkpath", b"size"})
 
 
-@dataclass(frozen=True)
-class ExportedEntry:
+class ExportedEntry(NamedTuple):
     """An entry of the export that lies below the sources."""
 
     path: str  # relative to the sources
@@ -198,68 +201,80 @@ class ExportReader:
         """
         while (header := self._next_header()) is not None:
             name = header.name.lstrip("/")
-            if header.type != tarfile.DIRTYPE and f"{SOURCES_PATH}/".startswith(f"{name}/"):
+            if name in _ABOVE_ALL and header.kind != tar.DIRTYPE:
                 raise ValueError(f"/{name} is not a directory")
-            if strict and not _is_of_sources(header, name):
-                raise ValueError(f"it has /{name} beside the sources")
-            if strict and posixpath.dirname(name) == _PARTS:
-                digest = Digest(f"sha256:{HashedPieces(self.content()).hexdigest()}")
-                if name != part_name(digest):
-                    raise ValueError(f"/{name} has another content than its name says")
-            if name.startswith(f"{SOURCES_PATH}/"):
+            if strict:
+                self._check(header, name)
+            if name.startswith(_BELOW):
                 yield ExportedEntry(
-                    path=name[len(SOURCES_PATH) + 1 :],
-                    kind=_KINDS.get(header.type, "unknown"),
+                    path=name[len(_BELOW) :],
+                    kind=_KINDS.get(header.kind, "unknown"),
                     size=header.size,
                     mode=header.mode,
-                    target=header.linkname,
+                    target=header.target,
                 )
-            for _ in self.content():
-                pass
-            self._read(self._padding)
+            while self._content:
+                self._read_content()
+            if self._padding:
+                self._read(self._padding)
 
     def content(self) -> Iterator[bytes]:
         """Yield what is left of the current entry's content, in pieces."""
         while self._content:
-            piece = self._read(min(self._content, _PIECE))
-            self._content -= len(piece)
-            yield piece
+            yield self._read_content()
 
     def finish(self) -> None:
         """Read what follows the last entry: crane succeeds only if all of its output is read."""
         while piece := self._stream.read(_PIECE):
             self._count(len(piece))
 
-    def _next_header(self) -> tarfile.TarInfo | None:
+    def _next_header(self) -> tar.Header | None:
         records: dict[bytes, bytes] = {}
         while (block := self._read(tar.BLOCKSIZE)) != tar.ZEROS:
             try:
-                header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.TarError as error:
+                header = tar.parse_header(block)
+            except ValueError as error:
                 raise ValueError(f"its export is damaged: {error}") from error
-            if header.type not in (tarfile.XHDTYPE, tarfile.XGLTYPE):
+            if header.kind not in (tarfile.XHDTYPE, tarfile.XGLTYPE):
                 return self._complete(header, records)
             if not 0 <= header.size <= _MAX_RECORDS:
                 raise ValueError("its export has a header that is too large")
             content = self._read(header.size)
             self._read(-header.size % tar.BLOCKSIZE)
-            if header.type == tarfile.XHDTYPE:  # crane ignores global ones
+            if header.kind == tarfile.XHDTYPE:  # crane ignores global ones
                 records = tar.parse_pax_records(content, _RECORDS)
         return None
 
-    def _complete(self, header: tarfile.TarInfo, records: dict[bytes, bytes]) -> tarfile.TarInfo:
-        header.name = records.get(b"path", b"").decode("utf-8", "surrogateescape") or header.name
-        if header.isdir():  # tarfile ends such a name with a slash
-            header.name = header.name.rstrip("/")
-        target = records.get(b"linkpath", b"").decode("utf-8", "surrogateescape")
-        header.linkname = target or header.linkname
-        size = records.get(b"size", b"%d" % header.size)
-        if not size.isdigit():
-            raise ValueError("its export has an entry without a size")
-        has_content = _KINDS.get(header.type, "file") == "file"
-        header.size = int(size) if has_content else 0
+    def _complete(self, header: tar.Header, records: dict[bytes, bytes]) -> tar.Header:
+        if records:
+            name = records.get(b"path", b"").decode("utf-8", "surrogateescape") or header.name
+            target = records.get(b"linkpath", b"").decode("utf-8", "surrogateescape")
+            size = records.get(b"size", b"%d" % header.size)
+            if not size.isdigit():
+                raise ValueError("its export has an entry without a size")
+            header = header._replace(
+                name=name.rstrip("/") if header.kind == tar.DIRTYPE else name,
+                size=int(size),
+                target=target or header.target,
+            )
+        if header.size and _KINDS.get(header.kind, "file") != "file":
+            header = header._replace(size=0)
         self._content, self._padding = header.size, -header.size % tar.BLOCKSIZE
         return header
+
+    def _check(self, header: tar.Header, name: str) -> None:
+        """Raise ValueError for what no layer of sources has beside them."""
+        if not _is_of_sources(header, name):
+            raise ValueError(f"it has /{name} beside the sources")
+        if posixpath.dirname(name) == _PARTS:
+            digest = Digest(f"sha256:{HashedPieces(self.content()).hexdigest()}")
+            if name != part_name(digest):
+                raise ValueError(f"/{name} has another content than its name says")
+
+    def _read_content(self) -> bytes:
+        piece = self._read(min(self._content, _PIECE))
+        self._content -= len(piece)
+        return piece
 
     def _read(self, size: int) -> bytes:
         """Return exactly `size` bytes."""
@@ -275,10 +290,12 @@ class ExportReader:
             raise ValueError(f"its export is longer than {self._limit:,} bytes")
 
 
-def _is_of_sources(header: tarfile.TarInfo, name: str) -> bool:
+def _is_of_sources(header: tar.Header, name: str) -> bool:
     """Whether a layer of sources may have this entry: sources, a document, a directory above."""
-    if header.isdir() and any(f"{path}/".startswith(f"{name}/") for path in _ABOVE):
+    if header.kind == tar.DIRTYPE and any(f"{path}/".startswith(f"{name}/") for path in _ABOVE):
         return True
-    if header.isreg() and (name == MANIFEST_PATH or posixpath.dirname(name) == _PARTS):
+    if header.kind in tarfile.REGULAR_TYPES and (
+        name == MANIFEST_PATH or posixpath.dirname(name) == _PARTS
+    ):
         return not posixpath.basename(name).startswith(".")
-    return name.startswith(f"{SOURCES_PATH}/")
+    return name.startswith(_BELOW)

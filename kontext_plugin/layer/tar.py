@@ -8,9 +8,21 @@ from __future__ import annotations
 
 import tarfile
 from functools import cache
-from tarfile import BLOCKSIZE, DIRTYPE, REGTYPE, SYMTYPE
+from tarfile import AREGTYPE, BLOCKSIZE, DIRTYPE, REGTYPE, SYMTYPE
+from typing import NamedTuple
 
-__all__ = ["BLOCKSIZE", "DIRTYPE", "END", "REGTYPE", "SYMTYPE", "ZEROS", "header", "padding"]
+__all__ = [
+    "BLOCKSIZE",
+    "DIRTYPE",
+    "END",
+    "REGTYPE",
+    "SYMTYPE",
+    "ZEROS",
+    "Header",
+    "header",
+    "padding",
+    "parse_header",
+]
 
 MTIME = 315532801
 """1980-01-01 00:00:01 UTC, as in Cloud Native Buildpacks: zip tools fail on times before 1980."""
@@ -26,6 +38,8 @@ _NAME = 100  # bytes that fit into a header; PAX records take longer names
 _SIZE = slice(124, 135)  # octal digits
 
 _CHECKSUM = slice(148, 154)
+
+_SPACES = 8 * ord(" ")  # what the field of the checksum counts in the checksum
 
 _LARGEST = 8**11 - 1  # bytes whose number fits into a header
 
@@ -102,6 +116,48 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
     length = len(rest) + len(str(len(rest)))
     length = len(rest) + len(str(length))
     return b"%d%b" % (length, rest)
+
+
+class Header(NamedTuple):
+    """What a header says of an entry."""
+
+    name: str
+    kind: bytes
+    mode: int
+    size: int  # of the content, in bytes
+    target: str  # of a link
+
+
+def parse_header(block: bytes) -> Header:
+    """Return what a block says that is a header. Raises ValueError where it is none.
+
+    tarfile takes seven times as long: it parses owners and times, and adds up the bytes twice.
+    """
+    if _number(block[148:156]) != sum(block) - sum(block[148:156]) + _SPACES:
+        raise ValueError("bad checksum")
+    name, kind = _text(block[:_NAME]), block[156:157]
+    if block[345]:
+        name = f"{_text(block[345:500])}/{name}"
+    if kind == AREGTYPE and name.endswith("/"):
+        kind = DIRTYPE
+    return Header(
+        name.rstrip("/") if kind == DIRTYPE else name,
+        kind,
+        _number(block[100:108]),
+        _number(block[124:136]),
+        _text(block[157:257]) if block[157] else "",
+    )
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _number(field: bytes) -> int:
+    """Return the number in a field: octal digits, or binary if it is a large one."""
+    if field[0] & 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(b"0" + field.partition(b"\0")[0].strip(), 8)
 
 
 def parse_pax_records(content: bytes, keys: frozenset[bytes]) -> dict[bytes, bytes]:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -88,7 +88,9 @@ class Step:
         """Add `files` files and `size` bytes to what is done."""
         with self._lock:
             done = self.progress
-            self.progress = replace(done, files=done.files + files, bytes=done.bytes + size)
+            self.progress = Progress(
+                done.files + files, done.bytes + size, done.total_files, done.total_bytes
+            )
 
     def seconds_left(self) -> float | None:
         """Return how long the step will still take; None if that is unknown or under a second.

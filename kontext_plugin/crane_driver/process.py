@@ -143,6 +143,10 @@ def check_version(version: str, program: str) -> VersionProblem | None:
     return None
 
 
+_BUFFER = 64 * 1024
+"""Bytes of a stream that are read at a time: what a pipe holds on Linux."""
+
+
 def discard(line: str) -> None:
     """Write a debug line nowhere."""
 
@@ -501,6 +505,7 @@ class CraneRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                bufsize=_BUFFER,
                 env=dict(environment),
                 new_session=True,  # a Ctrl-C reaches Kontext alone, which then ends crane
                 pass_fds=(tied,),

@@ -46,6 +46,54 @@ def test_content_is_padded_to_whole_blocks(content: bytes) -> None:
     assert padded[len(content) :].count(0) == len(padded) - len(content) < tar.BLOCKSIZE
 
 
+# Headers that are read
+
+FORMATS = {"USTAR": tarfile.USTAR_FORMAT, "GNU": tarfile.GNU_FORMAT, "PAX": tarfile.PAX_FORMAT}
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@given(
+    name=st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=40),
+    above=st.sampled_from(["", "d/", "d/" * 60]),
+    kind=st.sampled_from(
+        [tarfile.AREGTYPE, tar.REGTYPE, tar.DIRTYPE, tar.SYMTYPE, tarfile.LNKTYPE]
+    ),
+    numbers=st.tuples(st.integers(0, 0o7777), st.integers(0, 8**12)),
+    target=st.text("tä/", max_size=50),
+)
+def test_a_header_is_read_as_tarfile_reads_it(
+    form: int, name: str, above: str, kind: bytes, numbers: tuple[int, int], target: str
+) -> None:
+    made = tarfile.TarInfo(above + name)
+    made.type, (made.mode, made.size), made.linkname = kind, numbers, target
+    try:
+        archive = made.tobuf(form, "utf-8", "surrogateescape")
+    except ValueError:  # it does not fit into this format
+        return
+    for start in range(0, len(archive), tar.BLOCKSIZE):
+        block = archive[start : start + tar.BLOCKSIZE]
+        try:
+            read = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.TarError:  # the content of an extended header
+            continue
+        expected = (read.name, read.type, read.mode, read.size, read.linkname)
+        assert tar.parse_header(block) == expected
+
+
+NO_HEADERS = {
+    "another checksum": b"y" + tar.header("x", tar.REGTYPE, 0o644)[1:],
+    "zeros": tar.ZEROS,
+    "letters": b"x" * tar.BLOCKSIZE,
+    "a negative size": bytes(124) + b"-1".ljust(24, b"\0") + b"000536" + bytes(358),
+}
+
+
+@pytest.mark.parametrize("block", NO_HEADERS.values(), ids=NO_HEADERS)
+def test_a_block_that_is_no_header_is_refused(block: bytes) -> None:
+    with pytest.raises(ValueError):
+        tar.parse_header(block)
+
+
 # PAX records
 
 KEYS = st.sampled_from(["path", "linkpath", "size", "comment"])

@@ -76,6 +76,7 @@ _MAX_PROBES = 100
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _UMASK = 0o022
+"""Whatever the umask is, new directories have the mode 0755, and files 0755 or 0644."""
 
 _HINTS = {
     errno.ENOSPC: "Free some space and pull again: the pull continues where it stopped.",

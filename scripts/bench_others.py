@@ -64,7 +64,9 @@ KEPT = (
     "that was just freed before it makes a file, which takes longer than all the rest."
 )
 INFLATE = "Python's work for each file: a header, a hash, perhaps a new file"
-AGAIN = "compressing each file again"
+AGAIN = (
+    "writing each file as a pull does (half), then reading and compressing it as a first push does"
+)
 
 
 def _whole_tree(stage: Stage, folder: str) -> list[Run]:

@@ -146,6 +146,7 @@ _ABOVE = (SOURCES_PATH, _PARTS)
 _BELOW = f"{SOURCES_PATH}/"
 
 _ABOVE_ALL = frozenset({SOURCES_PATH, *parents([SOURCES_PATH])})
+"""What must be directories: a link there could lead elsewhere."""
 
 _RECORDS = frozenset({b"path", b"linkpath", b"size"})
 

@@ -131,7 +131,7 @@ class Header(NamedTuple):
 def parse_header(block: bytes) -> Header:
     """Return what a block says that is a header. Raises ValueError where it is none.
 
-    tarfile takes seven times as long: it parses owners and times, and adds up the bytes twice.
+    tarfile takes five times as long: it parses owners and times, and adds up the bytes twice.
     """
     if _number(block[148:156]) != sum(block) - sum(block[148:156]) + _SPACES:
         raise ValueError("bad checksum")

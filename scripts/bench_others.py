@@ -282,16 +282,29 @@ def profile(stage: Stage) -> Topic:
         "Kontext's own functions, sorted by the time in them and in all that they call. The scan "
         "is the limit: one system call for each file, three for each directory, and Python's work "
         "on the results. Next come the start of Python, crane's requests, which are the same for "
-        "any tree, and reading and writing the cache. The last block is the output of "
-        "`push --timings` for another edit, without the profiler: when each step began, and how "
-        "long it took.",
-        extra=f"{profile_tables(target)}\n\n{timings(stage)}",
+        "any tree, and reading and writing the cache. The last two blocks are the output of "
+        "`push --timings`, without the profiler, for another edit and for a first push: when each "
+        "step began, and how long it took. In a first push, worker processes write the layers, and "
+        "the steps around them take turns in the main process.",
+        extra="\n\n".join(
+            [profile_tables(target), timings_of_edit(stage), timings_of_first(stage)]
+        ),
     )
 
 
-def timings(stage: Stage) -> str:
+def timings_of_edit(stage: Stage) -> str:
     stage.edits.one()
-    command = filled(PUSH, image=stage.image(), tree=stage.tree) + " --timings"
+    return timings(stage.image(), stage.tree)
+
+
+def timings_of_first(stage: Stage) -> str:
+    stage.forget()
+    with disk_registry() as host:
+        return timings(stage.image(host), stage.tree)
+
+
+def timings(image: str, tree: Path) -> str:
+    command = filled(PUSH, image=image, tree=tree) + " --timings"
     said = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stderr
     return "\n".join(f"    {line}" for line in said.splitlines())
 

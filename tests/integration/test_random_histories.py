@@ -98,7 +98,7 @@ def test_the_image_is_the_same_whether_files_are_read_once_or_twice(
         monkeypatch.setattr(prepare, "READ_ONCE", read_once)
         monkeypatch.setenv("KONTEXT_CACHE_DIR", str(tmp_path / f"cache {read_once}"))
         tag = f"{registry.repository()}:a"
-        push(PushOptions((parse_reference(tag),), directory=str(source)), Report())
+        push(PushOptions((parse_reference(tag),), directory=str(source)), Report(), open_cache())
         images.append(json.loads(crane("manifest", tag)))
     assert images[0] == images[1]
     assert len(images[0]["layers"]) > 3

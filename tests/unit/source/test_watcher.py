@@ -152,14 +152,16 @@ def test_a_limit_of_the_kernel(
 ) -> None:
     """Debian allows a user fewer watches than a large directory needs."""
 
-    def refuse(*_: object) -> int:
+    made = []
+
+    def refuse(inotify: watcher._Inotify, *_: object) -> int:
+        made.append(inotify)
         raise OSError(number, os.strerror(number))
 
-    before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(watcher._Inotify, "add", refuse)
     with pytest.raises(CannotWatch, match=reason):
         KernelWatcher(str(root), (), is_skipped)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert [inotify._file for inotify in made] == [-1], "what cannot be used is closed"
 
 
 def test_polling_rests_ten_times_as_long_as_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,7 @@ class _Watch:
         try:
             while True:
                 failed = self._push()
+                gc.collect()  # a push leaves a few cycles, and open files in them
                 pause = min(pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE) if failed else 0.0
                 self._wait(pause or None)
         finally:
@@ -143,7 +144,6 @@ class _Watch:
             return isinstance(error, RegistryError)
         finally:
             self._told = frozenset(told)
-            gc.collect()  # a push leaves a few cycles, and open files in them
         self._cache.memory.touched = NOTHING
         if str(pushed) != self._image:
             self._image = str(pushed)

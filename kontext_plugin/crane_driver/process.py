@@ -181,6 +181,19 @@ class _Patience:
         return pause
 
 
+_good_programs: set[tuple[int, int, int, int]] = set()
+"""Cranes whose version this process has checked: a watch makes a runner for each push."""
+
+
+def _identity_of(program: str) -> tuple[int, int, int, int] | None:
+    """Return what tells a file from another one, and from itself after a change."""
+    try:
+        status = os.stat(program)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class CraneRunner:
     """A crane binary, and how to run it. Any thread may use it.
 
@@ -389,10 +402,13 @@ class CraneRunner:
 
     def _check_version(self) -> None:
         with self._version_lock:
-            if self._is_version_checked:
+            identity = _identity_of(self.program)
+            if self._is_version_checked or identity in _good_programs:
                 return
             problem = check_version(self.version(), self.program)
             self._is_version_checked = not (problem and problem.is_fatal)
+            if identity and not problem:
+                _good_programs.add(identity)
         if problem and problem.is_fatal:
             raise KontextError(problem.message, hint=problem.hint)
         if problem:

@@ -156,13 +156,13 @@ class _Chunks:
         """Return the only chunk that may have a path."""
         return self.chunks[bisect_right(self.starts, path) - 1].tree
 
-    def count(self, column: str) -> int:
-        counts = {"files": 0, "sizes": 0, "links": 0}
-        for chunk in self.chunks:
-            counts["files"] += chunk.files
-            counts["sizes"] += chunk.files - chunk.directories
-            counts["links"] += chunk.links
-        return counts[column]
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """The number of entries of each column."""
+        files = sum(chunk.files for chunk in self.chunks)
+        directories = sum(chunk.directories for chunk in self.chunks)
+        links = sum(chunk.links for chunk in self.chunks)
+        return {"files": files, "sizes": files - directories, "links": links}
 
 
 class _Column(Mapping[str, Any]):
@@ -183,7 +183,7 @@ class _Column(Mapping[str, Any]):
             yield from getattr(chunk.tree, self._name)
 
     def __len__(self) -> int:
-        return self._listed.count(self._name)
+        return self._listed.counts[self._name]
 
 
 class _SetColumn(AbstractSet[str]):

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from enum import Enum, auto
+from functools import lru_cache, partial
 from typing import NoReturn
 
 from kontext_plugin.cache import Cache, open_cache
@@ -23,7 +24,12 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Digest
 from kontext_plugin.push import messages
 from kontext_plugin.push.config_file import CONFIG_FILE_NAME
-from kontext_plugin.push.options import PushOptions, push_options, read_command_line
+from kontext_plugin.push.options import (
+    CommandLine,
+    PushOptions,
+    push_options,
+    read_command_line,
+)
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source.directory import SourceDirectory, open_source
@@ -83,6 +89,14 @@ def _interval(text: str) -> float:
     return seconds
 
 
+class _Outcome(Enum):
+    """How a push of a watch ended."""
+
+    PUSHED = auto()
+    FAILED = auto()  # until something changes
+    REGISTRY_FAILED = auto()  # maybe for a moment
+
+
 class _Watch:
     """Pushes of one directory, and what is known from one to the next."""
 
@@ -103,6 +117,7 @@ class _Watch:
         self._cache = _WatchCache(**vars(open_cache()))
         self._image = ""  # the last push
         self._told: frozenset[str] = frozenset()  # what was said in the last round
+        self._line: CommandLine | None = None
         self._options: PushOptions | None = None
         self._source: SourceDirectory | None = None  # what the watcher knows of it
         self._watcher: Watcher | None = None
@@ -116,20 +131,23 @@ class _Watch:
         pause = 0.0
         try:
             while True:
-                failed = self._push()
+                outcome = self._push()
                 gc.collect()  # a push leaves a few cycles, and open files in them
-                pause = min(pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE) if failed else 0.0
+                if outcome is _Outcome.PUSHED and self._is_outdated():
+                    continue
+                is_away = outcome is _Outcome.REGISTRY_FAILED
+                pause = min(pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE) if is_away else 0.0
                 self._wait(pause or None)
         finally:
             self._cache.write()
             if self._watcher:
                 self._watcher.close()
 
-    def _push(self) -> bool:
-        """Push once, as if the command were typed again. Return whether to try again soon."""
+    def _push(self) -> _Outcome:
+        """Push once, as if the command were typed again."""
         told: set[str] = set()
         try:
-            line = read_command_line(WATCH, self._arguments)
+            self._line = line = read_command_line(WATCH, self._arguments)
             self._options, mode = push_options(line)
             with reporting(mode, self._flags.debug) as report:
                 report = _News(**vars(report), before=self._told, told=told)
@@ -141,7 +159,8 @@ class _Watch:
             if error.message not in self._told:
                 show(error.message, "error", hint=error.hint)
             told.add(error.message)
-            return isinstance(error, RegistryError)
+            is_away = isinstance(error, RegistryError)
+            return _Outcome.REGISTRY_FAILED if is_away else _Outcome.FAILED
         finally:
             self._told = frozenset(told)
         self._cache.memory.touched = NOTHING
@@ -150,7 +169,19 @@ class _Watch:
             write_stdout([self._image])
             if self._command:
                 _run(self._command, self._image)
-        return False
+        return _Outcome.PUSHED
+
+    def _is_outdated(self) -> bool:
+        """Whether the last push had other rules or options than the directory has now.
+
+        It reads them before the last changes are gathered.
+        """
+        assert self._options is not None
+        try:
+            line = read_command_line(WATCH, self._arguments)
+            return line != self._line or _open_source(self._options) != self._source
+        except KontextError:  # the next push tells it
+            return True
 
     def _watch(self, options: PushOptions, report: Report) -> None:
         """Watch the directory; anew, if its rules have changed. Raises KontextError."""
@@ -218,13 +249,31 @@ class _Watch:
             time.sleep(timeout or POLL_INTERVAL)
             return
         try:
-            touched = self._watcher.wait(timeout or _RESTS, self._debounce)
+            touched = self._watcher.wait(timeout or _RESTS)
             if touched == NOTHING and timeout is None:
                 self._cache.write()
-                touched = self._watcher.wait(None, self._debounce)
-            self._cache.touch(touched)
+                touched = self._watcher.wait(None)
         except CannotWatch:  # the next round makes another watcher
-            self._source = None
+            self._source, touched = None, None
+        self._cache.touch(touched)
+        self._cache.memory.gather = partial(self._gather, time.monotonic() + self._debounce)
+
+    def _gather(self, deadline: float) -> Touched:
+        """Return what changes until then. The push calls it while the registry answers."""
+        gathered: Touched = NOTHING
+        while self._watcher and (left := deadline - time.monotonic()) > 0:
+            try:
+                touched = self._watcher.wait(left)
+            except CannotWatch:
+                self._source, touched = None, None
+            gathered = _union(gathered, touched)
+            if self._source is None:
+                return gathered
+        return gathered
+
+
+def _union(one: Touched, other: Touched) -> Touched:
+    return None if one is None or other is None else one | other
 
 
 def _open_source(options: PushOptions) -> SourceDirectory:
@@ -274,6 +323,7 @@ class _Memory:
     directory: str = ""
     snapshot: Snapshot = field(default_factory=Snapshot)
     touched: Touched = None  # since the last push that went well
+    gather: Callable[[], Touched] = lambda: NOTHING  # waits for the changes that belong together
     reference: str = ""
     image: KontextImage | None = None
     is_new: bool = False  # not in the cache yet
@@ -287,6 +337,7 @@ class _WatchCache(Cache):
 
     def snapshot(self, directory: str) -> Snapshot:
         memory = self.memory
+        self.touch(memory.gather())
         if directory != memory.directory:
             memory.directory, memory.touched = directory, None
             memory.snapshot = super().snapshot(directory)
@@ -307,8 +358,7 @@ class _WatchCache(Cache):
 
     def touch(self, touched: Touched) -> None:
         """Note directories that may have changed."""
-        before = self.memory.touched
-        self.memory.touched = None if before is None or touched is None else before | touched
+        self.memory.touched = _union(self.memory.touched, touched)
 
     def write(self) -> None:
         """Write what later pushes and other commands need, if it is new."""

@@ -49,8 +49,8 @@ _SILENT_FILE_SYSTEMS = frozenset(
 class Watcher(Protocol):
     """Tells which directories may have changed since it was made."""
 
-    def wait(self, timeout: float | None, gather: float) -> Touched:
-        """Wait for a change, and then for `gather` seconds more. Return what may have changed.
+    def wait(self, timeout: float | None) -> Touched:
+        """Wait for a change, and return what may have changed.
 
         Returns NOTHING after `timeout` seconds; None waits for ever. Raises CannotWatch.
         """
@@ -155,14 +155,12 @@ class KernelWatcher:
         self._is_skipped = is_skipped
         self._open()
 
-    def wait(self, timeout: float | None, gather: float) -> Touched:
+    def wait(self, timeout: float | None) -> Touched:
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._inotify.wait(None if deadline is None else deadline - time.monotonic()):
             touched = self._read()
             if touched != NOTHING:
-                time.sleep(gather)
-                more = self._read()
-                return None if touched is None or more is None else touched | more
+                return touched
         return NOTHING
 
     def close(self) -> None:
@@ -280,7 +278,7 @@ class PathWatcher:
         except OSError as error:
             raise CannotWatch(str(error)) from error
 
-    def wait(self, timeout: float | None, gather: float) -> Touched:
+    def wait(self, timeout: float | None) -> Touched:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _FOREVER if deadline is None else deadline - time.monotonic()
@@ -288,7 +286,7 @@ class PathWatcher:
                 return NOTHING
             patience = min(left, _SETTLES) if self._may_have_lost else left
             milliseconds = max(1, round(patience * 1000))
-            changes = self._notify.watch(max(1, round(gather * 1000)), _STEP, milliseconds, None)
+            changes = self._notify.watch(1, _STEP, milliseconds, None)
             if changes == "signal":
                 raise KeyboardInterrupt
             if isinstance(changes, str):  # nothing has come
@@ -341,7 +339,7 @@ class PollingWatcher:
         self._has_changed = has_changed
         self._interval = interval
 
-    def wait(self, timeout: float | None, gather: float) -> Touched:
+    def wait(self, timeout: float | None) -> Touched:
         deadline = None if timeout is None else time.monotonic() + timeout
         rest = self._interval
         while True:
@@ -351,7 +349,6 @@ class PollingWatcher:
                 return NOTHING
             start = time.monotonic()
             if self._has_changed():
-                time.sleep(gather)
                 return None
             rest = max(self._interval, _POLL_SHARE * (time.monotonic() - start))
 

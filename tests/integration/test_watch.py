@@ -199,6 +199,40 @@ def test_ignore_rules_hold_while_they_change(machine: Machine, registry: Registr
         )
 
 
+def _exclude_deep(root: Path) -> None:
+    (root / ".dockerignore").write_bytes(TREE[".dockerignore"].content + b"src/deep\n")
+
+
+def _label(root: Path) -> None:
+    (root / ".kontext.toml").write_text('[labels]\n"team" = "blue"\n')
+
+
+@pytest.mark.parametrize("change", [_exclude_deep, _label, _replace_root])
+def test_what_changes_while_changes_gather(
+    machine: Machine, change: Callable[[Path], object]
+) -> None:
+    """Rules and options are read before. A push that was begun with others is followed by one."""
+    with watched(machine, "--debounce", "1500ms") as watching:
+        (machine.source / "README").write_bytes(b"first\n")
+        time.sleep(0.7)
+        change(machine.source)
+        hidden = "src/deep" if change is _exclude_deep else "nothing"
+        assert becomes(
+            watching,
+            lambda: {
+                path: node
+                for path, node in taken(machine.source).items()
+                if not f"{path}/".startswith(f"{hidden}/")
+            },
+        ), watching.messages
+        if change is _label:
+            assert ends_within(
+                20,
+                lambda: "blue" in machine.kontext("inspect", machine.tag).stdout,
+                every=0.3,
+            ), watching.messages
+
+
 def test_an_ignore_file_elsewhere(machine: Machine) -> None:
     rules = machine.folder / "rules"
     rules.write_bytes(b"*\n!src\n")

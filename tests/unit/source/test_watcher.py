@@ -22,8 +22,6 @@ from kontext_plugin.source.watcher import (
     Watcher,
 )
 
-GATHER = 0.1
-
 
 def is_skipped(directory: str, name: str, is_directory: bool) -> bool:
     return name == "skipped"
@@ -43,7 +41,7 @@ def watching(root: Path, request: pytest.FixtureRequest) -> Iterator[Watcher]:
     """KernelWatcher is for Linux. PathWatcher is for macOS, and works here as well."""
     watching = request.param(str(root), [str(root.parent / "rules")], is_skipped)
     time.sleep(0.2)
-    while watching.wait(0.05, 0) != NOTHING:  # what the test itself has made
+    while watching.wait(0.05) != NOTHING:  # what the test itself has made
         pass
     yield watching
     watching.close()
@@ -51,8 +49,8 @@ def watching(root: Path, request: pytest.FixtureRequest) -> Iterator[Watcher]:
 
 def told(watching: Watcher, seconds: float = 5) -> Touched:
     """Return all that is told until nothing comes for half a second."""
-    touched: Touched = watching.wait(seconds, GATHER)
-    while touched is not None and (more := watching.wait(0.5, GATHER)) != NOTHING:
+    touched: Touched = watching.wait(seconds)
+    while touched is not None and (more := watching.wait(0.5)) != NOTHING:
         touched = None if more is None else touched | more
     return touched
 
@@ -92,7 +90,7 @@ def test_what_is_skipped_wakes_nobody(
     watching: Watcher, root: Path, change: Callable[[Path], object]
 ) -> None:
     change(root)
-    assert watching.wait(0.5, GATHER) == NOTHING
+    assert watching.wait(0.5) == NOTHING
 
 
 def test_a_replaced_directory_is_told_with_all_below(root: Path) -> None:
@@ -101,29 +99,29 @@ def test_a_replaced_directory_is_told_with_all_below(root: Path) -> None:
     shutil.copytree(root / "a", root.parent / "new")
     shutil.rmtree(root / "a")
     (root.parent / "new").rename(root / "a")
-    assert watching.wait(5, GATHER) == {"", "a", "a/b", "a/b/c"}
+    assert watching.wait(5) == {"", "a", "a/b", "a/b/c"}
     (root / "a/b/c/file").touch()
-    assert watching.wait(5, GATHER) == {"a/b/c"}
+    assert watching.wait(5) == {"a/b/c"}
     watching.close()
 
 
 def test_a_directory_that_was_moved_out_is_no_longer_watched(root: Path) -> None:
     watching = KernelWatcher(str(root), (), is_skipped)
     (root / "a/b").rename(root.parent / "out")
-    assert watching.wait(5, GATHER) == {"a", "a/b", "a/b/c"}
+    assert watching.wait(5) == {"a", "a/b", "a/b/c"}
     (root.parent / "out/c/file").touch()
-    assert watching.wait(0.3, GATHER) == NOTHING
+    assert watching.wait(0.3) == NOTHING
     watching.close()
 
 
 def test_a_root_that_comes_back(root: Path) -> None:
     watching = KernelWatcher(str(root), (), is_skipped)
     root.rename(root.parent / "away")
-    assert watching.wait(5, GATHER) is None
+    assert watching.wait(5) is None
     root.mkdir()
-    assert watching.wait(5, GATHER) is None
+    assert watching.wait(5) is None
     (root / "file").touch()
-    assert watching.wait(5, GATHER) == {""}
+    assert watching.wait(5) == {""}
     watching.close()
 
 
@@ -134,9 +132,9 @@ def test_a_burst_of_paths_ends_with_a_look_at_everything(
     monkeypatch.setattr(watcher, "_SETTLES", 0.3)
     watching = PathWatcher(str(root), (), is_skipped)
     (root / "file").write_bytes(b"2")
-    assert watching.wait(5, GATHER) == {""}
-    assert watching.wait(5, GATHER) is None
-    assert watching.wait(0.5, GATHER) == NOTHING
+    assert watching.wait(5) == {""}
+    assert watching.wait(5) is None
+    assert watching.wait(0.5) == NOTHING
     watching.close()
 
 
@@ -181,9 +179,9 @@ def test_polling_rests_ten_times_as_long_as_it_looks(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(watcher.time, "sleep", sleep)
     monkeypatch.setattr(watcher.time, "monotonic", lambda: now)
     watching = PollingWatcher(has_changed, 2)
-    assert watching.wait(None, GATHER) is None
+    assert watching.wait(None) is None
     assert looks == [2, 13, 24]
-    assert watching.wait(1, GATHER) == NOTHING
+    assert watching.wait(1) == NOTHING
 
 
 @pytest.mark.parametrize(

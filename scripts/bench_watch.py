@@ -22,7 +22,7 @@ WATCH = "docker-kontext kontext watch --timings --tag {image} {tree}"
 DEBOUNCE = 0.1  # seconds, as by default
 SAVED, OURS, MEMORY = 0.35, 0.1, 150_000_000
 REST = 10  # seconds
-_STEP = re.compile(r" s \+ +([\d.]+) s  (ask the registry|crane push)$", re.MULTILINE)
+_STEP = re.compile(r" s \+ +([\d.]+) s  (wait for the registry|crane push)$", re.MULTILINE)
 
 
 def watch(stage: Stage) -> Topic:
@@ -51,7 +51,7 @@ def watch(stage: Stage) -> Topic:
                 "from a saved file to the moved tag",
                 duration(statistics.median(saved)),
                 target=at_most(statistics.median(saved), SAVED, "at most {:g} s"),
-                bound="crane, which starts twice, and 0.1 s in which changes gather",
+                bound="crane push, and 0.1 s in which changes gather",
             ),
             Row(
                 "of it, beside crane and the gathering",

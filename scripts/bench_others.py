@@ -173,15 +173,17 @@ MEMORY_TEXT = (
 def memory_row(
     what: str, ours: Run, against: str, theirs: Run | None, most: float | None = None
 ) -> Row:
-    """Return a row of peaks. A peer is left out if there is none, or if it ended at once."""
+    """Return a row of peaks. A peer that ended at once is only named."""
     row = Row(
         what,
         human(ours.memory),
         target=at_most(ours.memory, most, f"at most {human(most)}") if most else None,
         bound="the list of all files, in each process that needs it, and in git's index",
     )
-    if theirs is None or not theirs.memory:
+    if theirs is None:
         return row
+    if not theirs.memory:
+        return replace(row, against=against, theirs="ended before 1 sample")
     times = f"{ours.memory / theirs.memory:.2f} times as much"
     return replace(row, against=against, theirs=human(theirs.memory), ratio=times)
 

@@ -66,8 +66,8 @@ def watch(stage: Stage) -> Topic:
                 bound="the list of all files",
             ),
             Row(
-                f"processor time in {REST} s at rest",
-                f"{ticks * 10} ms",
+                "processor time at rest",
+                f"{ticks * 10} ms in {REST} s",
                 target=at_most(ticks * 10, 10, "at most {:g} ms, the least that is counted"),
             ),
         ],

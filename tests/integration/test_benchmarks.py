@@ -30,7 +30,7 @@ ROWS = [
     ("from a saved file to the moved tag", ""),
     ("of it, beside crane and the gathering", ""),
     ("memory at rest", ""),
-    ("processor time in 10 s at rest", ""),
+    ("processor time at rest", ""),
     ("no cache", "sha256sum of all files"),
     ("downloaded without a cache", "the manifest, compressed"),
     ("first push", "tar | crane append"),

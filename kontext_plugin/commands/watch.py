@@ -30,9 +30,10 @@ from kontext_plugin.push.options import (
     push_options,
     read_command_line,
 )
+from kontext_plugin.push.prepare import open_pushed
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.workers import Workers
-from kontext_plugin.source.directory import SourceDirectory, open_source
+from kontext_plugin.source.directory import SourceDirectory
 from kontext_plugin.source.filters import Decision, Place, place_at
 from kontext_plugin.source.ignore_rules import IGNORE_FILES
 from kontext_plugin.source.snapshot import Snapshot
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str], flags: Globals) -> int:
     line = read_command_line(WATCH, arguments)
     options, _ = push_options(line)
     debounce, poll = line.parsed.debounce, line.parsed.poll
-    _open_source(options)  # what is missing at the start is a mistake
+    open_pushed(options)  # what is missing at the start is a mistake
     watch = _Watch(
         arguments,
         flags,
@@ -179,13 +180,13 @@ class _Watch:
         assert self._options is not None
         try:
             line = read_command_line(WATCH, self._arguments)
-            return line != self._line or _open_source(self._options) != self._source
+            return line != self._line or open_pushed(self._options) != self._source
         except KontextError:  # the next push tells it
             return True
 
     def _watch(self, options: PushOptions, report: Report) -> None:
         """Watch the directory; anew, if its rules have changed. Raises KontextError."""
-        source = _open_source(options)
+        source = open_pushed(options)
         if source == self._source:
             return
         if self._watcher:
@@ -235,7 +236,7 @@ class _Watch:
         """Whether the directory is not as the last push has found it."""
         assert self._options is not None
         try:
-            source = _open_source(self._options)
+            source = open_pushed(self._options)
             known = replace(self._cache.snapshot(source.root), touched=None)
             with Workers() as workers:
                 scan = source.scan(known, workers, Steps(), lambda _: None, cache=self._cache.root)
@@ -274,15 +275,6 @@ class _Watch:
 
 def _union(one: Touched, other: Touched) -> Touched:
     return None if one is None or other is None else one | other
-
-
-def _open_source(options: PushOptions) -> SourceDirectory:
-    return open_source(
-        options.directory,
-        options.ignore_file,
-        keep_git=options.keep_git,
-        gitignore=options.gitignore,
-    )
 
 
 def _run(command: str, image: str) -> None:

@@ -75,12 +75,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     Raises KontextError.
     """
     report, cache = session.report, session.cache
-    source = open_source(
-        options.directory,
-        options.ignore_file,
-        keep_git=options.keep_git,
-        gitignore=options.gitignore,
-    )
+    source = open_pushed(options)
     answer = session.jobs.submit(_ask_registry, session, options, source.root)
     labels = _GitLabels(session, source.root, wanted=options.git_labels)
 
@@ -123,6 +118,16 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     if not (is_unchanged or scan.unread):
         session.jobs.submit(cache.save_snapshot, source.root, scan.snapshot)
     return prepared
+
+
+def open_pushed(options: PushOptions) -> SourceDirectory:
+    """Return the directory of a push, with its ignore rules. Raises KontextError."""
+    return open_source(
+        options.directory,
+        options.ignore_file,
+        keep_git=options.keep_git,
+        gitignore=options.gitignore,
+    )
 
 
 def _is_first(answer: Future[tuple[tuple[BaseImage, ...], Found]], size: int) -> bool:

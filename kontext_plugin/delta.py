@@ -169,19 +169,20 @@ class FileCounts:
 
 def count_files(reverse: ReverseDelta, new: Tree) -> FileCounts:
     """Return how many files `new` has added, changed and removed since the tree before."""
-    former = reverse.former
+    former, absent = reverse.former, reverse.absent
+    changed = {path for path in former.paths() if path in new}
+    removed = former.paths() - changed
     return FileCounts(
-        added=sum(not new.is_directory(path) for path in reverse.absent),
-        changed=sum(path in new and not new.is_directory(path) for path in former.paths()),
-        removed=sum(path not in new and not former.is_directory(path) for path in former.paths()),
+        added=len(absent) - new.count_directories(absent),
+        changed=len(changed) - new.count_directories(changed),
+        removed=len(removed) - former.count_directories(removed),
     )
 
 
 def layer_bytes(changes: Changes, new: Tree) -> int:
     """Return the bytes of sources in a layer with these changes, uncompressed."""
     written = changes.added + changes.changed
-    sizes = sum(new.sizes.get(path, 0) for path in written)
-    return sizes + ENTRY_BYTES * (len(written) + len(changes.whiteouts))
+    return new.size_of(written) + ENTRY_BYTES * (len(written) + len(changes.whiteouts))
 
 
 def tree_bytes(tree: Tree) -> int:

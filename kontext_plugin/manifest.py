@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from kontext_plugin.errors import brief
@@ -30,7 +31,7 @@ from kontext_plugin.image.listing import (
     tree_of_chunks,
 )
 from kontext_plugin.image.oci import Digest, digest_of
-from kontext_plugin.image.tree import DIRECTORY, ReverseDelta, Tree, is_utf8
+from kontext_plugin.image.tree import DIRECTORY, WHITEOUT, ReverseDelta, Tree, is_utf8
 from kontext_plugin.runtime.schema import (
     MANIFEST_PART,
     MANIFEST_REVERSE_DELTA,
@@ -63,13 +64,14 @@ _MAX_PATHS = 4_000_000
 
 _MAX_COUNT = 2**63 - 1
 _MAX_PATH, _MAX_NAME = 4095, 255  # bytes
-_ALWAYS_SHORT = 63  # characters: four bytes each, at most
+_CHECKED_AT_ONCE = 1024  # paths: as text of one piece they are checked five times as fast
 
 _HEX = re.compile(r"[0-9a-f]*")
 
-# An empty, `.` or `..` component (so a leading, trailing or double slash too), a NUL, the name of a
-# whiteout, or a lone surrogate.
-_UNSAFE = re.compile(r"(?:\A|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0|[\ud800-\udfff]")
+_BETWEEN = "/\0/"  # two paths: none has a NUL
+
+_UNSAFE = ("//", "/./", "/../", f"/{WHITEOUT}")
+"""What no path has between two slashes: a leading, trailing or double slash is an empty name."""
 
 
 class InvalidManifest(ValueError):
@@ -502,15 +504,27 @@ def _check_lineage(lineage: Lineage) -> None:
 
 def _check_paths(paths: Iterable[str]) -> None:
     """No path leads elsewhere than it seems to."""
-    for path in paths:
-        if _UNSAFE.search(path) or (len(path) > _ALWAYS_SHORT and _is_too_long(path)):
+    left = iter(paths)
+    while some := [*islice(left, _CHECKED_AT_ONCE)]:
+        if not _are_safe(some):
+            path = next(path for path in some if not _are_safe([path]))
             raise InvalidManifest(f"it lists the path {brief(repr(path))}")
 
 
-def _is_too_long(path: str) -> bool:
-    """Whether no file system has such a path: Linux takes 255 bytes for a name, 4095 for all."""
-    encoded = path.encode()
-    return len(encoded) > _MAX_PATH or max(map(len, encoded.split(b"/"))) > _MAX_NAME
+def _are_safe(paths: Sequence[str]) -> bool:
+    """Whether all names are safe, and some file system has such paths.
+
+    Linux takes 255 bytes for a name, and 4095 for a path.
+    """
+    text = f"/{_BETWEEN.join(paths)}/"
+    if text.count("\0") != len(paths) - 1 or any(unsafe in text for unsafe in _UNSAFE):
+        return False
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    longest = max(map(len, encoded.split(b"\0"))) - len("//")
+    return longest <= _MAX_PATH and max(map(len, encoded.split(b"/"))) <= _MAX_NAME
 
 
 def _check_counts(values: Collection[Any]) -> None:

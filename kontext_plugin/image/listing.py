@@ -175,6 +175,9 @@ class _Column(Mapping[str, Any]):
     def __getitem__(self, path: str) -> Any:
         return getattr(self._listed.around(path), self._name)[path]
 
+    def get(self, path: str, default: Any = None) -> Any:
+        return getattr(self._listed.around(path), self._name).get(path, default)
+
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and path in getattr(self._listed.around(path), self._name)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 from typing import Literal
 
 DIRECTORY = ""
@@ -95,12 +96,21 @@ class Tree:
         """Bytes of all regular files."""
         return sum(self.sizes.values())
 
+    def size_of(self, paths: Iterable[str]) -> int:
+        """Return the bytes of the regular files among these paths."""
+        return sum(map(self.sizes.get, paths, repeat(0)))
+
+    def count_directories(self, paths: Iterable[str]) -> int:
+        """Return how many of these paths are directories."""
+        return [*map(self.files.get, paths)].count(DIRECTORY)
+
     def only(self, paths: Iterable[str]) -> Tree:
-        """Return the tree's entries at these paths; parents are not added."""
-        chosen = paths if isinstance(paths, (set, frozenset)) else frozenset(paths)
+        """Return the tree's entries at these paths, in their order; parents are not added."""
+        chosen = paths if isinstance(paths, Collection) else tuple(paths)
+        digest_at, size_at = self.files.get, self.sizes.get
         return Tree(
-            files={path: self.files[path] for path in chosen if path in self.files},
-            sizes={path: self.sizes[path] for path in chosen if path in self.sizes},
+            files={path: found for path in chosen if (found := digest_at(path)) is not None},
+            sizes={path: size for path in chosen if (size := size_at(path)) is not None},
             executable=frozenset(path for path in chosen if path in self.executable),
             links={path: self.links[path] for path in chosen if path in self.links},
         )

@@ -81,7 +81,7 @@ class _Task:
     def __getstate__(self) -> dict[str, object]:
         """Return what a worker gets: of the tree, only what is written."""
         written = self.content.written
-        return {**vars(self), "tree": self.tree.only({*written, *parents(written)})}
+        return {**vars(self), "tree": self.tree.only([*written, *parents(written)])}
 
 
 def write_lower(
@@ -91,8 +91,7 @@ def write_lower(
 
     The tree may be unread. Raises SourceMoved, and KontextError.
     """
-    sizes = plan.tree.sizes
-    weights = [sum(sizes.get(path, 0) for path in paths) for paths in divided.lower]
+    weights = [*map(plan.tree.size_of, divided.lower)]
     # The largest first, so that no process is left alone with it at the end.
     order = sorted(range(len(weights)), key=lambda number: -weights[number])
     tasks = (
@@ -130,7 +129,7 @@ def write_top(
         extractor_entries(plan.spec.bases[0]) if plan.spec.single_layer else b"",
     )
     task = _Task("top", plan.tree, content, options, plan.compression.name)
-    with _counting(session, sum(plan.tree.sizes.get(path, 0) for path in divided.top)) as advance:
+    with _counting(session, plan.tree.size_of(divided.top)) as advance:
         top = _write(task, advance)
     findings = sorted({finding for one in (*lower, top) for finding in one.findings})
     return StagedLayers(
@@ -182,8 +181,7 @@ class _Watcher:
 def _write(task: _Task, advance: Advance) -> WrittenLayer:
     """Write a layer. `advance` gets the bytes of files that are read."""
     tree, content, options = task.tree, task.content, task.options
-    sizes = (tree.sizes.get(path, 0) for path in content.written)
-    scanner = Scanner(sum(sizes)) if options.scan_secrets else None
+    scanner = Scanner(tree.size_of(content.written)) if options.scan_secrets else None
     path = os.path.join(options.directory, task.name) if options.directory else os.devnull
     hashed = bytearray()
     try:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from kontext_plugin.delta import FileCounts, count_files, tree_bytes
+from kontext_plugin.delta import FileCounts, tree_bytes
 from kontext_plugin.image.oci import Digest
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.spec import SOURCE
@@ -203,7 +203,7 @@ def _what(plan: Plan, image: Digest) -> str:
 def counts(plan: Plan) -> str:
     """Return how many files were added, changed and removed since the tag's image."""
     nothing = "no file changed" if plan.tree.file_count else "no files"
-    text = count_text(count_files(plan.since, plan.tree))
+    text = count_text(plan.counts)
     return text or ("only directories" if plan.since else nothing)
 
 
@@ -224,7 +224,7 @@ def warnings(prepared: Prepared, pushed: Sequence[PushRecord], tag: Reference) -
         yield f"{foreign} shows an image that is not Kontext's: this push replaces it"
     if image is not None and not prepared.is_up_to_date:
         before = image.manifest.tree.file_count
-        removed = count_files(plan.since, plan.tree).removed
+        removed = plan.counts.removed
         if 2 * removed > before:
             yield f"this push removes {removed:,} of the {number(before, 'file')} in {tag}"
         last = next((record for record in pushed if record.reference == str(tag)), None)
@@ -282,10 +282,12 @@ class Share(NamedTuple):
 
 def advise(root: str, ignore_file: str, plan: Plan, divided: Partition, report: Report) -> None:
     """After a large push, say which directories it was and how to exclude what git ignores."""
+    if report.quiet:
+        return
     written = chain(divided.top, *divided.lower)
     sizes = {path: plan.tree.sizes[path] for path in written if path in plan.tree.sizes}
     total = sum(sizes.values())
-    if report.quiet or not total or (total < _LARGE_BYTES and len(sizes) < _LARGE_FILES):
+    if not total or (total < _LARGE_BYTES and len(sizes) < _LARGE_FILES):
         return
     shares = [share for share in largest(sizes, _MAX_NAMED) if share.bytes >= total * _MIN_SHARE]
     if not shares:

@@ -7,12 +7,14 @@ so the registry has them already.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from kontext_plugin import manifest
 from kontext_plugin.delta import ENTRY_BYTES
-from kontext_plugin.image.chunking import SMALL, boundary_hash
+from kontext_plugin.image.chunking import SMALL, boundary_hashes
 from kontext_plugin.image.listing import canonical, list_tree
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import Tree
@@ -142,31 +144,25 @@ def _by_name(documents: Iterable[bytes]) -> dict[str, bytes]:
 def layer_chunks(tree: Tree, limit: int) -> list[tuple[str, ...]]:
     """Return the sorted paths of a tree, cut into what each of at most `limit` layers holds."""
     paths = sorted(tree.paths())
-    sizes = [tree.sizes.get(path, 0) + ENTRY_BYTES for path in paths]
-    hashes = [boundary_hash(path) for path in paths]
+    ends = [*accumulate(tree.sizes.get(path, 0) + ENTRY_BYTES for path in paths)]
+    hashes = [*boundary_hashes(paths)]
     target = CHUNK_BYTES
-    while len(chunks := _cut(sizes, hashes, target)) > max(1, min(limit, MAX_CHUNKS)):
+    while len(chunks := _cut(ends, hashes, target)) > max(1, min(limit, MAX_CHUNKS)):
         target *= 2
     return [tuple(paths[chunk.start : chunk.stop]) for chunk in chunks]
 
 
-def _cut(sizes: Sequence[int], hashes: Sequence[int], target: int) -> list[range]:
+def _cut(ends: Sequence[int], hashes: Sequence[int], target: int) -> list[range]:
     """Cut where the hash is lowest between half and one and a half times the target size.
 
-    So two trees that differ at the start are soon cut at the same places again.
+    So two trees that differ at the start are soon cut at the same places again. `ends` has the size
+    of each path and of all before it.
     """
     chunks: list[range] = []
-    start, size = 0, 0
-    best = start
-    index = start
-    while index < len(sizes):
-        size += sizes[index]
-        index += 1
-        if index < len(sizes) and 2 * size >= target:
-            if best == start or hashes[index] < hashes[best]:
-                best = index
-            if 2 * size >= 3 * target:
-                chunks.append(range(start, best))
-                start = index = best
-                size = 0
-    return [*chunks, range(start, len(sizes))]
+    start, before = 0, 0
+    while (last := bisect_left(ends, before + 3 * target // 2) + 1) < len(ends):
+        first = bisect_left(ends, before + target // 2) + 1
+        best = min(range(first, last + 1), key=hashes.__getitem__)
+        chunks.append(range(start, best))
+        start, before = best, ends[best - 1]
+    return [*chunks, range(start, len(ends))]

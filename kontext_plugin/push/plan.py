@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from kontext_plugin.delta import (
     Changes,
+    FileCounts,
     changes_from,
+    count_files,
     replaced_directories,
     reverse_delta,
     tree_bytes,
@@ -40,6 +43,11 @@ class Plan:
     # Leads from the tree to that of the tag's image, or else of the candidate, or to nothing.
     since: ReverseDelta
     candidate: Candidate | None = None  # where the parent was found
+
+    @cached_property
+    def counts(self) -> FileCounts:
+        """How many files differ from the tag's image, as in `since`."""
+        return count_files(self.since, self.tree)
 
     @property
     def found_image(self) -> KontextImage | None:

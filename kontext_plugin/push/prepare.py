@@ -60,8 +60,7 @@ class Prepared:
         """The bytes of the files in the new layers, uncompressed."""
         if self.partition is None:
             return 0
-        sizes, written = self.plan.tree.sizes, chain(self.partition.top, *self.partition.lower)
-        return sum(sizes.get(path, 0) for path in written)
+        return self.plan.tree.size_of(chain(self.partition.top, *self.partition.lower))
 
     @property
     def is_up_to_date(self) -> bool:

@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import Any
 
 from kontext_plugin.cache import PushRecord
-from kontext_plugin.delta import count_files
 from kontext_plugin.errors import KontextError, UsageError
 from kontext_plugin.image.reference import Reference
 from kontext_plugin.push.messages import parent_name
@@ -112,7 +111,7 @@ def metadata(pushed: Pushed) -> Mapping[str, Any]:
 def records_of(root: str, pushed: Pushed) -> list[PushRecord]:
     """Return the records of a push of the directory `root`, one for each tag."""
     plan = pushed.plan
-    counts = count_files(plan.since, plan.tree)
+    counts = plan.counts
     return [
         PushRecord(
             directory=root,

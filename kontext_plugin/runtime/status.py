@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import os
 import stat
@@ -19,6 +18,8 @@ _signature_fields = operator.attrgetter(
 _pack_signature = struct.Struct("<6Q").pack
 
 _unpack_signature = struct.Struct("<2Q2q2Q").unpack  # times before 1970 are negative
+
+_iterate_hashed = struct.Struct(f"<{SIGNATURE_BYTES}s32s").iter_unpack
 
 _UINT64_MAX = 2**64 - 1
 
@@ -47,11 +48,10 @@ def pack_hashed(file: HashedFile) -> bytes:
 
 def unpack_hashed(paths: Iterable[str], packed: bytes) -> Iterator[HashedFile]:
     """Yield what `pack_hashed` has packed of one file after the other, those at these paths."""
-    size = SIGNATURE_BYTES + hashlib.sha256().digest_size
-    for start, path in zip(range(0, len(packed), size), paths, strict=True):
-        end = start + SIGNATURE_BYTES
-        _, status = status_in(packed[start:end])
-        yield HashedFile(path, status, packed[end : start + size].hex())
+    for path, (signature, digest) in zip(paths, _iterate_hashed(packed), strict=True):
+        mode, size, mtime, ctime, _, _ = _unpack_signature(signature)
+        status = Status(signature, size, bool(mode & stat.S_IXUSR), max(mtime, ctime))
+        yield HashedFile(path, status, digest.hex())
 
 
 def signature_of(status: os.stat_result) -> bytes:

@@ -19,7 +19,7 @@ from kontext_plugin.runtime.status import signature_of, status_in
 from kontext_plugin.runtime.workers import Advance
 from kontext_plugin.source import snapshot as snapshots
 from kontext_plugin.source.filters import Decision, Filters, Place, place_at
-from kontext_plugin.source.hashing import Moved, SeenFile
+from kontext_plugin.source.hashing import Moved, Seen
 from kontext_plugin.source.snapshot import UNSETTLED, Record, Signatures, pack_entries
 
 MAX_PATH = 3800
@@ -77,8 +77,8 @@ class Listed:
     entries: bytes = b""  # packed
     corrected: Signatures = field(default_factory=dict)  # these replace what is packed
     again: bool = False  # as in Record
-    same: list[SeenFile] = field(default_factory=list)  # files that are as the record says
-    files: list[SeenFile] = field(default_factory=list)  # all others
+    same: Seen = field(default_factory=dict)  # files that are as the record says
+    files: Seen = field(default_factory=dict)  # all others
     links: dict[str, str] = field(default_factory=dict)
     directories: list[Place] = field(default_factory=list)  # to be listed as well
     special_files: list[SpecialFile] = field(default_factory=list)
@@ -182,9 +182,9 @@ def _look(
         elif stat.S_ISLNK(mode):
             _look_at_link(listed, path, name, directory, settled=status.changed < task.settled)
         elif signature == before:
-            listed.same.append(SeenFile(path, status.size))
+            listed.same[path] = status.size
         else:
-            listed.files.append(SeenFile(path, status.size))
+            listed.files[path] = status.size
 
 
 def _fail_to_look(listed: Listed, task: Task, name: str, number: int) -> None:
@@ -207,7 +207,7 @@ def _look_at_link(listed: Listed, path: str, name: str, directory: int, *, settl
         listed.links[path] = target = os.readlink(name, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.EINVAL:  # a file was renamed over it
-            listed.files.append(SeenFile(path, 0))
+            listed.files[path] = 0
         else:
             listed.moved.append(Moved(path, error.errno or 0))
         return

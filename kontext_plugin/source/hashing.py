@@ -7,13 +7,21 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import NamedTuple
 
 from kontext_plugin.errors import KontextError
 from kontext_plugin.runtime.files import DirTree, hash_file
-from kontext_plugin.runtime.status import HashedFile, Status, signature_of, status_of
+from kontext_plugin.runtime.status import (
+    HashedFile,
+    Status,
+    pack_hashed,
+    signature_of,
+    status_of,
+    unpack_hashed,
+)
 from kontext_plugin.runtime.workers import Advance, Workers
 from kontext_plugin.terminal.steps import Progress, StepName, Steps
 
@@ -31,15 +39,11 @@ _STILL = 0.1
 _PATIENCE = 3.0
 """Seconds to wait for that: a linker writes a large program for so long."""
 
+Seen = dict[str, int]
+"""Regular files as the scan saw them, before they are read: their bytes, by path."""
+
 _MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE)
 """What opening a file says if it, or a directory above it, was removed or replaced."""
-
-
-class SeenFile(NamedTuple):
-    """A regular file as the scan saw it, before it is read."""
-
-    path: str
-    size: int
 
 
 class FoundLink(NamedTuple):
@@ -70,9 +74,9 @@ def changed_twice(path: str) -> KontextError:
 
 
 def hash_files(
-    root: str, files: list[SeenFile], workers: Workers, steps: Steps, copies: str = ""
+    root: str, files: Seen, workers: Workers, steps: Steps, copies: str = ""
 ) -> Iterator[HashedFile | FoundLink | Moved]:
-    """Yield what is known of each file after it was read, or that it has moved. Empties the list.
+    """Yield what is known of each file after it was read, or that it has moved. Empties `files`.
 
     A file that changes while it is read is read once more, as soon as it holds still. A copy of
     each file goes into the directory `copies`, unless that is "". Its name is the digest.
@@ -81,7 +85,7 @@ def hash_files(
     """
     if not files:
         return
-    total = Progress(total_files=len(files), total_bytes=sum(file.size for file in files))
+    total = Progress(total_files=len(files), total_bytes=sum(files.values()))
     are_many = _are_many(files)
     batches = deque(_batches_of(files))
     files.clear()  # 100,000 files take 20 MB: each batch is freed when it is hashed
@@ -96,56 +100,62 @@ def hash_files(
             hashed = workers.map(hash_batch, tasks, advance)
         else:
             hashed = (hash_batch(task, advance) for task in tasks)
-        for results in hashed:
+        for packed, others in hashed:
             batch = batches.popleft()
             # The paths of this process: those from a worker would be copies.
-            for (path, _), result in zip(batch, results, strict=True):
-                if isinstance(result, int):
-                    yield Moved(path, result)
-                elif isinstance(result, str):
-                    yield FoundLink(path, result)
-                else:
-                    yield HashedFile(path, *result)
+            yield from unpack_hashed([path for path in batch if path not in others], packed)
+            yield from others.values()
             step.advance(len(batch), 0)
 
 
-_Result = tuple[Status, str] | str | int
-"""Of one file: its status and digest, the target of a link, or why it has moved, as in Moved."""
+_Hashed = tuple[bytes, dict[str, FoundLink | Moved]]
+"""Of a batch: its files, packed, but for those that are no files any more, by path."""
 
 
-def hash_batch(task: tuple[str, list[SeenFile], str], advance: Advance) -> list[_Result]:
+def hash_batch(task: tuple[str, Seen, str], advance: Advance) -> _Hashed:
     """Hash files below a root, in a worker: the task is the root, the files and `copies`.
 
     Raises as `hash_files` does.
     """
     root, files, copies = task
+    packed = bytearray()
+    others: dict[str, FoundLink | Moved] = {}
     with DirTree(root) as sources:
-        return [_hash_file(sources, file, copies, advance) for file in files]
+        for path, size in files.items():
+            result = _hash_file(sources, path, size, copies, advance)
+            if isinstance(result, HashedFile):
+                packed += pack_hashed(result)
+            else:
+                others[path] = result
+    return bytes(packed), others
 
 
-def _are_many(files: Sequence[SeenFile]) -> bool:
+def _are_many(files: Seen) -> bool:
     """Whether several processes hash the files faster than one."""
-    return len(files) >= _MANY_FILES or sum(file.size for file in files) >= _MANY_BYTES
+    return len(files) >= _MANY_FILES or sum(files.values()) >= _MANY_BYTES
 
 
-def _batches_of(files: Sequence[SeenFile]) -> Iterator[list[SeenFile]]:
+def _batches_of(files: Seen) -> Iterator[Seen]:
     """Yield the files in batches."""
-    batch: list[SeenFile] = []
+    batch: Seen = {}
     size = 0
     # The large files come first: at the end, one worker would still hash while the others idle.
-    for file in sorted(files, key=lambda file: file.size < _BATCH_BYTES):
-        batch.append(file)
-        size += file.size
+    large = [file for file in files.items() if file[1] >= _BATCH_BYTES]
+    small = (file for file in files.items() if file[1] < _BATCH_BYTES)
+    for path, count in chain(large, small):
+        batch[path] = count
+        size += count
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:
             yield batch
-            batch, size = [], 0
+            batch, size = {}, 0
     if batch:
         yield batch
 
 
-def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) -> _Result:
-    """Hash a file. `advance` gets as many bytes as the scan saw, whatever is there now."""
-    path, left = seen
+def _hash_file(
+    sources: DirTree, path: str, left: int, copies: str, advance: Advance
+) -> HashedFile | FoundLink | Moved:
+    """Hash a file. `advance` gets `left` bytes in all, whatever is there now."""
 
     def count(piece: bytes) -> None:
         nonlocal left
@@ -158,7 +168,7 @@ def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) 
         if not isinstance(first, _Reading):
             return first
         if first.digest is not None and first.held_still:
-            return first.status, first.digest
+            return HashedFile(path, first.status, first.digest)
         _wait_until_still(sources, path)
         second = _read(sources, path, copies, count)
         if not isinstance(second, _Reading):
@@ -166,10 +176,10 @@ def _hash_file(sources: DirTree, seen: SeenFile, copies: str, advance: Advance) 
         # Who reads the same twice has what was there in between: a new hard link or a chmod changes
         # the status, and not the content.
         if second.digest is not None and (second.held_still or second.digest == first.digest):
-            return second.status, second.digest
+            return HashedFile(path, second.status, second.digest)
     except OSError as error:
         if error.errno in _MOVED:
-            return error.errno
+            return Moved(path, error.errno)
         raise Unreadable(path, error.strerror) from error
     finally:
         if left:
@@ -190,22 +200,19 @@ class _Reading(NamedTuple):
 
 def _read(
     sources: DirTree, path: str, copies: str, on_piece: Callable[[bytes], object]
-) -> _Reading | str | int:
-    """Read a file, and copy it. A link's target or 0, as in _Result, if it is no file any more.
-
-    Raises OSError.
-    """
+) -> _Reading | FoundLink | Moved:
+    """Read a file, and copy it. Raises OSError."""
     try:
         file = sources.open_file(path)
     except OSError as error:
         target = _read_link(sources, path) if error.errno == errno.ELOOP else None
         if target is None:
             raise
-        return target
+        return FoundLink(path, target)
     try:
         before = os.fstat(file)
         if not stat.S_ISREG(before.st_mode):
-            return 0
+            return Moved(path, 0)
         if copies:
             digest = _copy_file(file, before.st_size, copies, on_piece)
         else:

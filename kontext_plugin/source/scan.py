@@ -36,7 +36,7 @@ from kontext_plugin.source.filters import Filters, Place, place_at
 from kontext_plugin.source.hashing import (
     FoundLink,
     Moved,
-    SeenFile,
+    Seen,
     Unreadable,
     hash_files,
 )
@@ -120,7 +120,7 @@ class _Found:
     sizes: dict[str, int] = field(default_factory=dict)
     executable: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
-    unknown: list[SeenFile] = field(default_factory=list)  # the files to hash
+    unknown: Seen = field(default_factory=dict)  # the files to hash
     hashed: int = 0  # files that were read
     was_edited: bool = False  # as in Scan
     listed: dict[str, Listed] = field(default_factory=dict)  # by the directory's path
@@ -152,7 +152,9 @@ class _Found:
     def count_files(self) -> int:
         """Return the number of files and links, before any is hashed."""
         tree, removed = self.tree, self.removed
-        new = {file.path for file in self.unknown} | self.links.keys() | self.sizes.keys()
+        new = self.unknown.keys() | self.links.keys() | self.sizes.keys()
+        if self.is_fresh:
+            return len(new)
         stay = tree.file_count - sum(not tree.is_directory(path) for path in removed)
         return stay + sum(
             path in removed or path not in tree or tree.is_directory(path) for path in new
@@ -216,10 +218,10 @@ def scan(
             raise _rejection(found.rejected)
 
     found = walk(known)
-    size = sum(file.size for file in found.unknown)
+    size = sum(found.unknown.values())
     if leave and not (known.records or found.moved) and leave(size):
-        for path, count in found.unknown:
-            found.files[path], found.sizes[path] = UNREAD, count
+        found.files.update(dict.fromkeys(found.unknown, UNREAD))
+        found.sizes.update(found.unknown)
         found.unknown.clear()
         return replace(_scan_of(found, Snapshot()), unread=Unread(found, filters, settled))
     read(found)
@@ -357,7 +359,7 @@ def _merge(found: _Found, before: Snapshot, results: dict[str, Listed]) -> None:
 def _drop_missing(found: _Found, listed: Listed, before: Signatures) -> set[str]:
     """Drop what the directory had before and has no more. Return the directories among it."""
     directories = {place.path for place in listed.directories}
-    kept = {*listed.links, *(file.path for file in (*listed.same, *listed.files))}
+    kept = {*listed.links, *listed.same, *listed.files}
     left: set[str] = set()
     for name, signature in before.items():
         path = listed.place.join(name)
@@ -376,7 +378,7 @@ def _take(found: _Found, before: Snapshot, listed: Listed) -> None:
     found.listed[place.path] = listed
     found.rejected += listed.rejected
     found.moved += listed.moved
-    found.unknown += listed.files
+    found.unknown.update(listed.files)
     if found.is_fresh:
         _take_known(found, before, listed)
     for path, target in listed.links.items():
@@ -394,10 +396,9 @@ def _take(found: _Found, before: Snapshot, listed: Listed) -> None:
 
 def _take_known(found: _Found, before: Snapshot, listed: Listed) -> None:
     """Take the digests of files that are as before from a tree that other filters have made."""
-    for file in listed.same:
-        path = file.path
+    for path, size in listed.same.items():
         if before.tree.files.get(path, DIRECTORY) == DIRECTORY:
-            found.unknown.append(file)
+            found.unknown[path] = size
             continue
         found.files[path], found.sizes[path] = before.tree.files[path], before.tree.sizes[path]
         if path in before.tree.executable:
@@ -421,26 +422,25 @@ def _take_hashed(
 ) -> None:
     """Take over what the files are that are not as before."""
     listed, signatures = Listed(Place()), Signatures()
+    last = None
     for file in files:
-        found.hashed += 1
-        path = file.path
-        directory, _, name = path.rpartition("/")
-        if listed is not found.listed[directory]:  # they come directory by directory
-            listed = found.listed[directory]
+        directory, _, name = file.path.rpartition("/")
+        if directory != last:  # they come directory by directory
+            listed, last = found.listed[directory], directory
             signatures = unpack_entries(listed.entries)
         if isinstance(file, HashedFile):
-            status = file.status
-            found.files[path], found.sizes[path] = file.digest, status.size
-            (found.executable.add if status.executable else found.executable.discard)(path)
-            is_as_listed = status.signature == signatures.get(name)
+            path, (signature, size, is_executable, changed), digest = file
+            found.hashed += 1
+            found.files[path], found.sizes[path] = digest, size
+            (found.executable.add if is_executable else found.executable.discard)(path)
+            is_as_listed = signature == signatures.get(name)
             found.was_edited |= not is_as_listed
-            if status.changed >= settled:
+            if changed >= settled:
                 listed.corrected[name] = UNSETTLED
             elif not is_as_listed:
-                listed.corrected[name] = status.signature
+                listed.corrected[name] = signature
             continue
-        found.hashed -= 1
-        found.drop(path)
+        found.drop(file.path)
         listed.corrected[name] = UNSETTLED
         if isinstance(file, Moved):
             found.moved.append(file)

@@ -16,10 +16,12 @@ buildx, `git describe` and Go's tools. A push never starts fresh because of thes
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shlex
 import shutil
+import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -28,6 +30,7 @@ from kontext_plugin.errors import KontextError
 from kontext_plugin.image.spec import COMMIT, REVISION, SOURCE
 from kontext_plugin.image.tree import is_utf8, parents
 from kontext_plugin.runtime.environment import git_environment
+from kontext_plugin.runtime.files import DirTree
 from kontext_plugin.source.filters import NotIgnored
 
 _SETTINGS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "protocol.allow=never")
@@ -49,6 +52,9 @@ _ADVICE_TIMEOUT = 2.0
 
 _MAX_ASKED = 50
 """Paths in one question to git."""
+
+_MAX_READ = 1_000_000
+"""Bytes of changed files that are compared with the commit before git status is asked."""
 
 _MAX_MESSAGE = 1000  # characters of git's error message that are shown
 
@@ -158,21 +164,23 @@ def read_labels(
 ) -> dict[str, str]:
     """Return the labels of commit and remote; empty if git does not know them, or fails.
 
-    git is asked about the paths `changed` first: if one of them differs from the commit, the rest
-    makes no difference. `warn` receives what the user can do about it in one line, if there is
+    The paths `changed` come first: if one of them differs from the commit, the rest makes no
+    difference. `warn` receives what the user can do about it in one line, if there is
     something.
     """
     if _find_work_tree(root) is None:
         return {}
     try:
-        url, filters = _read_config(root, debug)
+        url, settings = _read_config(root, debug)
+        if commit := _find_edit(root, changed[:_MAX_ASKED], settings, debug):
+            return _labels(commit, url, is_dirty=True)
         status = ""
         if changed:
             # A name with wildcards may stand for others as well: they are below the root, too.
             some = [f"./{path}" for path in changed[:_MAX_ASKED]]
-            status = _read_status(root, filters, debug, *some)
+            status = _read_status(root, settings, debug, *some)
         if not _is_dirty(status):
-            status = _read_status(root, filters, debug, ".")
+            status = _read_status(root, settings, debug, ".")
     except _GitFailed as error:
         debug(f"no labels from git: {error}")
         if isinstance(error, _NotTrusted):
@@ -184,25 +192,81 @@ def read_labels(
     return labels_of(status, url, path_in_work_tree(root))
 
 
-def _read_status(root: str, filters: Iterable[str], debug: Debug, *paths: str) -> str:
+def _find_edit(root: str, paths: Sequence[str], settings: Iterable[str], debug: Debug) -> str:
+    """Return HEAD if one of the files at these paths differs from it; "" if git status must tell.
+
+    No index is read for that: it takes git 300 bytes for each file of the repository. A file
+    differs if neither its bytes nor what git's filters make of them are those of the commit.
+    """
+    contents = _read_small_files(root, paths)
+    if not contents:
+        return ""
+    names = ["HEAD^{commit}", *(f"HEAD:./{path}" for path in contents)]
+    above = path_in_work_tree(root)
+    with contextlib.suppress(_GitFailed):  # as for a file that was removed just now
+        found = _run(
+            root,
+            *("cat-file", "--batch-check=%(objectname)"),
+            timeout=_LABELS_TIMEOUT,
+            debug=debug,
+            stdin="\n".join(names),
+        )
+        hashed = _run(
+            root,
+            *("hash-object", "--stdin-paths"),
+            settings=settings,
+            timeout=_LABELS_TIMEOUT,
+            debug=debug,
+            stdin="\n".join(os.path.join(above, path) for path in contents),
+        )
+        head, *committed = found.removesuffix("\n").split("\n")
+        each = zip(contents.values(), committed, hashed.split(), strict=True)
+        for content, before, filtered in each:
+            if COMMIT.fullmatch(before) and before not in (filtered, _blob(content, len(before))):
+                return head
+    return ""
+
+
+def _read_small_files(root: str, paths: Iterable[str]) -> dict[str, bytes]:
+    """Return the contents of regular files, by path, without those that no git reads from a list.
+
+    Reads at most _MAX_READ bytes.
+    """
+    contents: dict[str, bytes] = {}
+    left = _MAX_READ
+    with contextlib.suppress(OSError), DirTree(root) as sources:
+        for path in paths:
+            with contextlib.suppress(OSError), os.fdopen(sources.open_file(path), "rb") as file:
+                status = os.fstat(file.fileno())
+                size = status.st_size if stat.S_ISREG(status.st_mode) else left + 1
+                if size <= left and "\n" not in path and not path.startswith('"'):
+                    contents[path] = file.read(size)
+                    left -= size
+    return contents
+
+
+def _blob(content: bytes, digits: int) -> str:
+    """Return git's name of a content, which has so many digits (gitformat-pack(5))."""
+    algorithm = "sha256" if digits == 64 else "sha1"
+    head = b"blob %d\0" % len(content)
+    return hashlib.new(algorithm, head + content, usedforsecurity=False).hexdigest()
+
+
+def _read_status(root: str, settings: Iterable[str], debug: Debug, *paths: str) -> str:
     """Return what git says of the commit, and of paths that differ from it. Raises _GitFailed."""
     return _run(
         root,
         *("status", "--porcelain=v2", "--branch", "-z", "--no-renames"),
         *("--untracked-files=normal", "--ignored=matching", "--ignore-submodules=dirty"),
         *("--", *paths),
-        settings=[
-            f"filter.{name}.{setting}"
-            for name in sorted(filters)
-            for setting in ("clean=", "process=", "required=false")
-        ],
+        settings=settings,
         timeout=_LABELS_TIMEOUT,
         debug=debug,
     )
 
 
-def _read_config(root: str, debug: Debug) -> tuple[str, set[str]]:
-    """Return the remote's URL ("": none), and the names of the filters of the repository."""
+def _read_config(root: str, debug: Debug) -> tuple[str, list[str]]:
+    """Return the remote's URL ("": none), and settings without the filters of the repository."""
     answer = _run(
         root,
         *("config", "--null", "--show-scope", "--get-regexp", r"^(remote\.origin\.url$|filter\.)"),
@@ -220,7 +284,8 @@ def _read_config(root: str, debug: Debug) -> tuple[str, set[str]]:
             filters.add(key.removeprefix("filter.").rpartition(".")[0])
     if any("=" in name for name in filters):
         raise _GitFailed("the repository has a filter with a name that cannot be switched off")
-    return url, filters
+    off = ("clean=", "process=", "required=false")
+    return url, [f"filter.{name}.{setting}" for name in sorted(filters) for setting in off]
 
 
 _DIRTY = "-dirty"
@@ -247,9 +312,13 @@ def labels_of(status: str, url: str, directory: str) -> dict[str, str]:
             commit = line.rpartition(" ")[2]
         elif line[:2] == "! " and line.endswith("/") and f"{directory}/".startswith(line[2:]):
             return {}
+    return _labels(commit, url, is_dirty=_is_dirty(status))
+
+
+def _labels(commit: str, url: str, *, is_dirty: bool) -> dict[str, str]:
     labels = {}
     if COMMIT.fullmatch(commit):  # else the repository has no commit yet
-        labels[REVISION] = commit + (_DIRTY if _is_dirty(status) else "")
+        labels[REVISION] = commit + (_DIRTY if is_dirty else "")
     if source := source_of(url):
         labels[SOURCE] = source
     return labels

@@ -319,6 +319,7 @@ def test_the_filters_in_the_users_environment_run(
     here = commit(tree)
     write(tree, "a", "A")
     assert git.read_labels(str(tree), quiet, quiet) == {REVISION: here}
+    assert git.read_labels(str(tree), quiet, quiet, ["a"]) == {REVISION: here}
 
 
 def test_a_completely_ignored_directory_is_an_error(tree: Path) -> None:
@@ -423,36 +424,70 @@ def test_the_labels_follow_the_work_tree(tree: Path) -> None:
     assert git.read_labels(str(tree / "src"), quiet, quiet)[REVISION] == f"{here}-dirty"
 
 
-CHANGED: dict[str, tuple[str, bool]] = {
-    "an edited file": ("src/b", True),
-    "a new file": ("src/new", True),
-    "a removed file": ("src/gone", True),
-    "a name with wildcards": ("src/[b*?", True),
-    "an ignored file": ("x.log", False),
-    "a file as it was committed": ("src/a", False),
+# The path, its content, and how often `git status` is asked: it takes long, and 2 mean all paths.
+CHANGED: dict[str, tuple[str, str | None, int]] = {
+    "an edited file": ("src/b", "changed", 0),
+    "a name with wildcards": ("src/[b*?", "changed", 0),
+    "other line ends, and more": ("src/lf", "one\r\ntwo\r\n", 0),
+    "more than is read": ("src/a", "large" * 300_000, 1),
+    "a new file": ("src/newer", "changed", 1),
+    "a name of two lines": ("two\nlines", "changed", 1),
+    "a quoted name": ('"quoted"', "changed", 1),
+    "a removed file": ("src/gone", None, 1),
+    "an ignored file": ("x.log", "changed", 2),
+    "a file as it was committed": ("src/a", "x", 2),
+    "other line ends": ("src/lf", "one\r\n", 1),
+    "the line ends of the commit": ("src/crlf", "one\r\n", 2),
 }
 
 
-@pytest.mark.parametrize("path", [path for path, _ in CHANGED.values()], ids=CHANGED)
+@pytest.mark.parametrize("name", CHANGED)
 @pytest.mark.parametrize("other", [False, True], ids=["alone", "beside another change"])
-def test_what_has_changed_is_asked_for_first(path: str, other: bool, tree: Path) -> None:
+@pytest.mark.parametrize("below", ["", "src"], ids=["all of the work tree", "a part"])
+@pytest.mark.parametrize("format", ["sha1", "sha256"])
+def test_what_has_changed_is_asked_for_first(
+    name: str, other: bool, below: str, format: str, tmp_path: Path
+) -> None:
     """The answer is that about all, which follows only if that may make a difference."""
-    is_dirty = dict(CHANGED.values())[path]
-    for name in ("src/a", "src/b", "src/gone", "other"):
-        write(tree, name)
+    path, content, questions = CHANGED[name]
+    if below and not path.startswith(below):
+        path = f"{below}/{path}"
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    run(tree, "init", "-q", f"--object-format={format}")
+    for file in ("src/a", "src/b", "src/gone", "src/[b*?", "src/other"):
+        write(tree, file)
+    (tree / "src/lf").write_bytes(b"one\n")
+    (tree / "src/crlf").write_bytes(b"one\r\n")
     write(tree, ".gitignore", "*.log\n")
     here = commit(tree)
-    if path == "src/gone":
+    run(tree, "config", "core.autocrlf", "true")
+    if content is None:
         (tree / path).unlink()
-    elif path != "src/a":
-        write(tree, path, "changed")
+    else:
+        (tree / path).write_bytes(content.encode())
     if other:
-        write(tree, "other", "changed")
+        write(tree, "src/other", "changed")
     lines: list[str] = []
-    labels = git.read_labels(str(tree), lines.append, quiet, [path])
-    assert labels == git.read_labels(str(tree), quiet, quiet)
-    assert labels == {REVISION: here + ("-dirty" if is_dirty or other else "")}
-    assert sum(" status " in line for line in lines) == (1 if is_dirty else 2)
+    root = str(tree / below)
+    labels = git.read_labels(root, lines.append, quiet, [path.removeprefix(f"{below}/")])
+    assert labels == git.read_labels(root, quiet, quiet)
+    assert labels == {REVISION: here + ("-dirty" if questions < 2 or other else "")}
+    assert sum(" status " in line for line in lines) == questions
+
+
+def test_no_link_is_compared_with_the_commit(tree: Path) -> None:
+    """What it leads to is not what git has of it."""
+    (tree / "link").symlink_to("a")
+    here = commit(tree)
+    assert git.read_labels(str(tree), quiet, quiet, ["link"]) == {REVISION: here}
+
+
+def test_a_fifo_in_place_of_a_changed_file_holds_nobody(tree: Path) -> None:
+    here = commit(tree)
+    (tree / "a").unlink()
+    os.mkfifo(tree / "a")
+    assert git.read_labels(str(tree), quiet, quiet, ["a"]) == {REVISION: f"{here}-dirty"}
 
 
 def test_changes_outside_of_the_directory_do_not_make_it_dirty(tree: Path) -> None:
@@ -718,6 +753,7 @@ def test_no_program_of_the_repository_runs(
 
     git.list_not_ignored(str(tree), quiet)
     git.read_labels(str(tree), quiet, quiet)
+    git.read_labels(str(tree), quiet, quiet, ["a", "src/b"])
     git.read_history(str(tree), quiet)
     assert not ran.exists()
 
@@ -731,6 +767,7 @@ def test_the_filters_of_the_user_run(tree: Path) -> None:
     here = commit(tree)
     write(tree, "a", "A")
     assert git.read_labels(str(tree), quiet, quiet) == {REVISION: here}
+    assert git.read_labels(str(tree), quiet, quiet, ["a"]) == {REVISION: here}
 
 
 def test_a_filter_that_cannot_be_switched_off_means_no_labels(tree: Path) -> None:

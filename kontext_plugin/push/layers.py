@@ -92,8 +92,10 @@ def write_lower(
     The tree may be unread. Raises SourceMoved, and KontextError.
     """
     weights = [*map(plan.tree.size_of, divided.lower)]
-    # The largest first, so that no process is left alone with it at the end.
+    # The largest first, so that no process is left alone with it at the end. Only the smallest one
+    # comes before: it goes up while the others are written.
     order = sorted(range(len(weights)), key=lambda number: -weights[number])
+    order = order[-1:] + order[:-1]
     tasks = (
         _Task(
             f"{number}",

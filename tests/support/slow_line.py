@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 ROUND_TRIP = 0.05  # seconds
 RATE = 50e6 / 8  # bytes per second, each way
 CHUNK = 16384  # bytes that travel together
+LATE = 0.01  # seconds that this process may oversleep; the line is not idle meanwhile
 
 Piece = tuple[float, bytes]
 """The time of arrival (of the loop's clock), and the bytes; no bytes at the end."""
@@ -39,7 +40,7 @@ class Way:
                 chunk = await reader.read(CHUNK)
             except OSError:  # it was cut off
                 chunk = b""
-            self.free = max(self.free, loop.time()) + len(chunk) / self.rate
+            self.free = max(self.free, loop.time() - LATE) + len(chunk) / self.rate
             await under_way.put((self.free + self.delay, chunk))
             await _sleep_until(self.free)
 

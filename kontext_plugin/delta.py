@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Protocol
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.listing import differing
+from kontext_plugin.image.listing import differing, joined
 from kontext_plugin.image.tree import (
     SOURCES_PATH,
     UNREAD,
@@ -69,12 +69,15 @@ def diff(old: Tree, new: Tree) -> Changes:
 
 def reverse_delta(old: Tree, new: Tree) -> ReverseDelta:
     """Return what leads from `new` back to `old`."""
-    old, new = differing(old, new)
-    items = (old.files.items() ^ new.files.items()) | (old.links.items() ^ new.links.items())
-    touched = {path for path, _ in items} | (old.executable ^ new.executable)
-    return ReverseDelta(
-        old.only(touched).without_sizes(), frozenset(path for path in touched if path not in old)
-    )
+    former: list[Tree] = []
+    absent: set[str] = set()
+    for before, after in differing(old, new):
+        files = before.files.items() ^ after.files.items()
+        items = files | (before.links.items() ^ after.links.items())
+        touched = {path for path, _ in items} | (before.executable ^ after.executable)
+        former.append(before.only(touched))
+        absent.update(path for path in touched if path not in before)
+    return ReverseDelta(joined(former).without_sizes(), frozenset(absent))
 
 
 def compose(nearer: ReverseDelta, farther: ReverseDelta, new: Tree) -> ReverseDelta:

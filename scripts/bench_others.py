@@ -122,7 +122,7 @@ def extraction(stage: Stage) -> Topic:
                 "the first extraction",
                 ours,
                 least=8,
-                bound="reading and hashing each file in both places",
+                bound="reading and hashing each file of the workspace",
             ),
         ],
         "All containers run one image on one daemon. Each extraction and each copy writes into a "

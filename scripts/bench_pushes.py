@@ -422,8 +422,7 @@ def slow(stage: Stage) -> Topic:
                 "its layers at 50 Mbit/s",
                 [alone],
                 most=1.05,
-                bound="the scan and the first layer, before anything is sent; this line passes "
-                "some 10 % less than 50 Mbit/s",
+                bound="the scan and the first layer, before anything is sent",
             ),
             Row("slow line: bytes, no change", unchanged_bytes),
             Row("slow line: bytes, edit", edit_bytes),

@@ -213,17 +213,30 @@ class _SetColumn(AbstractSet[str]):
 # --- Comparing, looking up, changing ---
 
 
-def differing(old: Tree, new: Tree) -> tuple[Tree, Tree]:
-    """Return those pieces of two trees outside of which they are the same."""
+def differing(old: Tree, new: Tree) -> Iterator[tuple[Tree, Tree]]:
+    """Yield pieces of two trees, each with that of the other one: all else is the same."""
     if not (isinstance(old, ListedTree) and isinstance(new, ListedTree)):
-        return old, new
-    same = {chunk.digest for chunk in old.chunks} & {chunk.digest for chunk in new.chunks}
-    return _without(old, same), _without(new, same)
+        yield old, new
+        return
+    starts = {chunk.start for chunk in old.chunks} & {chunk.start for chunk in new.chunks}
+    for before, after in zip(_groups(old, starts), _groups(new, starts), strict=True):
+        same = {chunk.digest for chunk in before} & {chunk.digest for chunk in after}
+        if len(same) < max(len(before), len(after)):
+            yield _without(before, same), _without(after, same)
 
 
-def _without(tree: ListedTree, digests: Collection[Digest]) -> Tree:
-    chunks = [chunk for chunk in tree.chunks if chunk.digest not in digests]
-    return tree if len(chunks) == len(tree.chunks) else _joined(chunk.tree for chunk in chunks)
+def _groups(tree: ListedTree, starts: Collection[str]) -> list[list[Chunk]]:
+    """Return the chunks, cut at these starts; a first group has what lies before, maybe nothing."""
+    groups: list[list[Chunk]] = [[]]
+    for chunk in tree.chunks:
+        if chunk.start in starts:
+            groups.append([])
+        groups[-1].append(chunk)
+    return groups
+
+
+def _without(chunks: Iterable[Chunk], digests: Collection[Digest]) -> Tree:
+    return joined(chunk.tree for chunk in chunks if chunk.digest not in digests)
 
 
 def paths_below(tree: ListedTree, directory: str) -> Iterator[str]:
@@ -262,7 +275,7 @@ def update(tree: ListedTree, new: Tree, removed: Collection[str]) -> ListedTree:
             chunks.append(chunk_of(start, piece.only(some)))
     whole = tree_of_chunks(chunks)
     if len(whole.files) + len(whole.links) <= SMALL:
-        return list_tree(_joined(chunk.tree for chunk in chunks))
+        return list_tree(joined(chunk.tree for chunk in chunks))
     return whole
 
 
@@ -289,7 +302,7 @@ def _touched_segments(
 
 def _changed(chunks: Iterable[Chunk], new: Tree, removed: Iterable[str]) -> Tree:
     """Return the plain tree of some chunks, changed."""
-    piece = _joined(chunk.tree for chunk in chunks)
+    piece = joined(chunk.tree for chunk in chunks)
     files, sizes, links = dict(piece.files), dict(piece.sizes), dict(piece.links)
     gone = {*removed, *new.paths()}
     for path in gone:
@@ -303,7 +316,8 @@ def _changed(chunks: Iterable[Chunk], new: Tree, removed: Iterable[str]) -> Tree
     )
 
 
-def _joined(trees: Iterable[Tree]) -> Tree:
+def joined(trees: Iterable[Tree]) -> Tree:
+    """Return the plain tree of all entries of trees that have no path in common."""
     files: dict[str, str] = {}
     sizes: dict[str, int] = {}
     executable: set[str] = set()

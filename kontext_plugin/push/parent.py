@@ -166,9 +166,11 @@ def candidates_of(found: KontextImage, tree: Tree) -> Iterator[BuildOn]:
 
 def has_wrong_sizes(found: Tree, tree: Tree) -> bool:
     """Whether a file of both trees with the same content has another size in the found one."""
-    found, tree = differing(found, tree)
-    other = dict(found.sizes.items() - tree.sizes.items())
-    return any(path in tree.sizes and found.files[path] == tree.files[path] for path in other)
+    return any(
+        path in after.sizes and before.files[path] == after.files[path]
+        for before, after in differing(found, tree)
+        for path, _ in before.sizes.items() - after.sizes.items()
+    )
 
 
 def mismatch(found: KontextImage, spec: ImageSpec) -> str:

@@ -39,7 +39,6 @@ class Plan:
     tree: Tree
     changes: Changes  # since the parent
     lineage: Lineage  # `layers` and the ancestors' parts are filled in when layers are written
-    labels: Mapping[str, str]
     # Leads from the tree to that of the tag's image, or else of the candidate, or to nothing.
     since: ReverseDelta
     candidate: Candidate | None = None  # where the parent was found
@@ -48,6 +47,17 @@ class Plan:
     def counts(self) -> FileCounts:
         """How many files differ from the tag's image, as in `since`."""
         return count_files(self.since, self.tree)
+
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """The labels of the new image that are not the base's."""
+        if isinstance(self.parent, StartFresh):
+            return self.spec.labels_on({}, is_same=False)
+        assert self.candidate is not None and self.parent.found.config is not None
+        former = self.spec.own_labels(self.parent.found.config.labels)
+        # Another repository's image does not say which commit these sources are of.
+        is_same = self.parent.is_same and self.candidate.origin is not Origin.FROM
+        return self.spec.labels_on(former, is_same=is_same)
 
     @property
     def found_image(self) -> KontextImage | None:
@@ -100,7 +110,6 @@ def make_plan(
     candidate, choice = min(usable, key=lambda each: _cost(each[1]))
     parent = choice.parent
     assert parent.reverse_delta is not None
-    assert choice.found.config is not None
     lineage = Lineage(
         generation=choice.generation,
         content=choice.content,
@@ -109,17 +118,12 @@ def make_plan(
             parent.reverse_delta, tree, parent.replaced_directories
         ),
     )
-    former = spec.own_labels(choice.found.config.labels)
     return Plan(
         spec=spec,
         parent=choice,
         tree=tree,
         changes=choice.changes,
         lineage=choice.found.lineage if choice.is_same else lineage,
-        # Another repository's image does not say which commit these sources are of.
-        labels=spec.labels_on(
-            former, is_same=choice.is_same and candidate.origin is not Origin.FROM
-        ),
         candidate=candidate,
         since=choice.to_found,
     )
@@ -139,7 +143,6 @@ def plan_fresh(fresh: StartFresh, spec: ImageSpec, tree: Tree) -> Plan:
         tree=tree,
         changes=changes_from(everything, tree),
         lineage=Lineage(content=tree_bytes(tree)),
-        labels=spec.labels_on({}, is_same=False),
         since=everything,
     )
 

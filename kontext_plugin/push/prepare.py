@@ -13,7 +13,6 @@ from itertools import chain
 
 from kontext_plugin import manifest
 from kontext_plugin.cache import Cache
-from kontext_plugin.delta import reverse_delta
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, assemble
 from kontext_plugin.image.listing import list_tree
@@ -104,7 +103,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     report_scan(scan, report)
     is_unchanged = scan.is_unchanged
     if not is_unchanged:
-        labels.ask(_changed_files(known, scan))
+        labels.ask(sorted(scan.touched))
 
     with report.steps.step(StepName.WAIT_FOR_REGISTRY):
         bases, found = answer.result()
@@ -266,16 +265,6 @@ def _ask_git_again(session: PushSession, source: SourceDirectory, spec: ImageSpe
     return replace(spec, git_labels=labels.ask().result())
 
 
-def _changed_files(known: Snapshot, scan: Scan) -> list[str]:
-    """Return the files and links that have changed since the last scan, if there was one."""
-    if not known.records:
-        return []
-    tree = scan.tree
-    return sorted(
-        path for path in reverse_delta(known.tree, tree).paths() if not tree.is_directory(path)
-    )
-
-
 # --- What is asked for, and what follows ---
 
 
@@ -303,12 +292,10 @@ def _plan(
     may_skip_git: bool,
 ) -> Plan:
     """Plan with git's labels, unless they make no difference: an unchanged tree may need no git."""
-    if may_skip_git:
-        plan = make_plan(found.candidates, found.fresh, spec, tree)
-        if plan.sources and names_commit(plan.labels):
-            return plan
-    spec = replace(spec, git_labels=labels.ask().result())
-    return make_plan(found.candidates, found.fresh, spec, tree)
+    plan = make_plan(found.candidates, found.fresh, spec, tree)
+    if may_skip_git and plan.sources and names_commit(plan.labels):
+        return plan
+    return replace(plan, spec=replace(spec, git_labels=labels.ask().result()))
 
 
 def _check_size(plan: Plan, unread: Partition | None = None) -> tuple[Plan, Partition | None]:

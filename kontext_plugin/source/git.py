@@ -172,12 +172,13 @@ def read_labels(
         return {}
     try:
         url, settings = _read_config(root, debug)
-        if commit := _find_edit(root, changed[:_MAX_ASKED], settings, debug):
+        commit, unknown = _compare_with_commit(root, changed[:_MAX_ASKED], settings, debug)
+        if commit:
             return _labels(commit, url, is_dirty=True)
         status = ""
-        if changed:
+        if unknown:
             # A name with wildcards may stand for others as well: they are below the root, too.
-            some = [f"./{path}" for path in changed[:_MAX_ASKED]]
+            some = [f"./{path}" for path in unknown]
             status = _read_status(root, settings, debug, *some)
         if not _is_dirty(status):
             status = _read_status(root, settings, debug, ".")
@@ -192,15 +193,17 @@ def read_labels(
     return labels_of(status, url, path_in_work_tree(root))
 
 
-def _find_edit(root: str, paths: Sequence[str], settings: Iterable[str], debug: Debug) -> str:
-    """Return HEAD if one of the files at these paths differs from it; "" if git status must tell.
+def _compare_with_commit(
+    root: str, paths: Sequence[str], settings: Iterable[str], debug: Debug
+) -> tuple[str, Sequence[str]]:
+    """Compare files with HEAD; return it if one of them differs. Else "", and the unknown paths.
 
     No index is read for that: it takes git 300 bytes for each file of the repository. A file
     differs if neither its bytes nor what git's filters make of them are those of the commit.
     """
     contents = _read_small_files(root, paths)
     if not contents:
-        return ""
+        return "", paths
     names = ["HEAD^{commit}", *(f"HEAD:./{path}" for path in contents)]
     above = path_in_work_tree(root)
     with contextlib.suppress(_GitFailed):  # as for a file that was removed just now
@@ -220,11 +223,15 @@ def _find_edit(root: str, paths: Sequence[str], settings: Iterable[str], debug: 
             stdin="\n".join(os.path.join(above, path) for path in contents),
         )
         head, *committed = found.removesuffix("\n").split("\n")
-        each = zip(contents.values(), committed, hashed.split(), strict=True)
-        for content, before, filtered in each:
-            if COMMIT.fullmatch(before) and before not in (filtered, _blob(content, len(before))):
-                return head
-    return ""
+        each = zip(contents.items(), committed, hashed.split(), strict=True)
+        known = set()
+        for (path, content), before, filtered in each:
+            if COMMIT.fullmatch(before):
+                if before not in (filtered, _blob(content, len(before))):
+                    return head, ()
+                known.add(path)
+        return "", [path for path in paths if path not in known]
+    return "", paths
 
 
 def _read_small_files(root: str, paths: Iterable[str]) -> dict[str, bytes]:

@@ -76,6 +76,7 @@ class Scan:
     unreadable: tuple[str, ...] = ()  # excluded directories that may have something to keep
     unread: Unread | None = None  # files that were left to be read later
     was_edited: bool = False  # a file was not as it was listed when it was read
+    touched: tuple[str, ...] = ()  # paths that were read or are gone since the snapshot, if any
 
     @property
     def tree(self) -> Tree:
@@ -255,6 +256,7 @@ def _scan_of(found: _Found, snapshot: Snapshot) -> Scan:
         hashed=found.hashed,
         unreadable=tuple(found.unreadable),
         was_edited=found.was_edited,
+        touched=() if found.is_fresh else (*found.sizes, *found.links, *found.dropped),
     )
 
 

@@ -344,7 +344,11 @@ def test_an_unchanged_directory_needs_git_only_if_the_image_names_no_commit(
         os.utime(path, (1, 1))
     registry.answer(**ABSENT)
     first = prepared(registry, cache, source)
-    plan = first.plan if names_commit else replace(first.plan, labels={})
+    plan = (
+        first.plan
+        if names_commit
+        else replace(first.plan, spec=replace(first.plan.spec, git_labels={}))
+    )
     put_image(registry, cache, published(plan))
     git_labels.clear()
 

@@ -342,3 +342,18 @@ def test_a_worker_that_still_writes_a_layer_of_before_does_no_harm(
     for layer in staged.all:
         assert Path(layer.path).parent == Path(second)
         assert digest_of(Path(layer.path).read_bytes()) == layer.layer.digest
+
+
+def test_the_smallest_layer_is_there_first_and_then_the_largest(
+    session: PushSession, root: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow line the first one goes up while the others are written."""
+    monkeypatch.setattr(partition_module, "CHUNK_BYTES", 5000)
+    before = prepared(session, root)
+    assert before.partition is not None
+    written = write_lower(
+        session, before.plan, before.partition, WriteOptions(str(root), str(scratch))
+    )
+    sizes = [before.plan.tree.size_of(before.partition.lower[number]) for number, _ in written]
+    assert len(sizes) > 3
+    assert sizes == [min(sizes), *sorted(sizes, reverse=True)[:-1]]

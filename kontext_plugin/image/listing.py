@@ -19,8 +19,8 @@ from kontext_plugin.image.chunking import SMALL, cut, is_boundary
 from kontext_plugin.image.oci import Digest, digest_of
 from kontext_plugin.image.tree import DIRECTORY, Tree
 
-_DECODED = 512
-"""Chunks that are kept decoded: some 130,000 paths, 60 MB."""
+_DECODED = 1024
+"""Chunks that are kept decoded: 120 MB if a push touches two trees of 130,000 paths all over."""
 
 
 # --- Documents ---
@@ -68,6 +68,12 @@ class Chunk:
     links: int
     size: int  # bytes of all regular files
     read: Callable[[], bytes] = field(repr=False)  # returns the document
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chunk) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @property
     def tree(self) -> Tree:

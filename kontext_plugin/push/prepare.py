@@ -92,6 +92,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         report.debug,
         cache=cache.root,
         leave=partial(_is_first, answer),
+        tell=labels.ask,
     )
     preflight = Preflight(session)
     wait((scanning,), _SOON)
@@ -103,7 +104,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     report_scan(scan, report)
     is_unchanged = scan.is_unchanged
     if not is_unchanged:
-        labels.ask(sorted(scan.touched))
+        labels.ask()
 
     with report.steps.step(StepName.WAIT_FOR_REGISTRY):
         bases, found = answer.result()

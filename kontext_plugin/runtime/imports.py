@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,22 @@ def without(name: str) -> Iterator[None]:
         yield
     finally:
         stand_in.leave()
+
+
+@contextmanager
+def without_uname() -> Iterator[None]:
+    """Let what the block imports ask for the system's name without starting `uname -p`.
+
+    platform.uname() does that for the name of the processor.
+    """
+    import platform
+
+    ask = platform.uname
+    platform.uname = os.uname  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        platform.uname = ask
 
 
 class _StandIn(ModuleType):

@@ -11,7 +11,7 @@ from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.source import git
 from kontext_plugin.source.filters import Filters
 from kontext_plugin.source.ignore_rules import IgnoreRules, read_ignore_file
-from kontext_plugin.source.scan import Leave, Scan, scan
+from kontext_plugin.source.scan import Leave, Scan, Tell, scan
 from kontext_plugin.source.snapshot import Snapshot
 from kontext_plugin.terminal.steps import StepName, Steps
 
@@ -36,6 +36,7 @@ class SourceDirectory:
         cache: str | None = None,
         copies: str = "",
         leave: Leave | None = None,
+        tell: Tell | None = None,
     ) -> Scan:
         """Scan the directory, as `scan.scan` does. Raises KontextError.
 
@@ -47,7 +48,7 @@ class SourceDirectory:
             with steps.step(StepName.GIT_LS_FILES):
                 not_ignored = git.list_not_ignored(self.root, debug)
         filters = replace(self.filters(cache), not_ignored=not_ignored)
-        return scan(self.root, filters, known, workers, steps, copies, leave)
+        return scan(self.root, filters, known, workers, steps, copies, leave, tell)
 
     def filters(self, cache: str | None = None) -> Filters:
         """Return the filters of the scan, apart from what git ignores."""

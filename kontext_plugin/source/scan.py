@@ -76,7 +76,6 @@ class Scan:
     unreadable: tuple[str, ...] = ()  # excluded directories that may have something to keep
     unread: Unread | None = None  # files that were left to be read later
     was_edited: bool = False  # a file was not as it was listed when it was read
-    touched: tuple[str, ...] = ()  # paths that were read or are gone since the snapshot, if any
 
     @property
     def tree(self) -> Tree:
@@ -104,6 +103,9 @@ class Unread:
 
 Leave = Callable[[int], bool]
 """Whether to leave the files of a directory unread. They have so many bytes in all."""
+
+Tell = Callable[[list[str]], object]
+"""Gets the sorted paths of what was read, or is gone, before the tree is made of it."""
 
 
 # --- The scan ---
@@ -187,6 +189,7 @@ def scan(
     steps: Steps,
     copies: str = "",
     leave: Leave | None = None,
+    tell: Tell | None = None,
 ) -> Scan:
     """Scan the directory `root`. `known` is what an earlier scan has left.
 
@@ -226,6 +229,8 @@ def scan(
         found.unknown.clear()
         return replace(_scan_of(found, Snapshot()), unread=Unread(found, filters, settled))
     read(found)
+    if tell and (touched := {*found.sizes, *found.links, *found.dropped}):
+        tell(sorted(touched))
     snapshot = _snapshot(found, known, filters)
     hashed = found.hashed
     if found.moved:
@@ -256,7 +261,6 @@ def _scan_of(found: _Found, snapshot: Snapshot) -> Scan:
         hashed=found.hashed,
         unreadable=tuple(found.unreadable),
         was_edited=found.was_edited,
-        touched=() if found.is_fresh else (*found.sizes, *found.links, *found.dropped),
     )
 
 

@@ -45,11 +45,16 @@ import urllib.request
 assert loaded()
 """,
     "to run crane": """
+import platform
+ask, started = platform.uname, set()
+sys.addaudithook(lambda event, data: event == "subprocess.Popen" and started.add(data[0]))
 from kontext_plugin.crane_driver.process import CraneRunner
 with CraneRunner("/bin/true") as crane:
     crane.run("version")
 assert "plumbum" in sys.modules
 assert not {"http.client", "ssl", "email"} & sys.modules.keys(), "they take as long as the rest"
+assert started == {"/bin/true"}, "uname -p takes long, too"
+assert platform.uname is ask
 """,
 }
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
+from threading import Lock
 
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.crane_driver.watchdog import UploadProgress
@@ -19,8 +20,8 @@ from kontext_plugin.push.session import PushSession
 from kontext_plugin.terminal.steps import StepName
 
 _MOST = 3
-"""Images of one push: each leaves a manifest without a tag. On a slow line there is one: that takes
-longer to upload than all other layers take to be written."""
+"""Images of one push: each leaves a manifest without a tag. On a slow line there are two: the
+second one takes longer to upload than all other layers take to be written."""
 
 
 class EarlyUpload:
@@ -34,31 +35,53 @@ class EarlyUpload:
         self._session = session
         self._tag = tag
         self._directory = directory
+        self._lock = Lock()  # for what follows
         self._ready: list[StagedLayer] = []  # and not uploaded
-        self._uploads: list[tuple[Future[bool], UploadProgress]] = []
+        self._uploads: list[UploadProgress] = []
+        self._running: Future[None] | None = None
+        self._left = _MOST  # images
 
     @property
     def uploaded(self) -> int:
         """The bytes of the layers that the registry did not have, each of them whole."""
-        return sum(progress.uploaded for _, progress in self._uploads)
+        return sum(progress.uploaded for progress in self._uploads)
 
     def add(self, layer: StagedLayer) -> None:
-        """Upload a layer, with all that are ready, unless an upload is still running."""
-        self._ready.append(layer)
-        if len(self._uploads) == _MOST:
-            return
-        if all(upload.done() and upload.result() for upload, _ in self._uploads):
-            layers, self._ready = self._ready, []
-            progress = UploadProgress({one.layer.digest: one.layer.size for one in layers})
-            upload = self._session.jobs.submit(self._push, layers, progress)
-            self._uploads.append((upload, progress))
+        """Upload a layer: now, or with all that are ready when the upload before it has ended."""
+        with self._lock:
+            self._ready.append(layer)
+            if self._running is None and (layers := self._take()):
+                self._running = self._session.jobs.submit(self._upload, layers)
 
     def finish(self) -> None:
-        """Wait for the upload that is running: its blobs would else be uploaded twice."""
-        for upload, progress in self._uploads:
-            if not upload.done():
-                with self._session.report.steps.step(StepName.CRANE_PUSH, progress.measure):
-                    upload.result()
+        """Begin no other upload, and wait for the one that is running.
+
+        The push itself would else upload its blobs again.
+        """
+        with self._lock:
+            self._ready.clear()
+            running = self._running
+        if running:
+            with self._session.report.steps.step(StepName.CRANE_PUSH, self._uploads[-1].measure):
+                running.result()
+
+    def _take(self) -> list[StagedLayer]:
+        """Return the layers of the next upload; none after the last one."""
+        layers, self._ready = self._ready if self._left else [], []
+        if layers:
+            self._left -= 1
+            self._uploads.append(
+                UploadProgress({one.layer.digest: one.layer.size for one in layers})
+            )
+        return layers
+
+    def _upload(self, layers: list[StagedLayer]) -> None:
+        while layers:
+            is_taken = self._push(layers, self._uploads[-1])
+            with self._lock:
+                self._left = self._left if is_taken else 0
+                if not (layers := self._take()):
+                    self._running = None
 
     def _push(self, layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
         """Push an image of these layers; return whether the registry took it."""

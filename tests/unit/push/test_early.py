@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from support.fake_registry import FakeRegistry, push_session
 from support.tokens import LIVE
 from support.trees import Directory, File, Tree, plant
 
+from kontext_plugin.crane_driver.watchdog import UploadProgress
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.layout import StagedLayer
 from kontext_plugin.image.oci import Layer, digest_of
@@ -74,32 +76,43 @@ def test_layers_go_up_by_digest_and_a_few_times_only(
     assert all("host.io/repo@sha256:" in request for request in pushes(registry))
 
 
-def test_layers_that_are_ready_during_an_upload_go_up_together(
-    session: PushSession, registry: FakeRegistry, early: EarlyUpload, tmp_path: Path
+def test_layers_that_are_ready_during_an_upload_go_up_together_after_it(
+    early: EarlyUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release, started = threading.Event(), threading.Event()
+    """Nothing else is needed for that: the other layers may take long."""
+    release, uploads = threading.Event(), Queue[int]()
 
-    def wait() -> None:
-        started.set()
-        release.wait()
+    def push(layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
+        uploads.put(len(layers))
+        return release.wait()
 
-    blockers = [session.jobs.submit(wait) for _ in range(4)]  # no upload can begin
-    started.wait()
-    for number in range(4):
+    monkeypatch.setattr(early, "_push", push)
+    early.add(layer(tmp_path, 0))
+    assert uploads.get(timeout=60) == 1
+    for number in range(1, 5):
         early.add(layer(tmp_path, number))
-    assert pushes(registry) == []
     release.set()
-    for blocker in blockers:
-        blocker.result()
+    assert uploads.get(timeout=60) == 4
+
+
+def test_no_upload_begins_after_the_last_layer_is_written(
+    early: EarlyUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The push itself uploads what is left, with its tag."""
+    started, release, uploads = threading.Event(), threading.Event(), []
+
+    def push(layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
+        uploads.append(len(layers))
+        started.set()
+        return release.wait()
+
+    monkeypatch.setattr(early, "_push", push)
+    early.add(layer(tmp_path, 0))
+    assert started.wait(60)
+    early.add(layer(tmp_path, 1))
+    threading.Timer(0.2, release.set).start()
     early.finish()
-    early.add(layer(tmp_path, 4))
-    early.finish()
-    first, second = sorted((tmp_path / "early").iterdir(), key=lambda path: path.stat().st_ctime_ns)
-    held = [
-        sum(path.read_bytes().startswith(b"layer") for path in one.rglob("sha256/*"))
-        for one in (first, second)
-    ]
-    assert held == [1, 4]
+    assert uploads == [1]
 
 
 def test_an_upload_that_fails_is_the_last_one_and_no_error(

@@ -68,10 +68,10 @@ _CHECKED_AT_ONCE = 1024  # paths: as text of one piece they are checked five tim
 
 _HEX = re.compile(r"[0-9a-f]*")
 
-_BETWEEN = "/\0/"  # two paths: none has a NUL
+_SEPARATOR = "/\0/"  # no path has a NUL
 
 _UNSAFE = ("//", "/./", "/../", f"/{WHITEOUT}")
-"""What no path has between two slashes: a leading, trailing or double slash is an empty name."""
+"""No path, with a slash before and after it, contains one of these: `//` has an empty name."""
 
 
 class InvalidManifest(ValueError):
@@ -516,7 +516,7 @@ def _are_safe(paths: Sequence[str]) -> bool:
 
     Linux takes 255 bytes for a name, and 4095 for a path.
     """
-    text = f"/{_BETWEEN.join(paths)}/"
+    text = f"/{_SEPARATOR.join(paths)}/"
     if text.count("\0") != len(paths) - 1 or any(unsafe in text for unsafe in _UNSAFE):
         return False
     try:

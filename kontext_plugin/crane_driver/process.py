@@ -42,7 +42,7 @@ from kontext_plugin.crane_driver.watchdog import Stall, UploadProgress
 from kontext_plugin.errors import KontextError, brief
 from kontext_plugin.runtime.docker_config import data_directory
 from kontext_plugin.runtime.environment import crane_environment
-from kontext_plugin.runtime.imports import without, without_uname
+from kontext_plugin.runtime.imports import skip_processor, without
 from kontext_plugin.runtime.workers import thread_pool
 from kontext_plugin.terminal.messages import show
 from kontext_plugin.terminal.text import line_safe
@@ -506,8 +506,8 @@ class CraneRunner:
     def _popen(
         self, arguments: Sequence[str], environment: Mapping[str, str], tied: int
     ) -> subprocess.Popen[bytes]:
-        # http, ssl and email take as long as the rest of plumbum, and `uname -p` a fifth of that.
-        with without("urllib.request"), without_uname():
+        skip_processor()
+        with without("urllib.request"):  # http, ssl and email take as long as the rest
             from plumbum import CommandNotFound, local  # 30 ms, only to run crane
 
         flags = ["--insecure"] if self.insecure else []

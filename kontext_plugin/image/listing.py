@@ -220,7 +220,7 @@ class _SetColumn(AbstractSet[str]):
 
 
 def differing(old: Tree, new: Tree) -> Iterator[tuple[Tree, Tree]]:
-    """Yield pieces of two trees, each with that of the other one: all else is the same."""
+    """Yield pairs of pieces, of `old` and `new` at the same paths. All else is equal."""
     if not (isinstance(old, ListedTree) and isinstance(new, ListedTree)):
         yield old, new
         return

@@ -53,10 +53,15 @@ class EarlyUpload:
             if self._running is None and (layers := self._take()):
                 self._running = self._session.jobs.submit(self._upload, layers)
 
-    def finish(self) -> None:
-        """Begin no other upload, and wait for the one that is running.
+    def stop(self) -> None:
+        """Begin no other upload."""
+        with self._lock:
+            self._ready, self._left = [], 0
 
-        The push itself would else upload its blobs again.
+    def finish(self) -> None:
+        """Begin no other upload now, and wait for the one that is running.
+
+        Otherwise the push uploads the blobs of that one a second time.
         """
         with self._lock:
             self._ready.clear()

@@ -95,14 +95,13 @@ def _write_lower(
     if unread and not divided.lower:  # the one layer begins with the digests of its files
         return scan_again(session, prepared), None
     written: dict[int, WrittenLayer] = {}
-    is_blocked = False
 
     def take() -> Iterator[HashedFile]:
-        nonlocal is_blocked
         for number, layer in write_lower(session, prepared.plan, divided, options):
             written[number] = replace(layer, hashed=b"")
-            is_blocked |= policy is not None and policy.blocks(layer.findings)
-            if early and not is_blocked and len(written) < len(divided.lower):
+            if early and policy is not None and policy.blocks(layer.findings):
+                early.stop()
+            if early and len(written) < len(divided.lower):
                 early.add(layer.staged)
             if unread:
                 paths = filter(unread.tree.sizes.__contains__, divided.lower[number])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -27,20 +26,15 @@ def without(name: str) -> Iterator[None]:
         stand_in.leave()
 
 
-@contextmanager
-def without_uname() -> Iterator[None]:
-    """Let what the block imports ask for the system's name without starting `uname -p`.
+def skip_processor() -> None:
+    """Let plumbum read the system's name without starting `uname -p` for that of the processor.
 
-    platform.uname() does that for the name of the processor.
+    platform.uname() keeps its answer, and asks for the processor when that is read as a tuple.
     """
     import platform
 
-    ask = platform.uname
-    platform.uname = os.uname  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        platform.uname = ask
+    with suppress(TypeError):  # a Python whose answer has no place for it
+        vars(platform.uname()).setdefault("processor", "")
 
 
 class _StandIn(ModuleType):

@@ -49,9 +49,7 @@ def pack_hashed(file: HashedFile) -> bytes:
 def unpack_hashed(paths: Iterable[str], packed: bytes) -> Iterator[HashedFile]:
     """Yield what `pack_hashed` has packed of one file after the other, those at these paths."""
     for path, (signature, digest) in zip(paths, _iterate_hashed(packed), strict=True):
-        mode, size, mtime, ctime, _, _ = _unpack_signature(signature)
-        status = Status(signature, size, bool(mode & stat.S_IXUSR), max(mtime, ctime))
-        yield HashedFile(path, status, digest.hex())
+        yield HashedFile(path, status_in(signature)[1], digest.hex())
 
 
 def signature_of(status: os.stat_result) -> bytes:

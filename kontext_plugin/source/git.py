@@ -194,22 +194,23 @@ def read_labels(
 
 
 def _compare_with_commit(
-    root: str, paths: Sequence[str], settings: Iterable[str], debug: Debug
+    root: str, paths: Sequence[str], settings: Sequence[str], debug: Debug
 ) -> tuple[str, Sequence[str]]:
-    """Compare files with HEAD; return it if one of them differs. Else "", and the unknown paths.
+    """Compare files with HEAD; return the commit if a file differs, else "" and the open paths.
 
     No index is read for that: it takes git 300 bytes for each file of the repository. A file
     differs if neither its bytes nor what git's filters make of them are those of the commit.
+    `settings` switch filters off, and then nothing can be compared.
     """
-    contents = _read_small_files(root, paths)
+    above = path_in_work_tree(root)
+    contents = {} if settings or "\n" in above else _read_small_files(root, paths)
     if not contents:
         return "", paths
     names = ["HEAD^{commit}", *(f"HEAD:./{path}" for path in contents)]
-    above = path_in_work_tree(root)
     with contextlib.suppress(_GitFailed):  # as for a file that was removed just now
         found = _run(
             root,
-            *("cat-file", "--batch-check=%(objectname)"),
+            *("cat-file", "--batch-check=%(objecttype) %(objectname)"),
             timeout=_LABELS_TIMEOUT,
             debug=debug,
             stdin="\n".join(names),
@@ -217,7 +218,6 @@ def _compare_with_commit(
         hashed = _run(
             root,
             *("hash-object", "--stdin-paths"),
-            settings=settings,
             timeout=_LABELS_TIMEOUT,
             debug=debug,
             stdin="\n".join(os.path.join(above, path) for path in contents),
@@ -225,19 +225,20 @@ def _compare_with_commit(
         head, *committed = found.removesuffix("\n").split("\n")
         each = zip(contents.items(), committed, hashed.split(), strict=True)
         known = set()
-        for (path, content), before, filtered in each:
-            if COMMIT.fullmatch(before):
-                if before not in (filtered, _blob(content, len(before))):
-                    return head, ()
+        for (path, content), line, filtered in each:
+            kind, _, before = line.partition(" ")
+            if kind == "blob":  # else it is missing, or git takes NAME-g1234567 for a commit
+                if before not in (filtered, _object_id(content, len(before))):
+                    return head.partition(" ")[2], ()
                 known.add(path)
         return "", [path for path in paths if path not in known]
     return "", paths
 
 
 def _read_small_files(root: str, paths: Iterable[str]) -> dict[str, bytes]:
-    """Return the contents of regular files, by path, without those that no git reads from a list.
+    """Return the contents of regular files, by path. Reads at most _MAX_READ bytes.
 
-    Reads at most _MAX_READ bytes.
+    Skips names with a newline or a leading quote: git cannot read them from standard input.
     """
     contents: dict[str, bytes] = {}
     left = _MAX_READ
@@ -252,8 +253,8 @@ def _read_small_files(root: str, paths: Iterable[str]) -> dict[str, bytes]:
     return contents
 
 
-def _blob(content: bytes, digits: int) -> str:
-    """Return git's name of a content, which has so many digits (gitformat-pack(5))."""
+def _object_id(content: bytes, digits: int) -> str:
+    """Return git's name of a file's content: 40 digits for SHA-1, 64 for SHA-256."""
     algorithm = "sha256" if digits == 64 else "sha1"
     head = b"blob %d\0" % len(content)
     return hashlib.new(algorithm, head + content, usedforsecurity=False).hexdigest()

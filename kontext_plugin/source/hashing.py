@@ -109,7 +109,7 @@ def hash_files(
 
 
 _Hashed = tuple[bytes, dict[str, FoundLink | Moved]]
-"""Of a batch: its files, packed, but for those that are no files any more, by path."""
+"""The packed files of a batch, and by path what is no file any more."""
 
 
 def hash_batch(task: tuple[str, Seen, str], advance: Advance) -> _Hashed:

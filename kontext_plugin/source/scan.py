@@ -105,7 +105,7 @@ Leave = Callable[[int], bool]
 """Whether to leave the files of a directory unread. They have so many bytes in all."""
 
 Tell = Callable[[list[str]], object]
-"""Gets the sorted paths of what was read, or is gone, before the tree is made of it."""
+"""Receives the sorted paths of files and links that have changed or are gone."""
 
 
 # --- The scan ---
@@ -175,6 +175,12 @@ class _Found:
             column.pop(path, None)
         self.executable.discard(path)
 
+    def changed(self, before: Tree) -> list[str]:
+        """Return the sorted paths of files and links with another content, or without one now."""
+        files = (path for path in self.sizes if self.files[path] != before.files.get(path))
+        links = (path for path, to in self.links.items() if to != before.links.get(path))
+        return sorted({*files, *links, *self.dropped})
+
     def updated(self) -> ListedTree:
         """Return the tree with all that was found."""
         new = Tree(self.files, self.sizes, frozenset(self.executable), self.links)
@@ -196,6 +202,7 @@ def scan(
     What moves during the scan is looked for a second time. What is gone then was not there.
     A copy of each file that is read goes into the directory `copies`, as in `hash_files`.
     If nothing is known, and `leave` says so, no file is read: `complete` ends the scan then.
+    If something is known, `tell` receives what has changed, before the tree is made of it.
 
     Raises KontextError, with the paths, for what cannot be read or be in an image.
     """
@@ -229,8 +236,8 @@ def scan(
         found.unknown.clear()
         return replace(_scan_of(found, Snapshot()), unread=Unread(found, filters, settled))
     read(found)
-    if tell and (touched := {*found.sizes, *found.links, *found.dropped}):
-        tell(sorted(touched))
+    if tell and known.records and (changed := found.changed(known.tree)):
+        tell(changed)
     snapshot = _snapshot(found, known, filters)
     hashed = found.hashed
     if found.moved:

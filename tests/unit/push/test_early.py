@@ -115,6 +115,30 @@ def test_no_upload_begins_after_the_last_layer_is_written(
     assert uploads == [1]
 
 
+def test_a_push_that_is_blocked_begins_no_other_upload(
+    early: EarlyUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even of layers that were ready before, and without a secret."""
+    started, release, uploads = threading.Event(), threading.Event(), []
+
+    def push(layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
+        uploads.append(len(layers))
+        started.set()
+        return release.wait()
+
+    monkeypatch.setattr(early, "_push", push)
+    early.add(layer(tmp_path, 0))
+    assert started.wait(60)
+    early.add(layer(tmp_path, 1))
+    early.stop()
+    early.add(layer(tmp_path, 2))
+    release.set()
+    early.finish()
+    early.add(layer(tmp_path, 3))
+    early.finish()
+    assert uploads == [1]
+
+
 def test_an_upload_that_fails_is_the_last_one_and_no_error(
     registry: FakeRegistry, early: EarlyUpload, tmp_path: Path
 ) -> None:

@@ -481,6 +481,39 @@ def test_what_has_changed_is_asked_for_first(
     assert sum(" status " in line for line in lines) == questions
 
 
+def test_a_filter_that_is_switched_off_makes_no_file_dirty(tree: Path) -> None:
+    """Without its filter a file is not what git has of it: git's index tells that nothing changed.
+
+    The filters of git-crypt, and of a local git-lfs, are the repository's own.
+    """
+    write(tree, ".gitattributes", "a filter=upper\n")
+    run(tree, "config", "filter.upper.clean", "tr a-z A-Z")
+    os.utime(tree / "a", (1, 1))  # so that git trusts its status
+    here = commit(tree)
+    assert run(tree, "show", "HEAD:a") == "A"
+    assert git.read_labels(str(tree), quiet, quiet) == {REVISION: here}
+    assert git.read_labels(str(tree), quiet, quiet, ["a"]) == {REVISION: here}
+
+
+def test_a_name_that_git_takes_for_a_commit_is_no_file_of_it(tree: Path) -> None:
+    """NAME-gCOMMIT is what `git describe` makes, and builds name their output so."""
+    here = commit(tree)
+    name = f"tool-v1.2-4-g{here[:8]}"
+    write(tree, ".git/info/exclude", "tool-*\n")
+    write(tree, name, "built")
+    assert git.read_labels(str(tree), quiet, quiet, [name]) == {REVISION: here}
+
+
+def test_a_work_tree_may_have_a_directory_with_a_line_end(tree: Path) -> None:
+    write(tree, "x\nb/a", "x")
+    write(tree, "x", "x")
+    write(tree, "b/x\nb/a", "x")
+    here = commit(tree)
+    write(tree, "x\nb/a", "changed")
+    labels = git.read_labels(str(tree / "x\nb"), quiet, quiet, ["a"])
+    assert labels == {REVISION: f"{here}-dirty"}
+
+
 def test_no_link_is_compared_with_the_commit(tree: Path) -> None:
     """What it leads to is not what git has of it."""
     (tree / "link").symlink_to("a")

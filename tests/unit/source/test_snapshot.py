@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.models import PLAIN_NAMES, STRANGE_NAMES, described
 from support.random_edits import edit_at_random, put, random_seed
-from support.trees import File, on_disk, plant
+from support.trees import File, Link, on_disk, plant
 
 from kontext_plugin.cache import Cache
 from kontext_plugin.errors import KontextError
@@ -129,6 +129,35 @@ def at_rest(root: Path, known: Snapshot, filters: Filters, workers: Workers) -> 
     assert {*found.special_files} == {*fresh.special_files}
     assert {*found.git_entries} == {*fresh.git_entries}
     return found
+
+
+TOLD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "nothing": (lambda root: None, []),
+    "an edit": (lambda root: (root / "a/f").write_bytes(b"edited"), ["a/f"]),
+    "the same content": (lambda root: (root / "a/f").write_bytes(b"x"), []),
+    "a new file": (lambda root: (root / "new").touch(), ["new"]),
+    "another target": (
+        lambda root: ((root / "l").unlink(), (root / "l").symlink_to("a")),
+        ["l"],
+    ),
+    "a file less": (lambda root: (root / "b").unlink(), ["b"]),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), TOLD.values(), ids=TOLD)
+def test_a_scan_tells_what_has_changed_and_no_more(
+    change: Callable[[Path], object], told: list[str], root: Path, workers: Workers
+) -> None:
+    """All files are so new that they are read again."""
+    plant(root, {"a/f": X, "a/g": X, "b": X, "l": Link("b")})
+    heard: list[list[str]] = []
+    first = scans.scan(
+        *(str(root), Filters(), Snapshot(), workers, Steps()), tell=heard.append
+    ).snapshot
+    assert not heard, "all is new"
+    change(root)
+    scans.scan(str(root), Filters(), first, workers, Steps(), tell=heard.append)
+    assert heard == ([told] if told else [])
 
 
 SWAPS: dict[str, Callable[[Path], object]] = {

@@ -507,7 +507,7 @@ def test_a_name_that_git_takes_for_a_commit_is_no_file_of_it(tree: Path) -> None
 def test_a_work_tree_may_have_a_directory_with_a_line_end(tree: Path) -> None:
     write(tree, "x\nb/a", "x")
     write(tree, "x", "x")
-    write(tree, "b/x\nb/a", "x")
+    write(tree, "b/a", "x")
     here = commit(tree)
     write(tree, "x\nb/a", "changed")
     labels = git.read_labels(str(tree / "x\nb"), quiet, quiet, ["a"])

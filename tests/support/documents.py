@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +86,14 @@ def parse_yaml(text: str) -> dict[str, Any]:
 def anchors(document: Path) -> set[str]:
     """Return what a link may name behind `#`, as GitHub makes it of the headings."""
     tokens = _tokens(document)
-    headings = {
-        tokens[number + 1].content
-        for number, token in enumerate(tokens)
-        if token.type == "heading_open"
-    }
-    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading, token in pairwise(tokens):
+        if heading.type == "heading_open":
+            name = re.sub(r"[^\w\- ]", "", token.content.lower()).replace(" ", "-")
+            found.add(f"{name}-{seen[name]}" if seen[name] else name)
+            seen[name] += 1
+    return found
 
 
 def links(document: Path) -> list[str]:

@@ -179,7 +179,7 @@ class _Found:
         """Return the sorted paths of files and links with another content, or without one now."""
         files = (path for path in self.sizes if self.files[path] != before.files.get(path))
         links = (path for path, to in self.links.items() if to != before.links.get(path))
-        return sorted({*files, *links, *self.dropped})
+        return sorted({*files, *links, *self.removed})
 
     def updated(self) -> ListedTree:
         """Return the tree with all that was found."""

@@ -148,8 +148,8 @@ TOLD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 def test_a_scan_tells_what_has_changed_and_no_more(
     change: Callable[[Path], object], told: list[str], root: Path, workers: Workers
 ) -> None:
-    """All files are so new that they are read again."""
-    plant(root, {"a/f": X, "a/g": X, "b": X, "l": Link("b")})
+    """All files are so new that they are read again, and what is skipped is looked at again."""
+    plant(root, {"a/f": X, "a/g": X, "b": X, "l": Link("b"), ".git/HEAD": X})
     heard: list[list[str]] = []
     first = scans.scan(
         *(str(root), Filters(), Snapshot(), workers, Steps()), tell=heard.append

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 
@@ -76,67 +77,63 @@ def test_layers_go_up_by_digest_and_a_few_times_only(
     assert all("host.io/repo@sha256:" in request for request in pushes(registry))
 
 
+@dataclass
+class SlowUploads:
+    """Uploads that begin, and end when they are released."""
+
+    begun: Queue[int] = field(default_factory=Queue)  # the numbers of their layers
+    release: threading.Event = field(default_factory=threading.Event)
+
+    def push(self, layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
+        self.begun.put(len(layers))
+        return self.release.wait()
+
+
+@pytest.fixture
+def slow(early: EarlyUpload, monkeypatch: pytest.MonkeyPatch) -> SlowUploads:
+    slow = SlowUploads()
+    monkeypatch.setattr(early, "_push", slow.push)
+    return slow
+
+
 def test_layers_that_are_ready_during_an_upload_go_up_together_after_it(
-    early: EarlyUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    early: EarlyUpload, slow: SlowUploads, tmp_path: Path
 ) -> None:
     """Nothing else is needed for that: the other layers may take long."""
-    release, uploads = threading.Event(), Queue[int]()
-
-    def push(layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
-        uploads.put(len(layers))
-        return release.wait()
-
-    monkeypatch.setattr(early, "_push", push)
     early.add(layer(tmp_path, 0))
-    assert uploads.get(timeout=60) == 1
+    assert slow.begun.get(timeout=60) == 1
     for number in range(1, 5):
         early.add(layer(tmp_path, number))
-    release.set()
-    assert uploads.get(timeout=60) == 4
+    slow.release.set()
+    assert slow.begun.get(timeout=60) == 4
 
 
 def test_no_upload_begins_after_the_last_layer_is_written(
-    early: EarlyUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    early: EarlyUpload, slow: SlowUploads, tmp_path: Path
 ) -> None:
     """The push itself uploads what is left, with its tag."""
-    started, release, uploads = threading.Event(), threading.Event(), []
-
-    def push(layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
-        uploads.append(len(layers))
-        started.set()
-        return release.wait()
-
-    monkeypatch.setattr(early, "_push", push)
     early.add(layer(tmp_path, 0))
-    assert started.wait(60)
+    assert slow.begun.get(timeout=60) == 1
     early.add(layer(tmp_path, 1))
-    threading.Timer(0.2, release.set).start()
+    threading.Timer(0.2, slow.release.set).start()
     early.finish()
-    assert uploads == [1]
+    assert slow.begun.empty()
 
 
 def test_a_push_that_is_blocked_begins_no_other_upload(
-    early: EarlyUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    early: EarlyUpload, slow: SlowUploads, tmp_path: Path
 ) -> None:
     """Not even of layers that were ready before, and without a secret."""
-    started, release, uploads = threading.Event(), threading.Event(), []
-
-    def push(layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
-        uploads.append(len(layers))
-        started.set()
-        return release.wait()
-
-    monkeypatch.setattr(early, "_push", push)
     early.add(layer(tmp_path, 0))
-    assert started.wait(60)
+    assert slow.begun.get(timeout=60) == 1
     early.add(layer(tmp_path, 1))
     early.stop()
     early.add(layer(tmp_path, 2))
-    release.set()
+    slow.release.set()
     early.finish()
     early.add(layer(tmp_path, 3))
     early.finish()
-    assert uploads == [1]
+    assert slow.begun.empty()
 
 
 def test_an_upload_that_fails_is_the_last_one_and_no_error(

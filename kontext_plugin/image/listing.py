@@ -69,6 +69,7 @@ class Chunk:
     size: int  # bytes of all regular files
     read: Callable[[], bytes] = field(repr=False)  # returns the document
 
+    # So a chunk of a scan, and the same one of an image, are decoded once.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chunk) and self.digest == other.digest
 

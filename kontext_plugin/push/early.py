@@ -82,9 +82,10 @@ class EarlyUpload:
 
     def _upload(self, layers: list[StagedLayer]) -> None:
         while layers:
-            is_taken = self._push(layers, self._uploads[-1])
+            is_accepted = self._push(layers, self._uploads[-1])
             with self._lock:
-                self._left = self._left if is_taken else 0
+                if not is_accepted:
+                    self._left = 0
                 if not (layers := self._take()):
                     self._running = None
 

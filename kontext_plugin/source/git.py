@@ -165,8 +165,7 @@ def read_labels(
     """Return the labels of commit and remote; empty if git does not know them, or fails.
 
     The paths `changed` come first: if one of them differs from the commit, the rest makes no
-    difference. `warn` receives what the user can do about it in one line, if there is
-    something.
+    difference. `warn` receives what the user can do about it in one line, if there is something.
     """
     if _find_work_tree(root) is None:
         return {}
@@ -242,14 +241,14 @@ def _read_small_files(root: str, paths: Iterable[str]) -> dict[str, bytes]:
     """
     contents: dict[str, bytes] = {}
     left = _MAX_READ
+    listable = [path for path in paths if "\n" not in path and not path.startswith('"')]
     with contextlib.suppress(OSError), DirTree(root) as sources:
-        for path in paths:
+        for path in listable:
             with contextlib.suppress(OSError), os.fdopen(sources.open_file(path), "rb") as file:
                 status = os.fstat(file.fileno())
-                size = status.st_size if stat.S_ISREG(status.st_mode) else left + 1
-                if size <= left and "\n" not in path and not path.startswith('"'):
-                    contents[path] = file.read(size)
-                    left -= size
+                if stat.S_ISREG(status.st_mode) and status.st_size <= left:
+                    contents[path] = file.read(status.st_size)
+                    left -= len(contents[path])
     return contents
 
 

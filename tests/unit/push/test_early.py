@@ -79,20 +79,25 @@ def test_layers_go_up_by_digest_and_a_few_times_only(
 
 @dataclass
 class SlowUploads:
-    """Uploads that begin, and end when they are released."""
+    """Uploads that go on when they are released."""
 
     begun: Queue[int] = field(default_factory=Queue)  # the numbers of their layers
     release: threading.Event = field(default_factory=threading.Event)
 
-    def push(self, layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
-        self.begun.put(len(layers))
-        return self.release.wait()
-
 
 @pytest.fixture
-def slow(early: EarlyUpload, monkeypatch: pytest.MonkeyPatch) -> SlowUploads:
-    slow = SlowUploads()
-    monkeypatch.setattr(early, "_push", slow.push)
+def slow(early: EarlyUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlowUploads:
+    """Uploads of `early`. The one of layer 0 has begun."""
+    slow, real = SlowUploads(), early._push
+
+    def push(layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
+        slow.begun.put(len(layers))
+        slow.release.wait()
+        return real(layers, progress)
+
+    monkeypatch.setattr(early, "_push", push)
+    early.add(layer(tmp_path, 0))
+    assert slow.begun.get(timeout=60) == 1
     return slow
 
 
@@ -100,20 +105,23 @@ def test_layers_that_are_ready_during_an_upload_go_up_together_after_it(
     early: EarlyUpload, slow: SlowUploads, tmp_path: Path
 ) -> None:
     """Nothing else is needed for that: the other layers may take long."""
-    early.add(layer(tmp_path, 0))
-    assert slow.begun.get(timeout=60) == 1
     for number in range(1, 5):
         early.add(layer(tmp_path, number))
     slow.release.set()
     assert slow.begun.get(timeout=60) == 4
+    early.finish()
+    first, second = sorted((tmp_path / "early").iterdir(), key=lambda path: path.stat().st_ctime_ns)
+    held = [
+        sum(path.read_bytes().startswith(b"layer") for path in one.rglob("sha256/*"))
+        for one in (first, second)
+    ]
+    assert held == [1, 4]
 
 
 def test_no_upload_begins_after_the_last_layer_is_written(
     early: EarlyUpload, slow: SlowUploads, tmp_path: Path
 ) -> None:
     """The push itself uploads what is left, with its tag."""
-    early.add(layer(tmp_path, 0))
-    assert slow.begun.get(timeout=60) == 1
     early.add(layer(tmp_path, 1))
     threading.Timer(0.2, slow.release.set).start()
     early.finish()
@@ -124,8 +132,6 @@ def test_a_push_that_is_blocked_begins_no_other_upload(
     early: EarlyUpload, slow: SlowUploads, tmp_path: Path
 ) -> None:
     """Not even of layers that were ready before, and without a secret."""
-    early.add(layer(tmp_path, 0))
-    assert slow.begun.get(timeout=60) == 1
     early.add(layer(tmp_path, 1))
     early.stop()
     early.add(layer(tmp_path, 2))

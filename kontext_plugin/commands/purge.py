@@ -98,8 +98,8 @@ def purge(options: PurgeOptions, report: Report) -> str:
     tag, cache = options.tag, open_cache()
     with (
         open_session(report, cache, insecure=options.insecure, timeout=options.timeout) as session,
-        cache.scratch() as sources,
-        cache.scratch() as directory,
+        session.scratch() as sources,
+        session.scratch() as directory,
     ):
         old = fetch(session.crane, session.requests, tag, with_history=True)
         if old.manifest.lineage is None:

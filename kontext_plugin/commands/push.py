@@ -125,10 +125,12 @@ def _publish(
         tell = report.info
     tell(messages.builds_on(plan))
     try:
-        with session.cache.scratch() as directory:
+        with session.scratch() as directory:
             check_room(directory, prepared.bytes_to_write, report)
-            early = EarlyUpload(session, tags[0], directory)
-            with on_interrupt(lambda: messages.unpublished(early.uploaded)):
+            with (
+                EarlyUpload(session, tags[0], directory) as early,
+                on_interrupt(lambda: messages.unpublished(early.uploaded)),
+            ):
                 written = _write(session, prepared, options, policy, directory, early)
                 early.finish()
             prepared, plan = written.prepared, written.prepared.plan

@@ -40,6 +40,13 @@ class EarlyUpload:
         self._uploads: list[UploadProgress] = []
         self._running: Future[None] | None = None
         self._left = _MOST  # images
+        self._is_stopped = False
+
+    def __enter__(self) -> EarlyUpload:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()  # so the directory may be removed
 
     @property
     def uploaded(self) -> int:
@@ -54,9 +61,9 @@ class EarlyUpload:
                 self._running = self._session.jobs.submit(self._upload, layers)
 
     def stop(self) -> None:
-        """Begin no other upload."""
+        """Begin no other upload, and write no layout any more."""
         with self._lock:
-            self._ready, self._left = [], 0
+            self._is_stopped = True
 
     def finish(self) -> None:
         """Begin no other upload now, and wait for the one that is running.
@@ -72,7 +79,7 @@ class EarlyUpload:
 
     def _take(self) -> list[StagedLayer]:
         """Return the layers of the next upload; none after the last one."""
-        layers, self._ready = self._ready if self._left else [], []
+        layers, self._ready = self._ready if self._left and not self._is_stopped else [], []
         if layers:
             self._left -= 1
             self._uploads.append(
@@ -82,19 +89,21 @@ class EarlyUpload:
 
     def _upload(self, layers: list[StagedLayer]) -> None:
         while layers:
-            is_accepted = self._push(layers, self._uploads[-1])
+            if not self._push(layers, self._uploads[-1]):
+                self.stop()
             with self._lock:
-                if not is_accepted:
-                    self._left = 0
                 if not (layers := self._take()):
                     self._running = None
 
     def _push(self, layers: Sequence[StagedLayer], progress: UploadProgress) -> bool:
         """Push an image of these layers; return whether the registry took it."""
-        place = os.path.join(tempfile.mkdtemp(dir=self._directory), "layout")
         image = plain_image([(one.layer, one.diff_id) for one in layers])
         try:
-            write_layout(place, image.index, image.documents, layers)
+            with self._lock:
+                if self._is_stopped:
+                    return False
+                place = os.path.join(tempfile.mkdtemp(dir=self._directory), "layout")
+                write_layout(place, image.index, image.documents, layers)
             name = self._tag.at(image.digest)
             self._session.crane.push_layout(place, name, progress=progress)
         except (OSError, RegistryError) as error:

@@ -53,7 +53,7 @@ class Preflight:
         tags_to_ask = {tag.repository: tag for tag in tags if tag.repository not in self._asked}
         if not tags_to_ask:
             return
-        with self._session.cache.scratch() as directory:
+        with self._session.scratch() as directory:
             layout = os.path.join(directory, "layout")
             question = plain_image([(_NO_LAYER, _NO_LAYER.digest)])
             write_layout(layout, question.index, question.documents, ())

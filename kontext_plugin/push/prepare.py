@@ -115,7 +115,7 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
     if not options.dry_run:
         preflight.check(found, prepared.bytes_to_write)
     if not (is_unchanged or scan.unread):
-        session.jobs.submit(cache.save_snapshot, source.root, scan.snapshot)
+        session.saves.submit(cache.save_snapshot, source.root, scan.snapshot)
     return prepared
 
 
@@ -141,7 +141,7 @@ def take_scan(session: PushSession, prepared: Prepared, scan: Scan) -> Prepared:
     """Return what to push, by the complete scan of a directory that was unread."""
     source, found, plan = prepared.source, prepared.found, prepared.plan
     assert isinstance(plan.parent, StartFresh)
-    session.jobs.submit(session.cache.save_snapshot, source.root, scan.snapshot)
+    session.saves.submit(session.cache.save_snapshot, source.root, scan.snapshot)
     spec = plan.spec
     if scan.was_edited:  # maybe after git has answered
         spec = _ask_git_again(session, source, spec)
@@ -190,7 +190,7 @@ def scan_again(
             plan = plan_fresh(plan.parent, spec, scan.tree)
         else:
             plan = make_plan(found.candidates, found.fresh, spec, scan.tree)
-        session.jobs.submit(cache.save_snapshot, source.root, scan.snapshot)
+        session.saves.submit(cache.save_snapshot, source.root, scan.snapshot)
         return _complete(source, scan, found, plan)
 
 

@@ -14,7 +14,7 @@ from kontext_plugin.terminal.messages import Report
 
 _JOBS = 4
 """Background jobs: questions to the registry, the scan, git's labels, the start of workers; later
-an early upload, and saving the stat cache."""
+an early upload."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,20 @@ class PushSession:
     crane: Crane
     requests: Executor  # for one request each; a request waits for nothing on either pool
     jobs: Executor  # for work that may wait for requests
+    saves: Executor  # for what the cache keeps: a push that fails keeps it, too
     workers: Workers
     cache: Cache
     report: Report
+
+    @contextmanager
+    def scratch(self) -> Iterator[str]:
+        """Yield a private directory, as `Cache.scratch`. No worker writes there while it goes."""
+        with self.cache.scratch() as directory:
+            try:
+                yield directory
+            except BaseException:
+                self.workers.end()
+                raise
 
 
 @contextmanager
@@ -37,6 +48,13 @@ def open_session(
 
     `timeout` is in seconds without progress, 0 for none. Raises KontextError.
     """
+    from concurrent.futures import ThreadPoolExecutor  # 10 ms, as in `thread_pool`
+
     link = connect(report.debug, insecure=insecure, timeout=timeout)
-    with link as (crane, requests), thread_pool(_JOBS) as jobs, Workers() as workers:
-        yield PushSession(crane, requests, jobs, workers, cache, report)
+    with (
+        ThreadPoolExecutor(1) as saves,  # waited for, also after an error
+        link as (crane, requests),
+        thread_pool(_JOBS) as jobs,
+        Workers() as workers,
+    ):
+        yield PushSession(crane, requests, jobs, saves, workers, cache, report)

@@ -70,7 +70,7 @@ def stage(
                 tell = session.report.debug if moved else session.report.info
                 tell(f"{error.path!r} changed while its layer was written: scanning again")
                 moved.add(error.path)
-                copies = copies or scratch.enter_context(session.cache.scratch())
+                copies = copies or scratch.enter_context(session.scratch())
                 prepared = scan_again(session, prepared, error.path, copies)
                 session.report.info(messages.scanned(prepared.scan))
                 if check:

@@ -147,4 +147,4 @@ def push_session(registry: FakeRegistry, cache: Path) -> Iterator[PushSession]:
         ThreadPoolExecutor(4) as jobs,
         Workers(2) as workers,
     ):
-        yield PushSession(crane, requests, jobs, workers, Cache(str(cache)), Report())
+        yield PushSession(crane, requests, jobs, jobs, workers, Cache(str(cache)), Report())

@@ -205,7 +205,7 @@ def check(
     new = registry.tree | {"zzz": File(b"new")} if tree is None else tree
     plan = plan_on(found, spec, described(new))
     with ThreadPoolExecutor(1) as threads:
-        session = PushSession(registry.crane, threads, threads, None, cache, Report())  # type: ignore[arg-type]
+        session = PushSession(registry.crane, threads, threads, threads, None, cache, Report())  # type: ignore[arg-type]
         prepared = Prepared(
             source=open_source("/"),
             scan=Scan(Snapshot(list_tree(plan.tree)), (), (), 0),

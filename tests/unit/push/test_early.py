@@ -142,6 +142,18 @@ def test_a_push_that_is_blocked_begins_no_other_upload(
     assert slow.begun.empty()
 
 
+def test_nothing_is_written_once_the_directory_may_be_removed(
+    registry: FakeRegistry, early: EarlyUpload, slow: SlowUploads, tmp_path: Path
+) -> None:
+    """The first upload has not written its layout yet."""
+    with early:
+        early.add(layer(tmp_path, 1))
+    slow.release.set()
+    early.finish()
+    assert not list((tmp_path / "early").iterdir())
+    assert not pushes(registry)
+
+
 def test_an_upload_that_fails_is_the_last_one_and_no_error(
     registry: FakeRegistry, early: EarlyUpload, tmp_path: Path
 ) -> None:

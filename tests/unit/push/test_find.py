@@ -213,7 +213,7 @@ def find(
     registry: Registry, cache: Cache, options: PushOptions = OPTIONS, root: str = HERE
 ) -> Found:
     with ThreadPoolExecutor(4) as requests:
-        session = PushSession(registry, requests, requests, None, cache, Report())  # type: ignore[arg-type]
+        session = PushSession(registry, requests, requests, requests, None, cache, Report())  # type: ignore[arg-type]
         return find_images(session, options, root)
 
 

@@ -68,7 +68,7 @@ def session_with(registry: FakeRegistry, cache: Cache) -> Iterator[PushSession]:
         ThreadPoolExecutor(1) as jobs,
         Workers(1) as workers,
     ):
-        yield PushSession(crane, requests, jobs, workers, cache, Report())
+        yield PushSession(crane, requests, jobs, jobs, workers, cache, Report())
 
 
 # The whole preparation

@@ -138,7 +138,7 @@ def crane() -> FakeCrane:
 def session(crane: FakeCrane, tmp_path: Path) -> Iterator[PushSession]:
     cache = Cache(str(tmp_path / "cache"))
     with ThreadPoolExecutor(1) as threads, Workers(2) as workers:
-        yield PushSession(crane, threads, threads, workers, cache, Report())  # type: ignore[arg-type]
+        yield PushSession(crane, threads, threads, threads, workers, cache, Report())  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -15,19 +15,14 @@ import secrets
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.reference import Reference
 from kontext_plugin.image.tree import Tree
-from kontext_plugin.layer.reader import ExportReader, max_export_bytes, max_unpacked_bytes
-from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.files import DirTree, hash_file
-from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
+from kontext_plugin.terminal.steps import Step
 
 GIT = ".git"
 """What a mirror keeps wherever it lies: a repository that was never pushed is nowhere else."""
@@ -91,8 +86,7 @@ State = Literal["right", "changed", "wrong"]
 """Of a file: as it should be; right since its mode was changed; of another content or kind."""
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """A regular file as the workspace should have it."""
 
     path: str
@@ -105,6 +99,10 @@ class File:
         return 0o755 if self.executable else 0o644
 
 
+class OtherContent(ValueError):
+    """A file that is not as the workspace should have it; the text says which, and why."""
+
+
 class Workspace:
     """The directory, which is made if it does not exist. A context manager that closes it.
 
@@ -115,10 +113,11 @@ class Workspace:
     whatever the umask was before.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, temporary: str = ".kontext") -> None:
+        """Names of temporary files begin with `temporary`."""
         self.root = os.path.abspath(directory)
         # A name of its own: that of a path may be as long as a name can be.
-        self._temporary = f".kontext-{secrets.token_hex(16)}"
+        self.temporary = f"{temporary}-{secrets.token_hex(16)}"
         self._made: set[str] = set()  # directories, where nothing was before
         umask = os.umask(_UMASK)
         try:
@@ -173,12 +172,12 @@ class Workspace:
         """Return whether a file can be opened by another name. The file system itself knows."""
         try:
             with self._explaining("", "written to"):
-                os.mkdir(self._temporary, 0o700, dir_fd=self._tree.open_directory(""))
-                parent = self._tree.open_directory(self._temporary)
+                os.mkdir(self.temporary, 0o700, dir_fd=self._tree.open_directory(""))
+                parent = self._tree.open_directory(self.temporary)
                 os.close(os.open(one, _WRITE, 0o600, dir_fd=parent))
                 return _lstat(parent, other) is not None
         finally:
-            self._remove(self._temporary)
+            self._remove(self.temporary)
 
     def reconcile(self, file: File, step: Step | None = None) -> State:
         """Compare a file with what is there, by content; correct a mode that alone is wrong.
@@ -217,7 +216,7 @@ class Workspace:
     def write(self, file: File, content: Iterable[bytes]) -> None:
         """Write a file, also in the place of anything else, as a whole or not at all.
 
-        Raises ValueError, and changes nothing, if the content does not have the file's digest.
+        Raises OtherContent, and changes nothing, if the content does not have the file's digest.
         """
         try:
             self._replace(file.path, lambda parent, name: _create(parent, name, file, content))
@@ -241,6 +240,15 @@ class Workspace:
                 removed += self._remove(f"{directory}/{name}" if directory else name, spared=GIT)
         return removed
 
+    def clear(self, paths: Iterable[str]) -> None:
+        """Remove what killed processes with this workspace's temporary names left beside paths."""
+        for directory in sorted({path.rpartition("/")[0] for path in paths}):
+            with contextlib.suppress(OSError):
+                parent = self._tree.open_directory(directory)
+                for name in os.listdir(parent):
+                    if name.startswith(self.temporary):
+                        os.unlink(name, dir_fd=parent)
+
     def _place(self, path: str) -> tuple[int, str]:
         """Return the descriptor of the parent, valid until the next call, and the name."""
         above, _, name = path.rpartition("/")
@@ -252,7 +260,7 @@ class Workspace:
         `create` gets the descriptor of the directory and the name. Raises IsADirectoryError where
         `path` is a directory with a `.git` below it, and leaves that alone.
         """
-        temporary = self._temporary
+        temporary = self.temporary
         parent, name = self._place(path)
         try:
             create(parent, temporary)
@@ -326,7 +334,7 @@ class Workspace:
 
 
 def _create(parent: int, name: str, file: File, content: Iterable[bytes]) -> None:
-    """Write a new file. Raises OSError, and ValueError for content with another digest."""
+    """Write a new file. Raises OSError, and OtherContent where the digest is another one."""
     opened = os.open(name, _WRITE, file.mode, dir_fd=parent)
     try:
         # A default ACL, or a disk with one mode for all files, may override it.
@@ -340,7 +348,7 @@ def _create(parent: int, name: str, file: File, content: Iterable[bytes]) -> Non
     finally:
         os.close(opened)
     if digest.hexdigest() != file.digest:
-        raise ValueError(f"{file.path!r} has other content")
+        raise OtherContent(f"{file.path!r} has other content")
 
 
 def _lstat(parent: int, name: str) -> os.stat_result | None:
@@ -381,62 +389,3 @@ def _reconcile(opened: int, file: File, step: Step | None) -> State:
         return "wrong"
     os.fchmod(opened, file.mode)  # fails for the file of another user
     return "changed"
-
-
-def files_of(image: KontextImage) -> list[File]:
-    """Return the regular files of an image. Version 1 of the manifest lists no sizes."""
-    tree = image.manifest.tree
-    return [
-        File(
-            path,
-            tree.files[path],
-            tree.sizes[path] if image.manifest.lineage else None,
-            path in tree.executable,
-        )
-        for path in sorted(tree.sizes)
-    ]
-
-
-def write_files(
-    crane: Crane,
-    name: Reference,
-    image: KontextImage,
-    workspace: Workspace,
-    wanted: Mapping[str, File],
-    steps: Steps | None = None,
-) -> None:
-    """Write the wanted files of an image into a workspace; read no further than the last of them.
-
-    Raises KontextError where the image does not hold what its manifest says.
-    """
-    limit = max_export_bytes(image.manifest.tree)
-    if image.manifest.lineage is None:  # which lists no sizes
-        limit += max_unpacked_bytes(image.image.layers)
-    missing = dict(wanted)
-    size = sum(file.size or 0 for file in wanted.values())
-    try:
-        with (
-            (steps or Steps()).step(StepName.CRANE_EXPORT) as step,
-            crane.export(name.at(image.image.digest)) as stream,
-        ):
-            step.progress = Progress(total_files=len(wanted), total_bytes=size)
-            export = ExportReader(stream, limit)
-            for entry in export.entries():
-                file = missing.pop(entry.path, None)
-                if file is None:
-                    continue
-                if entry.kind != "file":
-                    raise ValueError(f"{entry.path!r}: expected a file, found a {entry.kind}")
-                if file.size not in (None, entry.size):
-                    raise ValueError(f"{entry.path!r} has another size")
-                workspace.write(file, step.count(export.content()))
-                step.advance(1, 0)
-                if not missing:
-                    return
-            raise ValueError(f"{min(missing)!r} is missing")
-    except ValueError as error:
-        raise KontextError(
-            f"{name} does not match its manifest: {error}",
-            hint="All files that were written do match. Push the image again with --fresh. "
-            "'docker kontext verify' shows everything that is wrong with it.",
-        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
+from kontext_plugin.cache import open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import PULL, timeout_of
 from kontext_plugin.crane import Crane, connect
@@ -12,11 +13,13 @@ from kontext_plugin.image.reference import Reference, parse_image_reference
 from kontext_plugin.push.history import resolve
 from kontext_plugin.registry.fetch import fetch
 from kontext_plugin.runtime.docker_config import home_directory
+from kontext_plugin.runtime.workers import Workers
 from kontext_plugin.terminal.messages import Report
 from kontext_plugin.terminal.progress import choose_mode, reporting
 from kontext_plugin.terminal.steps import Progress, StepName
 from kontext_plugin.terminal.text import number, size
-from kontext_plugin.workspace import Workspace, check_mirror, files_of, write_files
+from kontext_plugin.unpack import files_of, write_files
+from kontext_plugin.workspace import Workspace, check_mirror
 
 
 def main(arguments: Sequence[str], flags: Globals) -> int:
@@ -74,7 +77,9 @@ def pull(
             sizes = [file.size for file in wrong.values() if file.size is not None]
             known_size = f", {size(sum(sizes))}" if sizes else ""
             report.info(f"Pulling {name}: {number(len(wrong), 'file')}{known_size}")
-            write_files(crane, name, image, workspace, wrong, report.steps)
+            scratch = open_cache().scratch
+            with Workers() as workers:
+                write_files(crane, workers, scratch, name, image, workspace, wrong, report.steps)
         for path, target in sorted(tree.links.items()):
             written += workspace.place_link(path, target)
         right = tree.file_count - written

@@ -12,7 +12,6 @@ from kontext_plugin.cache import Cache, PushRecord, open_cache
 from kontext_plugin.cli.flags import Globals, parse
 from kontext_plugin.cli.options import DEFAULT_TIMEOUT, PURGE, timeout_of
 from kontext_plugin.cli.signals import on_interrupt
-from kontext_plugin.crane import Crane
 from kontext_plugin.crane_driver.errors import RegistryError
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.assembly import Assembly, Sources
@@ -41,7 +40,8 @@ from kontext_plugin.secret_scan.policy import SecretPolicy
 from kontext_plugin.terminal.messages import Report, write_stdout
 from kontext_plugin.terminal.progress import choose_mode, reporting
 from kontext_plugin.terminal.text import number, size
-from kontext_plugin.workspace import Workspace, files_of, write_files
+from kontext_plugin.unpack import files_of, write_files
+from kontext_plugin.workspace import Workspace
 
 _MAX_LISTED = 20_000
 """The most tags of a listing that are read."""
@@ -121,7 +121,7 @@ def purge(options: PurgeOptions, report: Report) -> str:
             f"Reading {number(plan.tree.file_count, 'file')}, {size(plan.tree.size)}, "
             f"of generation {old.lineage.generation} from {tag}"
         )
-        _write_sources(session.crane, tag, old, sources, report)
+        _write_sources(session, tag, old, sources)
         policy = SecretPolicy(options.secrets, sources, report)
         writing = WriteOptions(sources, directory, policy.needs_scan)
         layers = write_layers(session, plan, partition(plan), writing)
@@ -207,15 +207,22 @@ def _has_unknown_base(old: KontextImage) -> bool:
     return old.height > (0 if old.image.extractor else 1)
 
 
-def _write_sources(
-    crane: Crane, tag: Reference, old: KontextImage, directory: str, report: Report
-) -> None:
+def _write_sources(session: PushSession, tag: Reference, old: KontextImage, directory: str) -> None:
     """Write the image's regular files into an empty private directory. Makes no links there."""
     with Workspace(directory) as workspace:
         for path in sorted(old.manifest.tree.directories()):
             workspace.make_directory(path)
         if files := {file.path: file for file in files_of(old)}:
-            write_files(crane, tag, old, workspace, files, report.steps)
+            write_files(
+                session.crane,
+                session.workers,
+                session.scratch,
+                tag,
+                old,
+                workspace,
+                files,
+                session.report.steps,
+            )
 
 
 def _find_remains(session: PushSession, tag: Reference, old: KontextImage, new: Image) -> Remains:

@@ -187,17 +187,32 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _Gunzip:
-    """A gzip stream of any number of members, decompressed only as far as it is read."""
+    """A gzip stream of any number of members, decompressed little further than it is read."""
 
     _WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say gzip
+
+    _AHEAD = 64 * 1024
+    """Bytes that are decompressed at least: one call of zlib for many headers."""
 
     def __init__(self, stream: Source) -> None:
         self._stream = stream
         self._inflate = zlib.decompressobj(self._WINDOW)
         self._pending = b""
         self._idle = 0  # bytes that were read, less the bytes that came out
+        self._plain = b""
+        self._next = 0  # the first byte of that which was not returned yet
 
     def read(self, size: int) -> bytes:
+        content = self._plain[self._next : self._next + size]
+        self._next += len(content)
+        if len(content) < size:
+            self._plain = self._decompress(max(size - len(content), self._AHEAD))
+            self._next = size - len(content)
+            content += self._plain[: self._next]
+        return content
+
+    def _decompress(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer at the end."""
         content = bytearray()
         try:
             while len(content) < size and (self._pending or self._more()):

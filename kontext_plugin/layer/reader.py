@@ -1,6 +1,6 @@
-"""Read what a registry sends: the documents at a layer's head, and the stream of `crane export`.
+"""Read what a registry sends: documents at a layer's head, a layer, the stream of `crane export`.
 
-Both come from outside. Each reader stops at a limit of bytes and takes nothing into memory whole
+All come from outside. Each reader stops at a limit of bytes and takes nothing into memory whole
 but single documents. Python's tarfile would keep every entry and accept headers of any size.
 """
 
@@ -106,7 +106,7 @@ def _too_large() -> ValueError:
     return ValueError("its manifest is too large to be read")
 
 
-# --- The stream of `crane export`: the whole file system of an image, its top layer first ---
+# --- The archive of a layer, or of `crane export`: the whole file system, the top layer first ---
 
 EntryKind = Literal["file", "directory", "link", "hard link", "FIFO", "device", "unknown"]
 
@@ -152,7 +152,7 @@ _RECORDS = frozenset({b"path", b"linkpath", b"size"})
 
 
 class ExportedEntry(NamedTuple):
-    """An entry of the export that lies below the sources."""
+    """An entry of an archive that lies below the sources."""
 
     path: str  # relative to the sources
     kind: EntryKind
@@ -201,7 +201,7 @@ class ExportReader:
         If `strict`, raises ValueError for what no layer of sources has beside them.
         """
         while (header := self._next_header()) is not None:
-            name = header.name.lstrip("/")
+            name = _clean(header.name)
             if name in _ABOVE_ALL and header.kind != tar.DIRTYPE:
                 raise ValueError(f"/{name} is not a directory")
             if strict:
@@ -235,11 +235,11 @@ class ExportReader:
             try:
                 header = tar.parse_header(block)
             except ValueError as error:
-                raise ValueError(f"its export is damaged: {error}") from error
+                raise ValueError(f"its archive is damaged: {error}") from error
             if header.kind not in (tarfile.XHDTYPE, tarfile.XGLTYPE):
                 return self._complete(header, records)
             if not 0 <= header.size <= _MAX_RECORDS:
-                raise ValueError("its export has a header that is too large")
+                raise ValueError("its archive has a header that is too large")
             content = self._read(header.size)
             self._read(-header.size % tar.BLOCKSIZE)
             if header.kind == tarfile.XHDTYPE:  # crane ignores global ones
@@ -252,7 +252,7 @@ class ExportReader:
             target = records.get(b"linkpath", b"").decode("utf-8", "surrogateescape")
             size = records.get(b"size", b"%d" % header.size)
             if not size.isdigit():
-                raise ValueError("its export has an entry without a size")
+                raise ValueError("its archive has an entry without a size")
             header = header._replace(
                 name=name.rstrip("/") if header.kind == tar.DIRTYPE else name,
                 size=int(size),
@@ -282,13 +282,19 @@ class ExportReader:
         self._count(size)
         content = self._stream.read(size)
         if len(content) != size:
-            raise ValueError("its export ends early")
+            raise ValueError("its archive ends early")
         return content
 
     def _count(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise ValueError(f"its export is longer than {self._limit:,} bytes")
+            raise ValueError(f"its archive is longer than {self._limit:,} bytes")
+
+
+def _clean(name: str) -> str:
+    """Return the path that a name stands for, as `crane export` writes it."""
+    name = name.strip("/")
+    return posixpath.normpath(name) if "./" in name or "//" in name else name
 
 
 def _is_of_sources(header: tar.Header, name: str) -> bool:

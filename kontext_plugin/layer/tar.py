@@ -172,7 +172,7 @@ def parse_pax_records(content: bytes, keys: frozenset[bytes]) -> dict[bytes, byt
         end = start + int(length) if length.isdigit() else 0
         key, equals, value = content[start + len(length) + 1 : end - 1].partition(b"=")
         if not (equals and start < end <= len(content)):
-            raise ValueError("its export has a damaged header")
+            raise ValueError("its archive has a damaged header")
         if key in keys:
             records[key] = value
         start = end

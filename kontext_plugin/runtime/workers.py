@@ -138,16 +138,25 @@ class Workers:
             from concurrent.futures import ThreadPoolExecutor
 
             self._threads = ThreadPoolExecutor(self.count)
+        return self._threads.map(lambda item: self._ask(function, item, advance), items)
 
-        def ask(item: _Item) -> _Result:
-            process = self._idle.get()
-            try:
-                result: _Result = _ask(process, (function, item), advance)
-                return result
-            finally:
-                self._idle.put(process)
+    def run(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
+        """Return the function's result for one item, as `map` does. Any thread may call it.
 
-        return self._threads.map(ask, items)
+        Waits for a worker that is idle. Those that were started run it; if there are none, this
+        process does.
+        """
+        return self._ask(function, item, None) if self._processes else function(item)
+
+    def _ask(
+        self, function: Callable[..., _Result], item: _Item, advance: Advance | None
+    ) -> _Result:
+        process = self._idle.get()
+        try:
+            result: _Result = _ask(process, (function, item), advance)
+            return result
+        finally:
+            self._idle.put(process)
 
 
 def work(module: str) -> None:

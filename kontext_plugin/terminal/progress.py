@@ -43,7 +43,7 @@ _STEP_WORDS = {
     StepName.CRANE_PUSH: "Uploading",
     StepName.CRANE_MUTATE: "Uploading",
     StepName.CHECK_PARENT: "Checking the parent",
-    StepName.CRANE_EXPORT: "Pulling",
+    StepName.UNPACK: "Pulling",
     StepName.VERIFY: "Verifying",
 }
 """What a person reads. The other steps are short and have no line."""

@@ -29,7 +29,7 @@ class StepName(Enum):
     CRANE_MUTATE = "crane mutate"  # of a base, or of a parent in another repository
     REMEMBER = "remember"
     CHECK_PARENT = "check the parent"
-    CRANE_EXPORT = "crane export"  # to pull files
+    UNPACK = "unpack layers"  # to pull files
     VERIFY = "verify"
 
 

@@ -152,11 +152,11 @@ LYING: dict[str, tuple[bytes, list[Entry], str]] = {
         [sources("\x1b[31mred", b"wrong\n")],
         "red' has other content",
     ),
-    "..": (IT, [sources("../../../../outside/file", b"x")], "unsafe tar path"),
+    "..": (IT, [sources("../../../../outside/file", b"x")], "'it' is missing"),
     "a PAX header of 2 MiB": (
         IT,
         [sources("x" * (2 * MB), b"x"), sources("it", RIGHT)],
-        "header field too long",
+        "a header that is too large",
     ),
 }
 
@@ -268,7 +268,7 @@ def assert_found_too_long(docker: Docker, *command: str) -> None:
     """By little memory."""
     done, memory = peak(docker, *command)
     assert done.code == 1
-    assert "its export is longer than" in done.stderr
+    assert "its archive is longer than" in done.stderr
     assert memory < 120 * MB
 
 

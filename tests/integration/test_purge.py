@@ -130,7 +130,7 @@ def test_a_purge_leaves_a_tag_that_has_moved(
     tag, _, other = history
     docker.environment["KONTEXT_CRANE"] = wrapper(
         tmp_path,
-        f'[ "$1" != export ] || "{crane_path}" tag {other} v1 >&2\nexec "{crane_path}" "$@"\n',
+        f'[ "$1" != blob ] || "{crane_path}" tag {other} v1 >&2\nexec "{crane_path}" "$@"\n',
     )
     purged = docker("kontext", "purge", tag)
     assert (purged.code, purged.stdout) == (1, "")
@@ -138,7 +138,7 @@ def test_a_purge_leaves_a_tag_that_has_moved(
     assert other.endswith(crane("digest", tag).decode().strip())
 
 
-@pytest.mark.parametrize("verb", ["export", "push"])
+@pytest.mark.parametrize("verb", ["blob", "push"])
 def test_a_killed_purge_leaves_the_image(
     docker: Docker,
     history: tuple[str, str, str],
@@ -147,12 +147,17 @@ def test_a_killed_purge_leaves_the_image(
     crane_path: str,
     verb: str,
 ) -> None:
-    """The tag shows its image, and the next purge clears up and succeeds."""
+    """The tag shows its image, and the next purge clears up and succeeds.
+
+    The first blob that is read has the manifest.
+    """
     tag, old, _ = history
     cache = tmp_path / "cache"
     docker.environment["KONTEXT_CACHE_DIR"] = str(cache)
     docker.environment["KONTEXT_CRANE"] = wrapper(
-        tmp_path, f'[ "$1" != {verb} ] || exec kill -9 $PPID\nexec "{crane_path}" "$@"\n'
+        tmp_path,
+        f'[ "$1" != {verb} ] || [ {verb} = blob -a ! -e "$0.read" ] || exec kill -9 $PPID\n'
+        f'[ "$1" != blob ] || touch "$0.read"\nexec "{crane_path}" "$@"\n',
     )
     assert docker("kontext", "purge", tag).code != 0
     assert old.endswith(crane("digest", tag).decode().strip())

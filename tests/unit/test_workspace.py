@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import stat
-import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import unprivileged
 from support.models import described, parents
-from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk, plant
+from support.trees import Directory, File, Link, Tree, on_disk, plant
 
 from kontext_plugin import workspace
 from kontext_plugin.errors import KontextError
-from kontext_plugin.image.oci import Digest, Image, Layer
-from kontext_plugin.image.reference import parse_reference
 from kontext_plugin.image.tree import DIRECTORY
 from kontext_plugin.image.tree import Tree as ImageTree
-from kontext_plugin.manifest import Lineage, Manifest
-from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.workspace import (
     Workspace,
     check_mirror,
-    files_of,
     folded_pairs,
-    write_files,
 )
 
 CONTENT = b"content"
@@ -400,137 +390,6 @@ def test_a_mirror_does_what_the_extractor_does(case: dict[str, Any], tmp_path: P
     for removed in (case["removed"], 0):
         assert pull(root, image) == removed
         check()
-
-
-# The files of an image
-
-NAME = parse_reference("host.io/repo:t")
-LAYER = Layer(Digest("sha256:" + "a" * 64), 100)
-LINEAGE = Lineage()
-FILES: Tree = {
-    "a": File(b"first"),
-    "d": Directory(),
-    "d/b": File(b"second", executable=True),
-    "l": Link("a"),
-}
-
-
-def image_of(tree: Tree, lineage: Lineage | None = LINEAGE) -> KontextImage:
-    listed = described(tree)
-    if lineage is None:
-        listed = replace(listed, sizes=dict.fromkeys(listed.sizes, 0))
-    image = Image(LAYER.digest, (LAYER,), None)
-    return KontextImage(image.digest, image, Manifest(listed, lineage))
-
-
-def archive_of(*entries: tuple[str, Node]) -> bytes:
-    """Return the export of an image with these sources."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for path, node in entries:
-            info = tarfile.TarInfo(f"{SOURCES}/{path}")
-            if isinstance(node, File):
-                info.size = len(node.content)
-            else:
-                info.type = tarfile.SYMTYPE if isinstance(node, Link) else tarfile.DIRTYPE
-            archive.addfile(info, io.BytesIO(node.content) if isinstance(node, File) else None)
-    return stream.getvalue()
-
-
-class Export:
-    """A crane that exports an archive, and notes how far it was read."""
-
-    def __init__(self, archive: bytes | io.RawIOBase) -> None:
-        self.stream = io.BytesIO(archive) if isinstance(archive, bytes) else archive
-        self.names: list[str] = []
-
-    @contextlib.contextmanager
-    def export(self, name: str) -> Iterator[io.IOBase]:
-        self.names.append(name)
-        yield self.stream
-
-
-def written(root: Path, image: KontextImage, archive: bytes | io.RawIOBase, *paths: str) -> Export:
-    crane, files = Export(archive), {file.path: file for file in files_of(image)}
-    chosen = {path: files[path] for path in paths or files}
-    with Workspace(str(root)) as there:
-        write_files(crane, NAME, image, there, chosen)  # type: ignore[arg-type]
-    return crane
-
-
-def test_the_files_of_an_image_are_its_regular_files_in_order() -> None:
-    assert files_of(image_of(FILES)) == [
-        wanted("a", b"first"),
-        wanted("d/b", b"second", executable=True),
-    ]
-
-
-def test_the_sizes_of_a_version_1_image_are_not_known() -> None:
-    assert [file.size for file in files_of(image_of(FILES, lineage=None))] == [None, None]
-
-
-@pytest.mark.parametrize("lineage", [LINEAGE, None], ids=["version 2", "version 1"])
-def test_the_wanted_files_are_written(lineage: Lineage | None, root: Path) -> None:
-    archive = archive_of(*FILES.items())
-    (root / "d").mkdir()
-    crane = written(root, image_of(FILES, lineage), archive)
-    assert on_disk(root) == {path: FILES[path] for path in ("a", "d", "d/b")}
-    assert crane.names == [f"host.io/repo@{LAYER.digest}"]
-
-
-def test_an_export_is_read_no_further_than_the_last_wanted_file(root: Path) -> None:
-    large = File(bytes(2_000_000))
-    archive = archive_of(("a", File(b"first")), ("z", large))
-    crane = written(root, image_of(FILES | {"z": large}), archive, "a")
-    assert on_disk(root) == {"a": File(b"first")}
-    assert crane.stream.tell() <= 1024
-
-
-WRONG: dict[str, tuple[list[tuple[str, Node]], str]] = {
-    "missing": ([("d/b", FILES["d/b"])], "'a' is missing"),
-    "another size": ([("a", File(b"fir"))], "'a' has another size"),
-    "other content": ([("a", File(b"FIRST"))], "'a' has other content"),
-    "a link": ([("a", Link("d/b"))], "'a': expected a file, found a link"),
-    "a directory": ([("a", Directory())], "'a': expected a file, found a directory"),
-}
-
-
-@pytest.mark.parametrize(("entries", "reason"), WRONG.values(), ids=WRONG)
-def test_an_image_that_does_not_match_its_manifest_is_an_error(
-    entries: list[tuple[str, Node]], reason: str, root: Path
-) -> None:
-    with pytest.raises(KontextError) as raised:
-        written(root, image_of(FILES), archive_of(*entries), "a")
-    assert raised.value.message == f"host.io/repo:t does not match its manifest: {reason}"
-    assert "docker kontext verify" in raised.value.hint
-    assert on_disk(root) == {}
-
-
-def test_an_export_that_ends_early_is_an_error(root: Path) -> None:
-    with pytest.raises(KontextError, match="ends early"):
-        written(root, image_of(FILES), archive_of(*FILES.items())[:700])
-
-
-class Endless(io.RawIOBase):
-    """An export whose first file never ends."""
-
-    def __init__(self) -> None:
-        info = tarfile.TarInfo(f"{SOURCES}/x")
-        info.size = 8**11 - 1
-        self._head = info.tobuf(tarfile.PAX_FORMAT)
-
-    def read(self, size: int = -1) -> bytes:
-        piece, self._head = self._head[:size], self._head[size:]
-        return piece or bytes(size)
-
-
-@pytest.mark.parametrize("lineage", [LINEAGE, None], ids=["version 2", "version 1"])
-def test_an_export_is_not_read_beyond_what_the_image_may_hold(
-    lineage: Lineage | None, root: Path
-) -> None:
-    with pytest.raises(KontextError, match="its export is longer than"):
-        written(root, image_of(FILES, lineage), Endless())
-    assert on_disk(root) == {}
 
 
 # --- Names that a file system takes for one ---

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,6 +73,21 @@ def test_the_results_come_in_order(two: Workers) -> None:
     items = [0.2, 0.0, 0.1, 0.0, 0.01, 0.0]
     assert [*two.map(doubled, items)] == [item * 2 for item in items]
     assert [*two.map(doubled, [])] == []
+
+
+def test_threads_share_the_workers(two: Workers) -> None:
+    two.start(process_of)
+    with ThreadPoolExecutor(5) as threads:
+        found = {*threads.map(lambda number: two.run(process_of, number), range(20))}
+    assert len(found) == 2
+    assert os.getpid() not in found
+    with pytest.raises(ValueError, match="told"):
+        two.run(fails, ValueError("told"))
+
+
+def test_no_worker_is_started_to_run_one_item() -> None:
+    with Workers(2) as none:
+        assert none.run(process_of, 0) == os.getpid()
 
 
 def test_as_many_processes_as_asked_for(two: Workers) -> None:

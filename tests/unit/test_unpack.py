@@ -1,0 +1,356 @@
+"""The wanted files of an image are unpacked, and only those that the image shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import models
+from support.fake_registry import FakeRegistry
+from support.models import PLAIN_NAMES, described
+from support.trees import SOURCES, Directory, File, Link, Node, Tree, on_disk
+
+from kontext_plugin.crane import Crane
+from kontext_plugin.delta import diff
+from kontext_plugin.errors import KontextError
+from kontext_plugin.image.oci import GZIP_LAYER, ZSTD_LAYER, Image, Layer, digest_of
+from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.layer.compression import GZIP, ZSTD
+from kontext_plugin.manifest import Lineage, Manifest
+from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.runtime.workers import Workers
+from kontext_plugin.terminal.steps import Steps
+from kontext_plugin.unpack import files_of, write_files
+from kontext_plugin.workspace import File as Wanted
+from kontext_plugin.workspace import Workspace
+
+NAME = parse_reference("host.io/repo:t")
+
+LINEAGE = Lineage()
+
+FILES: Tree = {
+    "a": File(b"first"),
+    "d": Directory(),
+    "d/b": File(b"second", executable=True),
+    "l": Link("a"),
+}
+
+Entries = Sequence[tuple[str, Node | None]]
+"""The entries of a layer, lowest first. None is a whiteout of the path."""
+
+
+def archive_of(entries: Entries) -> bytes:
+    """Return the archive of a layer with these sources."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, node in entries:
+            above, _, name = f"{SOURCES}/{path}".rpartition("/")
+            info = tarfile.TarInfo(f"{above}/{name}" if node is not None else f"{above}/.wh.{name}")
+            if isinstance(node, File):
+                info.size = len(node.content)
+            elif node is not None:
+                info.type = tarfile.SYMTYPE if isinstance(node, Link) else tarfile.DIRTYPE
+            archive.addfile(info, io.BytesIO(node.content) if isinstance(node, File) else None)
+    return stream.getvalue()
+
+
+def packed(archive: bytes) -> bytes:
+    blob = io.BytesIO()
+    GZIP.compress(blob, [archive])
+    return blob.getvalue()
+
+
+def image_of(
+    tree: Tree, *blobs: bytes, lineage: Lineage | None = LINEAGE, media_type: str = GZIP_LAYER
+) -> KontextImage:
+    """Return an image of these layers of sources, lowest first, whose manifest lists the tree."""
+    layers = tuple(Layer(digest_of(blob), len(blob), media_type) for blob in blobs)
+    listed = described(tree)
+    if lineage is None:
+        listed = replace(listed, sizes=dict.fromkeys(listed.sizes, 0))
+    else:
+        lineage = replace(lineage, layers=tuple(layer.digest for layer in layers[:-1]))
+    image = Image(layers[-1].digest, layers, None)
+    return KontextImage(image.digest, image, Manifest(listed, lineage))
+
+
+@dataclass
+class Blobs:
+    """A crane that has blobs, and notes which were read."""
+
+    blobs: dict[str, bytes | io.BytesIO]
+    read: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def blob(self, name: str, *, whole: bool) -> Iterator[io.BytesIO]:
+        assert whole, "its digest would not be compared"
+        self.read.append(name)
+        blob = self.blobs[name]
+        yield io.BytesIO(blob) if isinstance(blob, bytes) else blob
+
+
+class Here:
+    """Workers that work in this process."""
+
+    count = 2
+
+    def start(self, function: Callable[..., object], count: int) -> None: ...
+
+    def end(self) -> None: ...
+
+    def run(self, function: Callable[[Any], Any], item: Any) -> Any:
+        return function(item)
+
+
+@contextlib.contextmanager
+def no_cache() -> Iterator[str]:
+    with TemporaryDirectory() as folder:
+        yield folder
+
+
+def written(
+    root: Path,
+    image: KontextImage,
+    *blobs: bytes,
+    wanted: Sequence[Wanted] = (),
+    workers: Workers | Here | None = None,
+    crane: Crane | None = None,
+) -> list[int]:
+    """Write files of an image, all by default; return the numbers of the layers that were read."""
+    cranes = Blobs({f"host.io/repo@{digest_of(blob)}": blob for blob in blobs})
+    with Workspace(str(root)) as there:
+        for path in sorted(image.manifest.tree.directories()):
+            there.make_directory(path)
+        chosen = {file.path: file for file in wanted or files_of(image)}
+        write_files(
+            crane or cranes,  # type: ignore[arg-type]
+            workers or Here(),  # type: ignore[arg-type]
+            no_cache,
+            NAME,
+            image,
+            there,
+            chosen,
+            Steps(),
+        )
+    return [[*cranes.blobs].index(name) for name in cranes.read]
+
+
+def regular(tree: Tree) -> Tree:
+    """Return what is unpacked of a tree: no links."""
+    return {path: node for path, node in tree.items() if not isinstance(node, Link)}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "workspace"
+
+
+def test_the_files_of_an_image_are_its_regular_files_in_order() -> None:
+    first, second = files_of(image_of(FILES, b""))
+    assert (first.path, first.size, first.executable) == ("a", 5, False)
+    assert (second.path, second.size, second.executable) == ("d/b", 6, True)
+
+
+def test_the_sizes_of_a_version_1_image_are_not_known() -> None:
+    assert [file.size for file in files_of(image_of(FILES, b"", lineage=None))] == [None, None]
+
+
+@pytest.mark.parametrize("lineage", [Lineage(), None], ids=["version 2", "version 1"])
+def test_the_wanted_files_are_written(lineage: Lineage | None, root: Path) -> None:
+    blob = packed(archive_of([*FILES.items()]))
+    written(root, image_of(FILES, blob, lineage=lineage), blob)
+    assert on_disk(root) == regular(FILES)
+
+
+def test_zstd_layers_are_unpacked(root: Path) -> None:
+    blob = io.BytesIO()
+    ZSTD.compress(blob, [archive_of([*FILES.items()])])
+    content = blob.getvalue()
+    written(root, image_of(FILES, content, media_type=ZSTD_LAYER), content)
+    assert on_disk(root) == regular(FILES)
+
+
+LATER: Tree = FILES | {"a": File(b"third"), "new": File(b"fourth")}
+STACK: list[Entries] = [
+    [*FILES.items()],
+    [("a", File(b"between")), ("new", File(b"fourth"))],
+    [("a", File(b"third"))],
+]
+
+
+@pytest.mark.parametrize(
+    ("paths", "read"),
+    [(["a"], [2]), (["new"], [2, 1]), (["d/b"], [2, 1, 0])],
+    ids=["in the top layer", "in the next one", "in the lowest one"],
+)
+def test_no_layer_below_the_last_wanted_file_is_unpacked(
+    paths: list[str], read: list[int], root: Path
+) -> None:
+    blobs = [packed(archive_of(entries)) for entries in STACK]
+    image = image_of(LATER, *blobs)
+    chosen = [file for file in files_of(image) if file.path in paths]
+    numbers = written(root, image, *blobs, wanted=chosen)
+    assert set(read) <= set(numbers)
+    assert numbers[0] == 2
+    assert paths != ["a"] or numbers == [2], "the layers below may have any size"
+    assert {path for path, node in on_disk(root).items() if isinstance(node, File)} == set(paths)
+
+
+WRONG: dict[str, tuple[list[Entries], str]] = {
+    "missing": ([[("d/b", FILES["d/b"])]], "'a' is missing"),
+    "another size": ([[("a", File(b"fir"))]], "'a' has another size"),
+    "other content": ([[("a", File(b"FIRST"))]], "'a' has other content"),
+    "a link": ([[("a", Link("d/b"))]], "'a': expected a file, found a link"),
+    "a directory": ([[("a", Directory())]], "'a': expected a file, found a directory"),
+    "hidden by content": (
+        [[("a", File(b"first"))], [("a", File(b"FIRST"))]],
+        "'a' has other content",
+    ),
+    "hidden by a whiteout": ([[("a", File(b"first"))], [("a", None)]], "'a' is missing"),
+    "hidden beside its whiteout": ([[("a", None), ("a", File(b"first"))]], "'a' is missing"),
+}
+
+
+@pytest.mark.parametrize(("layers", "reason"), WRONG.values(), ids=WRONG)
+def test_an_image_that_does_not_match_its_manifest_is_an_error(
+    layers: list[Entries], reason: str, root: Path
+) -> None:
+    blobs = [packed(archive_of(entries)) for entries in layers]
+    image = image_of(FILES, *blobs)
+    with pytest.raises(KontextError) as raised:
+        written(root, image, *blobs, wanted=files_of(image)[:1])
+    assert raised.value.message == f"host.io/repo:t does not match its manifest: {reason}"
+    assert "docker kontext verify" in raised.value.hint
+    assert on_disk(root).get("a") in (None, FILES["a"])
+
+
+HIDDEN: dict[str, Entries] = {
+    "by a whiteout": [("d", None)],
+    "by a file": [("d", File(b""))],
+    "by a link": [("d", Link("a"))],
+}
+
+
+@pytest.mark.parametrize("upper", HIDDEN.values(), ids=HIDDEN)
+def test_a_directory_that_the_image_hides_has_no_files(upper: Entries, root: Path) -> None:
+    blobs = [packed(archive_of(entries)) for entries in ([*FILES.items()], upper)]
+    with pytest.raises(KontextError, match="'d/b' is missing"):
+        written(root, image_of(FILES, *blobs), *blobs)
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> tuple[list[models.Layer], Tree]:
+    """Return the layers of a history, perhaps without one, and a tree of the history."""
+    history = draw(st.lists(models.trees(PLAIN_NAMES), min_size=1, max_size=5))
+    before: Tree = {}
+    layers = []
+    for tree in history:
+        layers.append(models.layer(diff(described(before), described(tree)), tree))
+        before = tree
+    if draw(st.booleans()):
+        del layers[draw(st.integers(0, len(layers) - 1))]
+    return layers or [()], draw(st.sampled_from(history))
+
+
+@given(stacks())
+def test_files_are_unpacked_exactly_where_the_image_shows_them(
+    stack: tuple[list[models.Layer], Tree],
+) -> None:
+    layers, tree = stack
+    blobs = [packed(archive_of(entries)) for entries in layers]
+    shown = models.crane_export(layers)
+    files = {path: node for path, node in tree.items() if isinstance(node, File)}
+    is_shown = all(
+        isinstance(node := shown.get(path), File) and node.content == file.content
+        for path, file in files.items()
+    )
+    with TemporaryDirectory() as folder:
+        root = Path(folder, "workspace")
+        try:
+            if files:
+                written(root, image_of(tree, *blobs), *blobs)
+        except KontextError as error:
+            assert not is_shown, error
+            return
+        assert is_shown
+        assert not files or on_disk(root) == regular(tree)
+
+
+@pytest.mark.parametrize("more", [-1, 1], ids=["smaller", "larger"])
+def test_a_blob_of_another_size_is_an_error(more: int, root: Path) -> None:
+    blob = packed(archive_of([*FILES.items()]))
+    image = image_of(FILES, blob)
+    layers = (replace(image.image.layers[0], size=len(blob) + more),)
+    image = replace(image, image=replace(image.image, layers=layers))
+    with pytest.raises(KontextError, match=f"has not {len(blob) + more} bytes"):
+        written(root, image, blob)
+    assert on_disk(root) == {"d": Directory()}
+
+
+def test_a_blob_without_an_end_does_not_fill_the_disk(root: Path) -> None:
+    blob = packed(archive_of([*FILES.items()]))
+    endless = io.BytesIO(bytes(50_000_000))
+    cranes = Blobs({f"host.io/repo@{digest_of(blob)}": endless})
+    with pytest.raises(KontextError, match="has not"):
+        written(root, image_of(FILES, blob), crane=cranes)  # type: ignore[arg-type]
+    assert endless.tell() < 2_000_000
+
+
+def test_an_archive_that_ends_early_is_an_error(root: Path) -> None:
+    blob = packed(archive_of([*FILES.items()])[:700])
+    with pytest.raises(KontextError, match="ends early"):
+        written(root, image_of(FILES, blob), blob)
+
+
+@pytest.mark.parametrize("lineage", [Lineage(), None], ids=["version 2", "version 1"])
+def test_no_archive_is_read_beyond_what_the_image_may_hold(
+    lineage: Lineage | None, root: Path
+) -> None:
+    """257 MiB of zeros take 1 MB."""
+    info = tarfile.TarInfo(f"{SOURCES}/x")
+    info.size = 8**11 - 1
+    zeros = (bytes(1 << 20) for _ in range(280))
+    blob = io.BytesIO()
+    GZIP.compress(blob, iter([info.tobuf(tarfile.PAX_FORMAT), *zeros]))
+    content = blob.getvalue()
+    with pytest.raises(KontextError, match="its archive is longer than"):
+        written(root, image_of(FILES, content, lineage=lineage), content)
+    assert on_disk(root) == {"d": Directory()}
+
+
+def test_several_processes_unpack_many_layers(root: Path, tmp_path: Path) -> None:
+    tree = {f"{number}": File(b"%d" % number * 1000) for number in range(40)}
+    blobs = [packed(archive_of([entry])) for entry in tree.items()]
+    registry = FakeRegistry(tmp_path / "registry")
+    registry.store(*blobs)
+    with Workers(3) as workers, registry.crane as crane:
+        written(root, image_of(tree, *blobs), workers=workers, crane=crane)
+    assert on_disk(root) == tree
+
+
+def test_nothing_is_left_of_a_process_that_was_killed(root: Path) -> None:
+    """A worker that is killed leaves the temporary file that it has just begun."""
+
+    class Killed(Here):
+        def run(self, function: object, item: Any) -> object:
+            with Workspace(item.root, item.temporary) as there:
+                for directory in ("", "d"):
+                    (root / directory / there.temporary).touch()
+            raise KontextError("a worker process has ended")
+
+    (root / "d").mkdir(parents=True)
+    (root / ".kontext-mine").touch()
+    blob = packed(archive_of([*FILES.items()]))
+    with pytest.raises(KontextError, match="has ended"):
+        written(root, image_of(FILES, blob), blob, workers=Killed())
+    assert [*os.walk(root)] == [(str(root), ["d"], [".kontext-mine"]), (f"{root}/d", [], [])]

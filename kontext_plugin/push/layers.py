@@ -107,7 +107,7 @@ def write_lower(
         for number in order
     )
     with _counting(session, sum(weights)) as advance:
-        yield from zip(order, session.workers.map(_write, tasks, advance), strict=True)
+        yield from zip(order, session.workers.map(write_one, tasks, advance), strict=True)
 
 
 def write_top(
@@ -132,7 +132,7 @@ def write_top(
     )
     task = _Task("top", plan.tree, content, options, plan.compression.name)
     with _counting(session, plan.tree.size_of(divided.top)) as advance:
-        top = _write(task, advance)
+        top = write_one(task, advance)
     findings = sorted({finding for one in (*lower, top) for finding in one.findings})
     return StagedLayers(
         tuple(one.staged for one in lower), top.staged, held, document, tuple(findings)
@@ -180,8 +180,8 @@ class _Watcher:
             self._scanner.end()
 
 
-def _write(task: _Task, advance: Advance) -> WrittenLayer:
-    """Write a layer. `advance` gets the bytes of files that are read."""
+def write_one(task: _Task, advance: Advance) -> WrittenLayer:
+    """Write a layer, in a worker. `advance` gets the bytes of files that are read."""
     tree, content, options = task.tree, task.content, task.options
     scanner = Scanner(tree.size_of(content.written)) if options.scan_secrets else None
     path = os.path.join(options.directory, task.name) if options.directory else os.devnull

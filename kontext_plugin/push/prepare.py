@@ -20,6 +20,7 @@ from kontext_plugin.image.platforms import PLATFORMS
 from kontext_plugin.image.spec import BaseImage, ImageSpec, names_commit
 from kontext_plugin.image.tree import Tree
 from kontext_plugin.push.find import Found, find_images
+from kontext_plugin.push.layers import write_one
 from kontext_plugin.push.messages import report_scan
 from kontext_plugin.push.options import PushOptions
 from kontext_plugin.push.parent import BuildOn, StartFresh
@@ -101,6 +102,8 @@ def prepare(session: PushSession, options: PushOptions) -> Prepared:
         new = [tag for tag, digest in found.shown.items() if not digest]
         preflight.check_uploads(found, new)
     scan = scanning.result()
+    if scan.unread:  # its layers are written as soon as they are planned
+        session.jobs.submit(session.workers.start, write_one)
     report_scan(scan, report)
     is_unchanged = scan.is_unchanged
     if not is_unchanged:

@@ -110,20 +110,15 @@ def extraction(stage: Stage) -> Topic:
         lambda: anew(COPY),
     )
     ours, again, copies = zip(*rounds, strict=True)
+    reading = "reading and hashing each file of the workspace"
     for command in (("volume", "rm", *volumes), ("image", "rm", "--force", image)):
         peers.run("docker", *command)
     return Topic(
         title,
         [
             compared(names[0], ours, copying, copies, most=0.6, bound="creating each file"),
-            compared(
-                names[1],
-                again,
-                "the first extraction",
-                ours,
-                least=8,
-                bound="reading and hashing each file of the workspace",
-            ),
+            compared(names[1], again, copying, copies, least=8, bound=reading),
+            compared(names[1], again, "the first extraction", ours, least=8, bound=reading),
         ],
         "All containers run one image on one daemon. Each extraction and each copy writes into a "
         "new volume, except *already right*, which writes into the volume of the extraction before "

@@ -64,6 +64,7 @@ ROWS = [
     ("pull", "crane export, tar -x"),
     ("purge", "crane export, tar -x"),
     ("extraction", "cp -a"),
+    ("extraction, already right", "cp -a"),
     ("extraction, already right", "the first extraction"),
     ("memory: first push", "tar | crane append"),
     ("memory: one file edited", "git status"),

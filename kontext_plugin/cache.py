@@ -13,8 +13,8 @@ A record is one file. It starts with the SHA-256 of the rest. A file that is dam
 another version, or that belongs to another user counts as absent. Only the user may read the cache
 (modes 0700 and 0600).
 
-A scratch directory holds the layers of a running push. The push locks it; a killed push leaves it
-unlocked, and the next push removes it.
+A scratch directory holds layers that a running command writes or unpacks. The command locks it; a
+killed one leaves it unlocked, and the next command with one removes it.
 """
 
 from __future__ import annotations

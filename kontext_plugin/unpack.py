@@ -1,11 +1,12 @@
 """Unpack: take the wanted files of an image out of its layers, and write them into a workspace.
 
 Worker processes unpack several layers at a time, each as soon as crane has fetched it and compared
-its digest. The one with the manifest comes first, and alone: after an edit it has all that is
-wanted.
+its digest. The one with the manifest comes before those below, and alone: after an edit it has all
+that is wanted.
 
 A file is written only if its content is that of the manifest, so it does not matter which layer is
-unpacked first. Whether the image shows this very file is decided from the top layer down.
+unpacked first. Whether the image shows this very file is decided from the top layer down, by the
+rules of the OCI image specification (layer.md). What consumers disagree about is an error.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import contextlib
 import os
 import pickle
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from functools import lru_cache, partial
-from typing import NamedTuple
+from dataclasses import replace
+from functools import lru_cache
+from typing import IO, NamedTuple
 
 from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Layer
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.tree import WHITEOUT, parents
+from kontext_plugin.image.tree import OPAQUE, WHITEOUT, parents
 from kontext_plugin.layer.compression import compression_of
 from kontext_plugin.layer.reader import (
     ExportReader,
@@ -34,10 +36,13 @@ from kontext_plugin.layer.reader import (
 )
 from kontext_plugin.registry.fetch import KontextImage
 from kontext_plugin.runtime.workers import Workers, thread_pool
-from kontext_plugin.terminal.steps import Progress, Step, StepName, Steps
+from kontext_plugin.terminal.steps import Step, StepName, Steps
 from kontext_plugin.workspace import File, OtherContent, Workspace
 
 _PIECE = 1024 * 1024  # bytes of a blob that are read at a time
+
+_MOST_AT_ONCE = 4
+"""Layers. Each process lists all wanted files: 1,000,000 take 400 MB."""
 
 Scratch = Callable[[], AbstractContextManager[str]]
 """Gives a private directory, which goes after the block."""
@@ -69,37 +74,33 @@ def write_files(
 ) -> None:
     """Write the wanted files of an image into a workspace, which has their directories.
 
-    Layers are kept in a scratch directory while they are unpacked. Those below the last wanted file
-    are left alone. Raises KontextError where the image does not hold what its manifest says.
+    Layers are kept in a scratch directory until they are unpacked. No layer counts that is below
+    the last wanted file. Raises KontextError where the image does not show what its manifest says.
     """
     with steps.step(StepName.UNPACK) as step, scratch() as directory:
         fetch = _Fetch(crane, name, directory, step)
         unpacking = _Unpacking(workers, image, workspace, fetch, _save(wanted, directory))
-        step.progress = Progress(total_files=len(wanted), total_bytes=unpacking.size)
+        step.progress = replace(step.progress, total_files=len(wanted))
         missing = set(wanted)
         try:
-            with thread_pool(workers.count + 1) as threads:
+            with thread_pool(_MOST_AT_ONCE + 1) as threads:
                 for unpacked in unpacking.results(threads):
-                    _check(unpacked, missing)
-                    before = len(missing)
-                    missing.difference_update(unpacked.written)
-                    step.advance(before - len(missing), 0)
+                    step.advance(_take(unpacked, missing), 0)
                     if not missing:
-                        break
-                fetch.stop()
-            if missing:
-                raise ValueError(f"{min(missing)!r} is missing")
-        except BaseException as error:
+                        raise _Enough
+            raise ValueError(f"{min(missing)!r} is missing")
+        except _Enough:
+            pass
+        except ValueError as error:
+            raise KontextError(
+                f"{name} does not match its manifest: {error}",
+                hint="All files that were written do match. Push the image again with --fresh. "
+                "'docker kontext verify' shows everything that is wrong with it.",
+            ) from error
+        finally:
             fetch.stop()
             workers.end()
             workspace.clear(wanted)
-            if isinstance(error, ValueError):
-                raise KontextError(
-                    f"{name} does not match its manifest: {error}",
-                    hint="All files that were written do match. Push the image again with --fresh. "
-                    "'docker kontext verify' shows everything that is wrong with it.",
-                ) from error
-            raise
 
 
 def _save(wanted: Mapping[str, File], directory: str) -> str:
@@ -110,16 +111,23 @@ def _save(wanted: Mapping[str, File], directory: str) -> str:
     return path
 
 
-def _check(unpacked: Unpacked, missing: Collection[str]) -> None:
-    """Raise ValueError if a layer hides files that no layer above it has."""
-    above = None
-    for path, reason in unpacked.hidden.items():
+def _take(unpacked: Unpacked, missing: set[str]) -> int:
+    """Take what a layer has from what is missing, and return how many files that are.
+
+    Raises ValueError if the layer hides files that neither it nor a layer above it has.
+    """
+    for path, reason in unpacked.wrong.items():
         if path in missing:
             raise ValueError(reason)
-        above = set(parents(missing)) if above is None else above
-        if path in above:
-            below = min(one for one in missing if one.startswith(f"{path}/"))
-            raise ValueError(f"{below!r} is missing")
+    before = len(missing)
+    missing -= unpacked.written
+    above = {"", *parents(missing)} if missing and unpacked.hidden else set()
+    for path in unpacked.hidden:
+        if path in missing or path in above:
+            below = f"{path}/" if path else ""
+            lost = min(one for one in missing if one == path or one.startswith(below))
+            raise ValueError(f"{lost!r} is missing")
+    return before - len(missing)
 
 
 class _Unpacking:
@@ -134,10 +142,8 @@ class _Unpacking:
         listing: str,
     ) -> None:
         lineage = image.manifest.lineage
-        lowest = max(image.height, 0) if lineage else 0
-        layers = reversed(image.image.layers[lowest:])
-        self._layers = [layer for layer in layers if layer.digest != image.image.extractor]
-        self._first = len(self._layers) - len(image.lineage.layers)  # has the manifest
+        self._layers = image.image.layers[max(image.height, 0) if lineage else 0 :][::-1]
+        self._alone = max(len(self._layers) - len(image.lineage.layers), 0)
         self._limit = max_layer_bytes(image.lineage.content)
         if lineage is None:
             self._limit = max_export_bytes(image.manifest.tree)
@@ -147,22 +153,24 @@ class _Unpacking:
         self._fetch = fetch
         self._listing = listing
 
-    @property
-    def size(self) -> int:
-        """The bytes of all layers."""
-        return sum(layer.size for layer in self._layers)
-
     def results(self, threads: Executor) -> Iterator[Unpacked]:
-        """Yield what the layers have, from the top down."""
-        numbers = range(len(self._layers))
-        self._workers.start(unpack, 1)
-        yield from map(self._unpack, numbers[: self._first])
-        self._workers.start(unpack, len(numbers))
-        yield from threads.map(self._unpack, numbers[self._first :])
+        """Yield what the layers have, from the top down.
 
-    def _unpack(self, number: int) -> Unpacked:
-        layer = self._layers[number]
-        blob = self._fetch(layer, f"{number}")
+        All down to the one with the manifest are unpacked one by one.
+        """
+        first, rest = self._layers[: self._alone], self._layers[self._alone :]
+        self._workers.start(unpack, 1)
+        self._fetch.expect(first)
+        yield from map(self._unpack, first)
+        if rest:
+            self._workers.start(unpack, min(len(rest), _MOST_AT_ONCE))
+            self._fetch.expect(rest)
+            yield from threads.map(self._unpack, rest)
+
+    def _unpack(self, layer: Layer) -> Unpacked:
+        if layer.size > self._limit:
+            raise ValueError(f"its layer {layer.digest} is too large")
+        blob = self._fetch(layer)
         place = self._workspace
         task = _Task(
             blob, layer.media_type, self._limit, place.root, place.temporary, self._listing
@@ -173,8 +181,8 @@ class _Unpacking:
             os.unlink(blob)
 
 
-class _Stopped(Exception):
-    """Nothing else is wanted."""
+class _Enough(Exception):
+    """Nothing is wanted any more."""
 
 
 class _Fetch:
@@ -185,36 +193,47 @@ class _Fetch:
         self._name = name
         self._directory = directory
         self._step = step
-        self._is_stopped = threading.Event()
+        self._lock = threading.Lock()  # for what follows
+        self._is_stopped = False
+        self._count = 0  # files
+
+    def expect(self, layers: Iterable[Layer]) -> None:
+        """Count the bytes of these layers as still to be done."""
+        done = self._step.progress
+        more = sum(layer.size for layer in layers)
+        self._step.progress = replace(done, total_bytes=done.total_bytes + more)
 
     def stop(self) -> None:
-        """Fetch nothing else."""
-        self._is_stopped.set()
+        """Make no other file, so that the directory can be removed."""
+        with self._lock:
+            self._is_stopped = True
 
-    def __call__(self, layer: Layer, name: str) -> str:
+    def __call__(self, layer: Layer) -> str:
         """Return the path of a new file with the layer's blob, whose digest is right.
 
         Raises KontextError, and ValueError for a blob of another size.
         """
-        self._go_on()
-        path, size = os.path.join(self._directory, name), 0
-        with self._crane.blob(self._name.at(layer.digest), whole=True) as blob:
-            for piece in iter(partial(blob.read, _PIECE), b""):
-                self._go_on()
+        size, name = 0, self._name.at(layer.digest)
+        with self._new_file() as file, self._crane.blob(name, whole=True) as blob:
+            while piece := blob.read(_PIECE):
                 size += len(piece)
                 if size > layer.size:
-                    break
-                with _explaining(self._directory), open(path, "ab") as file:
+                    raise ValueError(f"its layer {layer.digest} has more than {layer.size} bytes")
+                if self._is_stopped:
+                    raise _Enough
+                with _explaining(self._directory):
                     file.write(piece)
                 self._step.advance(0, len(piece))
-        if size != layer.size:
-            raise ValueError(f"its layer {layer.digest} has not {layer.size:,} bytes")
-        self._go_on()
-        return path
+        if size < layer.size:
+            raise ValueError(f"its layer {layer.digest} has only {size} bytes")
+        return file.name
 
-    def _go_on(self) -> None:
-        if self._is_stopped.is_set():
-            raise _Stopped
+    def _new_file(self) -> IO[bytes]:
+        with self._lock, _explaining(self._directory):
+            if self._is_stopped:
+                raise _Enough
+            self._count += 1
+            return open(os.path.join(self._directory, f"{self._count}"), "wb")
 
 
 @contextlib.contextmanager
@@ -245,41 +264,50 @@ class _Task(NamedTuple):
 class Unpacked(NamedTuple):
     """What a layer has of the wanted files."""
 
-    written: list[str]  # paths: they are in the workspace
-    hidden: dict[str, str]  # other paths, also of directories, that layers below do not show; why
+    written: set[str]  # paths: they are in the workspace
+    wrong: dict[str, str]  # paths that it has, but not as wanted, and how
+    hidden: set[str]  # paths, also of directories, that layers below cannot show
 
 
 def unpack(task: _Task) -> Unpacked:
-    """Write the wanted files of a layer that are as they should be.
+    """Write the files of a layer that are as wanted, also those that a layer above hides.
 
-    Raises KontextError where the workspace cannot be written, and ValueError for a damaged layer.
+    Raises KontextError where the workspace cannot be written, and ValueError for a layer that is
+    damaged, or that consumers would show differently.
     """
     wanted, above = _read_listing(task.listing)
-    written, hidden = list[str](), dict[str, str]()
+    written, wrong, hidden = set[str](), dict[str, str](), set[str]()
+    opaque = set[str]()
     with open(task.blob, "rb") as blob, Workspace(task.root, task.temporary) as workspace:
         layer = ExportReader(compression_of(task.media_type).decompress(blob), task.limit)
         for entry in layer.entries():
-            path, kind = entry.path, entry.kind
-            directory, _, name = path.rpartition("/")
-            if name.startswith(WHITEOUT):
-                path = f"{directory}/{name[len(WHITEOUT) :]}".lstrip("/")
+            directory, _, name = entry.path.rpartition("/")
+            if name == OPAQUE:
+                opaque.add(directory)
+                continue
+            if is_whiteout := name.startswith(WHITEOUT):
+                name = name.removeprefix(WHITEOUT)
+                if name in ("", ".", ".."):
+                    raise ValueError(f"it has {entry.path!r}, which hides no name")
+            path = f"{directory}/{name}" if directory else name
+            if path in written or path in wrong or path in hidden:
+                raise ValueError(f"it has {path!r} twice")
+            if is_whiteout or (path in above and entry.kind != "directory"):
                 if path in wanted or path in above:
-                    hidden[path] = f"{path!r} is missing"
-            elif path in hidden:
-                pass
+                    hidden.add(path)
             elif file := wanted.get(path):
                 try:
-                    if kind != "file":
-                        raise OtherContent(f"{path!r}: expected a file, found a {kind}")
+                    if entry.kind != "file":
+                        raise OtherContent(f"{path!r}: expected a file, found a {entry.kind}")
                     if file.size not in (None, entry.size):
                         raise OtherContent(f"{path!r} has another size")
                     workspace.write(file, layer.content())
-                    written.append(path)
+                    written.add(path)
                 except OtherContent as error:
-                    hidden[path] = str(error)
-            elif path in above and kind != "directory":
-                hidden[path] = f"{path!r}: expected a directory, found a {kind}"
-    return Unpacked(written, hidden)
+                    wrong[path] = str(error)
+    for path in hidden.intersection(parents(written)):
+        raise ValueError(f"it has something below {path!r}, and hides it")
+    return Unpacked(written, wrong, hidden | (opaque & above))
 
 
 @lru_cache(maxsize=1)
@@ -287,4 +315,4 @@ def _read_listing(path: str) -> tuple[Mapping[str, File], frozenset[str]]:
     """Return the wanted files by their paths, and all directories above them."""
     with open(path, "rb") as file:
         wanted = {columns[0]: File(*columns) for columns in pickle.load(file)}
-    return wanted, frozenset(parents(wanted))
+    return wanted, frozenset(["", *parents(wanted)])

@@ -247,7 +247,8 @@ class Workspace:
                 parent = self._tree.open_directory(directory)
                 for name in os.listdir(parent):
                     if name.startswith(self.temporary):
-                        os.unlink(name, dir_fd=parent)
+                        with contextlib.suppress(OSError):
+                            os.unlink(name, dir_fd=parent)
 
     def _place(self, path: str) -> tuple[int, str]:
         """Return the descriptor of the parent, valid until the next call, and the name."""

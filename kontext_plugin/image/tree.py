@@ -24,6 +24,9 @@ SOURCES_PATH = "var/run/kontext"
 WHITEOUT = ".wh."
 """The prefix of a name that hides a lower layer's entry (OCI image specification, layer.md)."""
 
+OPAQUE = ".wh..wh..opq"
+"""A name that hides all that lower layers have in its directory. Kontext writes none."""
+
 
 @dataclass(frozen=True)
 class Entry:

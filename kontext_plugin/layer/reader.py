@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Literal, NamedTuple
 
 from kontext_plugin.image.oci import Digest, Layer
-from kontext_plugin.image.tree import SOURCES_PATH, Tree, parents
+from kontext_plugin.image.tree import OPAQUE, SOURCES_PATH, WHITEOUT, Tree, parents
 from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import Source, compression_of
 from kontext_plugin.manifest import (
@@ -106,7 +106,7 @@ def _too_large() -> ValueError:
     return ValueError("its manifest is too large to be read")
 
 
-# --- The archive of a layer, or of `crane export`: the whole file system, the top layer first ---
+# --- The archive of a layer, or of `crane export`, which has the top layer first ---
 
 EntryKind = Literal["file", "directory", "link", "hard link", "FIFO", "device", "unknown"]
 
@@ -149,6 +149,11 @@ _ABOVE_ALL = frozenset({SOURCES_PATH, *parents([SOURCES_PATH])})
 """What must be directories: a link there could lead elsewhere."""
 
 _RECORDS = frozenset({b"path", b"linkpath", b"size"})
+
+_GNU_RECORDS = {tarfile.GNUTYPE_LONGNAME: b"path", tarfile.GNUTYPE_LONGLINK: b"linkpath"}
+"""Long names in GNU's format: `crane export` writes none, but a layer may have them."""
+
+_EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, *_GNU_RECORDS})
 
 
 class ExportedEntry(NamedTuple):
@@ -204,6 +209,8 @@ class ExportReader:
             name = _clean(header.name)
             if name in _ABOVE_ALL and header.kind != tar.DIRTYPE:
                 raise ValueError(f"/{name} is not a directory")
+            if WHITEOUT in name and _hides_sources(name):
+                raise ValueError(f"/{name} hides the sources")
             if strict:
                 self._check(header, name)
             if name.startswith(_BELOW):
@@ -236,7 +243,7 @@ class ExportReader:
                 header = tar.parse_header(block)
             except ValueError as error:
                 raise ValueError(f"its archive is damaged: {error}") from error
-            if header.kind not in (tarfile.XHDTYPE, tarfile.XGLTYPE):
+            if header.kind not in _EXTENDED:
                 return self._complete(header, records)
             if not 0 <= header.size <= _MAX_RECORDS:
                 raise ValueError("its archive has a header that is too large")
@@ -244,6 +251,8 @@ class ExportReader:
             self._read(-header.size % tar.BLOCKSIZE)
             if header.kind == tarfile.XHDTYPE:  # crane ignores global ones
                 records = tar.parse_pax_records(content, _RECORDS)
+            elif key := _GNU_RECORDS.get(header.kind):
+                records[key] = content.rstrip(b"\0")
         return None
 
     def _complete(self, header: tar.Header, records: dict[bytes, bytes]) -> tar.Header:
@@ -292,9 +301,24 @@ class ExportReader:
 
 
 def _clean(name: str) -> str:
-    """Return the path that a name stands for, as `crane export` writes it."""
-    name = name.strip("/")
-    return posixpath.normpath(name) if "./" in name or "//" in name else name
+    """Return the path that a name stands for, below the root.
+
+    Raises ValueError for a name that leads up, or that consumers may read in different ways.
+    """
+    path = name.strip("/").removeprefix("./")
+    if "//" in path or "/." in f"/{path}":
+        plain = posixpath.normpath(path)
+        if path != plain or plain.startswith("../") or plain == "..":
+            raise ValueError(f"it has the unsafe path {name!r}")
+    return path
+
+
+def _hides_sources(name: str) -> bool:
+    """Whether an entry above the sources hides those of the layers below."""
+    directory, _, base = name.rpartition("/")
+    if directory == SOURCES_PATH or not (directory == "" or directory in _ABOVE_ALL):
+        return False
+    return base == OPAQUE or f"{directory}/{base.removeprefix(WHITEOUT)}".lstrip("/") in _ABOVE_ALL
 
 
 def _is_of_sources(header: tar.Header, name: str) -> bool:

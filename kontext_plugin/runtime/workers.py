@@ -141,22 +141,25 @@ class Workers:
         return self._threads.map(lambda item: self._ask(function, item, advance), items)
 
     def run(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
-        """Return the function's result for one item, as `map` does. Any thread may call it.
+        """Return what the function returns or raises for one item in a worker that was started.
 
-        Waits for a worker that is idle. Those that were started run it; if there are none, this
-        process does.
+        Any thread may call it, and waits for a worker that is idle. Raises KontextError if there
+        is none, or if it dies.
         """
-        return self._ask(function, item, None) if self._processes else function(item)
+        if not self._processes:
+            raise _died()
+        return self._ask(function, item, None)
 
     def _ask(
         self, function: Callable[..., _Result], item: _Item, advance: Advance | None
     ) -> _Result:
-        process = self._idle.get()
+        idle = self._idle  # after `end` it is another one
+        process = idle.get()
         try:
             result: _Result = _ask(process, (function, item), advance)
             return result
         finally:
-            self._idle.put(process)
+            idle.put(process)
 
 
 def work(module: str) -> None:
@@ -250,14 +253,18 @@ def _ask(
             assert advance
             advance(result)
             kind, result = pickle.load(process.stdout)
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise KontextError(
-            "a worker process of Kontext has ended unexpectedly",
-            hint="Check this machine's free memory, and install Kontext again if it is not that.",
-        ) from error
+    except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise _died() from error
     if kind == _ERROR:
         raise result
     return result
+
+
+def _died() -> KontextError:
+    return KontextError(
+        "a worker process of Kontext has ended unexpectedly",
+        hint="Check this machine's free memory, and install Kontext again if it is not that.",
+    )
 
 
 def _count_processors() -> int:

@@ -141,7 +141,7 @@ LYING: dict[str, tuple[bytes, list[Entry], str]] = {
         "'it': expected a file, found a FIFO",
     ),
     "a file for a directory": (BELOW, [sources("d", RIGHT)], "'d/it' is missing"),
-    "a whiteout for a file": (IT, [sources(".wh.it"), sources("it", RIGHT)], "'it' is missing"),
+    "a whiteout for a file": (IT, [sources(".wh.it"), sources("it", RIGHT)], "has 'it' twice"),
     "sources below a link": (
         IT,
         [Entry("var/run", kind=tarfile.SYMTYPE, target="/etc"), sources("it", RIGHT)],
@@ -152,7 +152,7 @@ LYING: dict[str, tuple[bytes, list[Entry], str]] = {
         [sources("\x1b[31mred", b"wrong\n")],
         "red' has other content",
     ),
-    "..": (IT, [sources("../../../../outside/file", b"x")], "'it' is missing"),
+    "..": (IT, [sources("../../../../outside/file", b"x")], "it has the unsafe path"),
     "a PAX header of 2 MiB": (
         IT,
         [sources("x" * (2 * MB), b"x"), sources("it", RIGHT)],

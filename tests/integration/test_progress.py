@@ -112,7 +112,7 @@ def test_pull_and_verify_draw_their_progress(word: str, pushing: Machine) -> Non
     with terminal([SHIM, "kontext", *words], environment(pushing), columns=50) as shown:
         while shown.read(0.05):
             for text in shown.lines():
-                if match := re.search(rf"{word} +(\d+) % \S+ of 12MB", text):
+                if match := re.search(rf"{word} +(\d+) % \S+ of 1[23](\.\d)?MB", text):
                     percents.append(int(match[1]))
                     assert len(text) < 50
         assert shown.process.wait(20) == 0

@@ -6,9 +6,11 @@ import contextlib
 import io
 import os
 import tarfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from posixpath import normpath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,6 +27,7 @@ from kontext_plugin.delta import diff
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import GZIP_LAYER, ZSTD_LAYER, Image, Layer, digest_of
 from kontext_plugin.image.reference import parse_reference
+from kontext_plugin.image.tree import OPAQUE
 from kontext_plugin.layer.compression import GZIP, ZSTD
 from kontext_plugin.manifest import Lineage, Manifest
 from kontext_plugin.registry.fetch import KontextImage
@@ -54,8 +57,10 @@ def archive_of(entries: Entries) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, node in entries:
-            above, _, name = f"{SOURCES}/{path}".rpartition("/")
-            info = tarfile.TarInfo(f"{above}/{name}" if node is not None else f"{above}/.wh.{name}")
+            whole = f"{SOURCES}/{path}"
+            above, _, name = (normpath(whole) if path.startswith("../") else whole).rpartition("/")
+            name = name if node is not None else f".wh.{name}"
+            info = tarfile.TarInfo(f"{above}/{name}" if above else name)
             if isinstance(node, File):
                 info.size = len(node.content)
             elif node is not None:
@@ -102,14 +107,21 @@ class Blobs:
 class Here:
     """Workers that work in this process."""
 
-    count = 2
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_ended = False
 
     def start(self, function: Callable[..., object], count: int) -> None: ...
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        with self._lock:
+            self._is_ended = True
 
     def run(self, function: Callable[[Any], Any], item: Any) -> Any:
-        return function(item)
+        with self._lock:
+            if self._is_ended:
+                raise KontextError("a worker process has ended")
+            return function(item)
 
 
 @contextlib.contextmanager
@@ -206,6 +218,26 @@ def test_no_layer_below_the_last_wanted_file_is_unpacked(
     assert {path for path, node in on_disk(root).items() if isinstance(node, File)} == set(paths)
 
 
+def test_nothing_waits_for_a_layer_that_has_nothing_wanted(root: Path) -> None:
+    blobs = [packed(archive_of(entries)) for entries in STACK]
+    image = image_of(LATER, *blobs)
+    chosen = [file for file in files_of(image) if file.path == "new"]
+    waiting = threading.Event()
+
+    class Silent(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            waiting.wait()
+            return super().read(size)
+
+    cranes = Blobs({f"host.io/repo@{digest_of(blob)}": blob for blob in blobs})
+    cranes.blobs[f"host.io/repo@{digest_of(blobs[0])}"] = Silent(blobs[0])
+    try:
+        written(root, image, wanted=chosen, crane=cranes)  # type: ignore[arg-type]
+    finally:
+        waiting.set()
+    assert on_disk(root) == {"d": Directory(), "new": LATER["new"]}
+
+
 WRONG: dict[str, tuple[list[Entries], str]] = {
     "missing": ([[("d/b", FILES["d/b"])]], "'a' is missing"),
     "another size": ([[("a", File(b"fir"))]], "'a' has another size"),
@@ -217,7 +249,33 @@ WRONG: dict[str, tuple[list[Entries], str]] = {
         "'a' has other content",
     ),
     "hidden by a whiteout": ([[("a", File(b"first"))], [("a", None)]], "'a' is missing"),
-    "hidden beside its whiteout": ([[("a", None), ("a", File(b"first"))]], "'a' is missing"),
+    "beside its whiteout": ([[("a", None), ("a", File(b"first"))]], "it has 'a' twice"),
+    "before its whiteout": ([[("a", File(b"first")), ("a", None)]], "it has 'a' twice"),
+    "twice": ([[("a", File(b"first")), ("a", File(b"first"))]], "it has 'a' twice"),
+    "a whiteout without a name": (
+        [[(".wh.", File(b"")), ("a", File(b"first"))]],
+        "it has '.wh.', which hides no name",
+    ),
+    "a whiteout of its own directory": (
+        [[("d/.wh..", File(b"")), ("a", File(b"first"))]],
+        "it has 'd/.wh..', which hides no name",
+    ),
+    "a path that leads up": (
+        [[("d/..", Directory()), ("a", File(b"first"))]],
+        "it has the unsafe path 'var/run/kontext/d/..'",
+    ),
+    "the sources are hidden": (
+        [[("a", File(b"first"))], [("../.wh.kontext", File(b""))]],
+        "/var/run/.wh.kontext hides the sources",
+    ),
+    "all is hidden": (
+        [[("a", File(b"first"))], [("../../../.wh.var", File(b""))]],
+        "/.wh.var hides the sources",
+    ),
+    "the sources are opaque": (
+        [[("a", File(b"first"))], [("../.wh..wh..opq", File(b""))]],
+        "/var/run/.wh..wh..opq hides the sources",
+    ),
 }
 
 
@@ -235,6 +293,8 @@ def test_an_image_that_does_not_match_its_manifest_is_an_error(
 
 
 HIDDEN: dict[str, Entries] = {
+    "by an opaque directory": [("d", Directory()), ("d/.wh..wh..opq", File(b""))],
+    "by an opaque top": [(".wh..wh..opq", File(b""))],
     "by a whiteout": [("d", None)],
     "by a file": [("d", File(b""))],
     "by a link": [("d", Link("a"))],
@@ -244,8 +304,45 @@ HIDDEN: dict[str, Entries] = {
 @pytest.mark.parametrize("upper", HIDDEN.values(), ids=HIDDEN)
 def test_a_directory_that_the_image_hides_has_no_files(upper: Entries, root: Path) -> None:
     blobs = [packed(archive_of(entries)) for entries in ([*FILES.items()], upper)]
+    image = image_of(FILES, *blobs)
     with pytest.raises(KontextError, match="'d/b' is missing"):
-        written(root, image_of(FILES, *blobs), *blobs)
+        written(root, image, *blobs, wanted=files_of(image)[1:])
+
+
+def test_an_opaque_directory_shows_what_its_own_layer_has(root: Path) -> None:
+    lower = [("d", Directory()), ("d/b", File(b"former"))]
+    blobs = [
+        packed(archive_of(one)) for one in (lower, [*FILES.items(), (f"d/{OPAQUE}", File(b""))])
+    ]
+    written(root, image_of(FILES, *blobs), *blobs)
+    assert on_disk(root) == regular(FILES)
+
+
+def test_a_layer_that_hides_what_it_has_is_an_error(root: Path) -> None:
+    """Consumers unpack such a layer in different ways."""
+    blob = packed(archive_of([*FILES.items(), ("d", None)]))
+    with pytest.raises(KontextError, match="it has something below 'd', and hides it"):
+        written(root, image_of(FILES, blob), blob)
+
+
+def test_a_layer_that_is_said_to_be_the_extractors_hides_nothing(root: Path) -> None:
+    blobs = [packed(archive_of(one)) for one in ([*FILES.items()], [("a", None)])]
+    image = image_of(FILES, *blobs)
+    image = replace(image, image=replace(image.image, extractor=digest_of(blobs[1])))
+    with pytest.raises(KontextError, match="'a' is missing"):
+        written(root, image, *blobs)
+
+
+def test_long_names_in_the_format_of_gnu_are_read(root: Path) -> None:
+    tree: Tree = {"n" * 200: File(b"long")}
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        info = tarfile.TarInfo(f"{SOURCES}/{'n' * 200}")
+        info.size = 4
+        archive.addfile(info, io.BytesIO(b"long"))
+    blob = packed(stream.getvalue())
+    written(root, image_of(tree, blob, lineage=None), blob)
+    assert on_disk(root) == tree
 
 
 @st.composite
@@ -286,22 +383,45 @@ def test_files_are_unpacked_exactly_where_the_image_shows_them(
         assert not files or on_disk(root) == regular(tree)
 
 
-@pytest.mark.parametrize("more", [-1, 1], ids=["smaller", "larger"])
-def test_a_blob_of_another_size_is_an_error(more: int, root: Path) -> None:
-    blob = packed(archive_of([*FILES.items()]))
+SIZES = {"smaller": (1, "has only"), "larger": (-1, "has more than"), "empty": (0, "has only")}
+
+
+@pytest.mark.parametrize(("more", "reason"), SIZES.values(), ids=SIZES)
+def test_a_blob_of_another_size_is_an_error(
+    more: int, reason: str, root: Path, tmp_path: Path
+) -> None:
+    """The real crane ends with an error if its output is not read."""
+    blob = packed(archive_of([*FILES.items()])) + bytes(100_000)
+    registry = FakeRegistry(tmp_path / "registry")
+    registry.answer(blob=blob if more else b"")
     image = image_of(FILES, blob)
     layers = (replace(image.image.layers[0], size=len(blob) + more),)
     image = replace(image, image=replace(image.image, layers=layers))
-    with pytest.raises(KontextError, match=f"has not {len(blob) + more} bytes"):
-        written(root, image, blob)
+    with pytest.raises(KontextError, match=f"does not match its manifest: its layer .* {reason}"):
+        written(root, image, crane=registry.crane)
     assert on_disk(root) == {"d": Directory()}
+
+
+def test_an_empty_layer_is_an_error(root: Path) -> None:
+    image = image_of(FILES, b"")
+    with pytest.raises(KontextError, match="does not match its manifest"):
+        written(root, image, b"")
+
+
+def test_a_layer_larger_than_the_image_may_be_is_not_fetched(root: Path) -> None:
+    blob = packed(archive_of([*FILES.items()]))
+    image = image_of(FILES, blob)
+    layers = (replace(image.image.layers[0], size=10**12),)
+    image = replace(image, image=replace(image.image, layers=layers))
+    with pytest.raises(KontextError, match="is too large"):
+        written(root, image)
 
 
 def test_a_blob_without_an_end_does_not_fill_the_disk(root: Path) -> None:
     blob = packed(archive_of([*FILES.items()]))
     endless = io.BytesIO(bytes(50_000_000))
     cranes = Blobs({f"host.io/repo@{digest_of(blob)}": endless})
-    with pytest.raises(KontextError, match="has not"):
+    with pytest.raises(KontextError, match="has more than"):
         written(root, image_of(FILES, blob), crane=cranes)  # type: ignore[arg-type]
     assert endless.tell() < 2_000_000
 

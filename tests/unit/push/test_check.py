@@ -455,7 +455,7 @@ LIES = {
     ),
     "a path that climbs": (
         lambda r: add(r, 1, below("dir/../../evil", EVIL)),
-        "in something that is not a directory",
+        "it has the unsafe path 'var/run/kontext/dir/../../evil'",
     ),
     "an absolute path": (
         lambda r: add(r, 1, entry(f"/{SOURCES_PATH}/extra", EVIL)),
@@ -481,7 +481,7 @@ LIES = {
     ),
     "something in the place of a part": (
         lambda r: add(r, 0, entry("var/lib/kontext/parts/../../../../etc/x", EVIL)),
-        "it has /var/lib/kontext/parts/../../../../etc/x beside the sources",
+        "it has the unsafe path 'var/lib/kontext/parts/../../../../etc/x'",
     ),
     "a link in the place of a part": (
         lambda r: add(r, 0, entry("var/lib/kontext/parts/x.json", Link("/etc"))),
@@ -497,11 +497,11 @@ LIES = {
     ),
     "a whiteout of the sources": (
         lambda r: add(r, 1, entry("var/run/.wh.kontext", File(b""))),
-        "it has /var/run/.wh.kontext beside the sources",
+        "/var/run/.wh.kontext hides the sources",
     ),
     "a whiteout of what is above": (
         lambda r: add(r, 1, entry(".wh.var", File(b""))),
-        "it has /.wh.var beside the sources",
+        "/.wh.var hides the sources",
     ),
     "a name that begins like that of the sources": (
         lambda r: add(r, 1, entry(f"{SOURCES_PATH}-evil", EVIL)),

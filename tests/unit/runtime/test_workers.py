@@ -85,9 +85,20 @@ def test_threads_share_the_workers(two: Workers) -> None:
         two.run(fails, ValueError("told"))
 
 
-def test_no_worker_is_started_to_run_one_item() -> None:
-    with Workers(2) as none:
-        assert none.run(process_of, 0) == os.getpid()
+def test_nothing_runs_without_a_worker() -> None:
+    with Workers(2) as none, pytest.raises(KontextError, match="worker process"):
+        none.run(process_of, 0)
+
+
+def test_what_waits_for_a_worker_ends_with_all_workers() -> None:
+    """No thread waits for ever, and none gets a worker that was started later."""
+    with Workers(2) as two, ThreadPoolExecutor(5) as threads:
+        two.start(doubled)
+        waiting = [threads.submit(two.run, doubled, 60.0) for _ in range(5)]
+        time.sleep(0.3)
+        two.end()
+        assert all(isinstance(one.exception(10), KontextError) for one in waiting)
+        assert [*two.map(doubled, [1e-3] * 4)] == [2e-3] * 4
 
 
 def test_as_many_processes_as_asked_for(two: Workers) -> None:

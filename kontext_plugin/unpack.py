@@ -100,7 +100,8 @@ def write_files(
         finally:
             fetch.stop()
             workers.end()
-            workspace.clear(wanted)
+            if unpacking.unfinished:
+                workspace.clear(wanted)
 
 
 def _save(wanted: Mapping[str, File], directory: str) -> str:
@@ -152,6 +153,7 @@ class _Unpacking:
         self._workspace = workspace
         self._fetch = fetch
         self._listing = listing
+        self.unfinished: list[Layer] = []  # a worker may still write files of these
 
     def results(self, threads: Executor) -> Iterator[Unpacked]:
         """Yield what the layers have, from the top down.
@@ -175,10 +177,11 @@ class _Unpacking:
         task = _Task(
             blob, layer.media_type, self._limit, place.root, place.temporary, self._listing
         )
-        try:
-            return self._workers.run(unpack, task)
-        finally:
-            os.unlink(blob)
+        self.unfinished.append(layer)
+        unpacked = self._workers.run(unpack, task)
+        self.unfinished.remove(layer)
+        os.unlink(blob)
+        return unpacked
 
 
 class _Enough(Exception):

@@ -263,11 +263,10 @@ def test_a_layer_with_an_unknown_media_type_is_refused_before_it_is_read() -> No
     assert blob.tell() == 0
 
 
-# The stream of crane export
+# The archive of a layer, or of crane export
 
-NAMES = st.text(
-    st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=300
-).filter(lambda name: not name.endswith("/"))
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=300)
+NAMES = TEXTS.filter(lambda name: not {"", ".", ".."} & {*name.split("/")})
 
 
 def info(name: str, letter: bytes = tarfile.REGTYPE, size: int = 0, target: str = "") -> bytes:
@@ -286,7 +285,7 @@ def read(archive: bytes, limit: int = 1 << 24) -> list[tuple[ExportedEntry, byte
     return [(entry, b"".join(export.content())) for entry in export.entries()]
 
 
-@given(st.lists(st.tuples(NAMES, NAMES, st.binary(max_size=1500))))
+@given(st.lists(st.tuples(NAMES, TEXTS, st.binary(max_size=1500))))
 def test_entries_that_tarfile_writes_are_read(items: list[tuple[str, str, bytes]]) -> None:
     archive = b"".join(
         file(f"{SOURCES}/{name}", content)
@@ -297,6 +296,39 @@ def test_entries_that_tarfile_writes_are_read(items: list[tuple[str, str, bytes]
     assert [(entry.path, entry.target, content) for entry, content in found] == [
         one for name, target, content in items for one in ((name, "", content), (name, target, b""))
     ]
+
+
+UNSAFE = ["a//b", "a/./b", "a/.", "a/..", "../a", "..", "../../../../etc/passwd"]
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_a_name_that_may_mean_another_path_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="unsafe path"):
+        read(file(f"{SOURCES}/{name}", b"x") + bytes(1024))
+
+
+SPELLINGS = [f"/{SOURCES}/a", f"./{SOURCES}/a", f"{SOURCES}/a/"]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_the_spellings_of_a_path_that_all_read_alike_are_read(name: str) -> None:
+    ((entry, _),) = read(info(".", tarfile.DIRTYPE) + file(name, b"x") + bytes(1024))
+    assert entry.path == "a"
+
+
+HIDING = [".wh.var", "var/.wh.run", "var/run/.wh.kontext"]
+HIDING += [f"{above}.wh..wh..opq" for above in ("", "var/", "var/run/")]
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_a_whiteout_of_the_sources_as_a_whole_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="hides the sources"):
+        read(file(name, b"") + bytes(1024))
+
+
+@pytest.mark.parametrize("name", [".wh.etc", "var/.wh.log", "etc/.wh.run", "etc/.wh..wh..opq"])
+def test_a_whiteout_elsewhere_is_none_of_the_sources(name: str) -> None:
+    assert not read(file(name, b"") + bytes(1024))
 
 
 def test_entries_outside_of_the_sources_are_skipped() -> None:

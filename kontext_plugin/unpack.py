@@ -11,7 +11,6 @@ rules of the OCI image specification (layer.md). What consumers disagree about i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import threading
@@ -26,7 +25,7 @@ from kontext_plugin.crane import Crane
 from kontext_plugin.errors import KontextError
 from kontext_plugin.image.oci import Layer
 from kontext_plugin.image.reference import Reference
-from kontext_plugin.image.tree import OPAQUE, WHITEOUT, parents
+from kontext_plugin.image.tree import OPAQUE, hidden_by, parents
 from kontext_plugin.layer.compression import compression_of
 from kontext_plugin.layer.reader import (
     ExportReader,
@@ -35,11 +34,14 @@ from kontext_plugin.layer.reader import (
     max_unpacked_bytes,
 )
 from kontext_plugin.registry.fetch import KontextImage
+from kontext_plugin.runtime.files import explaining_scratch
 from kontext_plugin.runtime.workers import Workers, thread_pool
 from kontext_plugin.terminal.steps import Step, StepName, Steps
 from kontext_plugin.workspace import File, OtherContent, Workspace
 
 _PIECE = 1024 * 1024  # bytes of a blob that are read at a time
+
+_KEEP = "a layer cannot be kept in"
 
 _MOST_AT_ONCE = 4
 """Layers. Each process lists all wanted files: 1,000,000 take 400 MB."""
@@ -107,7 +109,7 @@ def write_files(
 def _save(wanted: Mapping[str, File], directory: str) -> str:
     """Return the path of a file that lists the wanted files for `unpack`."""
     path = os.path.join(directory, "wanted")
-    with _explaining(directory), open(path, "wb") as file:
+    with explaining_scratch(_KEEP, directory), open(path, "wb") as file:
         pickle.dump([*map(tuple, wanted.values())], file)
     return path
 
@@ -224,7 +226,7 @@ class _Fetch:
                     raise ValueError(f"its layer {layer.digest} has more than {layer.size} bytes")
                 if self._is_stopped:
                     raise _Enough
-                with _explaining(self._directory):
+                with explaining_scratch(_KEEP, self._directory):
                     file.write(piece)
                 self._step.advance(0, len(piece))
         if size < layer.size:
@@ -232,22 +234,11 @@ class _Fetch:
         return file.name
 
     def _new_file(self) -> IO[bytes]:
-        with self._lock, _explaining(self._directory):
+        with self._lock, explaining_scratch(_KEEP, self._directory):
             if self._is_stopped:
                 raise _Enough
             self._count += 1
             return open(os.path.join(self._directory, f"{self._count}"), "wb")
-
-
-@contextlib.contextmanager
-def _explaining(directory: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise KontextError(
-            f"a layer cannot be kept in {directory}: {error.strerror}",
-            hint="Free some space there, or name another directory with KONTEXT_CACHE_DIR.",
-        ) from error
 
 
 # --- In a worker ---
@@ -288,14 +279,11 @@ def unpack(task: _Task) -> Unpacked:
             if name == OPAQUE:
                 opaque.add(directory)
                 continue
-            if is_whiteout := name.startswith(WHITEOUT):
-                name = name.removeprefix(WHITEOUT)
-                if name in ("", ".", ".."):
-                    raise ValueError(f"it has {entry.path!r}, which hides no name")
-            path = f"{directory}/{name}" if directory else name
+            target = hidden_by(entry.path)
+            path = target or entry.path
             if path in written or path in wrong or path in hidden:
                 raise ValueError(f"it has {path!r} twice")
-            if is_whiteout or (path in above and entry.kind != "directory"):
+            if target or (path in above and entry.kind != "directory"):
                 if path in wanted or path in above:
                     hidden.add(path)
             elif file := wanted.get(path):

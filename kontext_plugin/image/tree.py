@@ -138,6 +138,20 @@ class ReverseDelta:
         return self.former.paths() | self.absent
 
 
+def hidden_by(path: str) -> str | None:
+    """Return the path that a whiteout hides in the layers below; None for any other entry.
+
+    Raises ValueError for a whiteout of no name.
+    """
+    directory, _, name = path.rpartition("/")
+    if not name.startswith(WHITEOUT):
+        return None
+    name = name.removeprefix(WHITEOUT)
+    if name in ("", ".", ".."):
+        raise ValueError(f"it has {path!r}, which hides no name")
+    return f"{directory}/{name}" if directory else name
+
+
 def paths_at(tree: Tree, path: str, *, recursive: bool = False) -> list[str] | None:
     """Return the sorted paths in a directory, or the path of another entry; None if it is absent.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Literal, NamedTuple
 
 from kontext_plugin.image.oci import Digest, Layer
-from kontext_plugin.image.tree import OPAQUE, SOURCES_PATH, WHITEOUT, Tree, parents
+from kontext_plugin.image.tree import OPAQUE, SOURCES_PATH, WHITEOUT, Tree, hidden_by, parents
 from kontext_plugin.layer import tar
 from kontext_plugin.layer.compression import Source, compression_of
 from kontext_plugin.manifest import (
@@ -316,9 +316,8 @@ def _clean(name: str) -> str:
 def _hides_sources(name: str) -> bool:
     """Whether an entry above the sources hides those of the layers below."""
     directory, _, base = name.rpartition("/")
-    if directory == SOURCES_PATH or not (directory == "" or directory in _ABOVE_ALL):
-        return False
-    return base == OPAQUE or f"{directory}/{base.removeprefix(WHITEOUT)}".lstrip("/") in _ABOVE_ALL
+    is_above = not directory or directory in _ABOVE_ALL - {SOURCES_PATH}
+    return is_above and (base == OPAQUE or hidden_by(name) in _ABOVE_ALL)
 
 
 def _is_of_sources(header: tar.Header, name: str) -> bool:

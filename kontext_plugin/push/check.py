@@ -12,7 +12,7 @@ from dataclasses import replace
 from kontext_plugin.crane_driver.errors import Damaged, NotFound
 from kontext_plugin.delta import Place, differences, earlier_tree
 from kontext_plugin.image.oci import Digest
-from kontext_plugin.image.tree import DIRECTORY, WHITEOUT, Tree, parents
+from kontext_plugin.image.tree import DIRECTORY, Tree, hidden_by, parents
 from kontext_plugin.layer.compression import Source, compression_of
 from kontext_plugin.layer.reader import ExportedEntry, ExportReader, max_layer_bytes
 from kontext_plugin.manifest import Ancestor
@@ -133,9 +133,9 @@ class _Unpacked:
         """Put a layer on top. Raises ValueError for what no push writes."""
         seen, above = set[str](), set[str]()
         for entry in layer.entries(strict=True):
-            directory, _, name = entry.path.rpartition("/")
-            hides = name.startswith(WHITEOUT)
-            path = f"{directory}/{name[len(WHITEOUT) :]}".lstrip("/") if hides else entry.path
+            hides = hidden_by(entry.path)
+            path = hides or entry.path
+            directory = path.rpartition("/")[0]
             if path in seen:
                 raise ValueError(f"it has {path!r} twice")
             if path in above and (hides or entry.kind != "directory"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+
+from kontext_plugin.errors import KontextError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -105,6 +108,18 @@ class HashedPieces:
         for _ in self:
             pass
         return self._digest.hexdigest()
+
+
+@contextlib.contextmanager
+def explaining_scratch(what: str, directory: str) -> Iterator[None]:
+    """Raise KontextError for an OSError: `what` cannot be done in a directory of the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise KontextError(
+            f"{what} {directory}: {error.strerror}",
+            hint="Free some space there, or name another directory with KONTEXT_CACHE_DIR.",
+        ) from error
 
 
 def open_file(path: str, limit: int, *, own: bool = False) -> int:

@@ -8,12 +8,12 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
 from kontext_plugin.errors import KontextError
-from kontext_plugin.runtime.files import DirTree, hash_file
+from kontext_plugin.runtime.files import DirTree, explaining_scratch, hash_file
 from kontext_plugin.runtime.status import (
     HashedFile,
     Status,
@@ -32,6 +32,8 @@ _MANY_BYTES = 256 * 1024 * 1024
 _BATCH_BYTES = 32 * 1024 * 1024  # one worker hashes a batch at a time
 
 _BATCH_FILES = 256
+
+_COPY = "a file that changes cannot be copied to"
 
 _STILL = 0.1
 """Seconds in which a file must not change before it is read again."""
@@ -258,31 +260,20 @@ def _copy_file(
 
     def write(piece: bytes) -> None:
         rest = memoryview(piece)
-        with _explaining(directory):
+        with explaining_scratch(_COPY, directory):
             while rest:
                 rest = rest[os.write(copy, rest) :]
         on_piece(piece)
 
-    with _explaining(directory):
+    with explaining_scratch(_COPY, directory):
         copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         digest = hash_file(file, size, write)
         if digest is not None:
-            with _explaining(directory):
+            with explaining_scratch(_COPY, directory):
                 os.rename(path, os.path.join(directory, digest))
         return digest
     finally:
         os.close(copy)
         with suppress(FileNotFoundError):
             os.unlink(path)
-
-
-@contextmanager
-def _explaining(directory: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise KontextError(
-            f"a file that changes cannot be copied to {directory}: {error.strerror}",
-            hint="Free some space there, or name another directory with KONTEXT_CACHE_DIR.",
-        ) from error

@@ -29,7 +29,7 @@ class StepName(Enum):
     CRANE_MUTATE = "crane mutate"  # of a base, or of a parent in another repository
     REMEMBER = "remember"
     CHECK_PARENT = "check the parent"
-    UNPACK = "unpack layers"  # to pull files
+    UNPACK = "unpack layers"  # of an image, to pull or to purge it
     VERIFY = "verify"
 
 
